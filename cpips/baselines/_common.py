@@ -1,0 +1,106 @@
+"""What the baselines share: sums in a wide enough type, and weights from files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any, Mapping, Union
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+
+Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], None]
+Shapes = Mapping[str, "tuple[int, ...]"]
+
+
+def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in one type of at least float32."""
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    return x.to(dtype), y.to(dtype)
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """A context in which convolutions keep the type of ``x``: for sums that half precision would ruin."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def folder() -> Path:
+    """Where the weights of baselines are looked for: ``$CPIPS_HOME/trunks``, by default ``~/.cache/cpips/trunks``."""
+    return Path(os.environ.get("CPIPS_HOME") or "~/.cache/cpips").expanduser() / "trunks"
+
+
+def load_state(source: Source, shapes: Shapes, *, file: str, what: str, origin: str, family: str) -> dict[str, Tensor]:
+    """Copies, in float32, of the tensors that ``shapes`` names.
+
+    Args:
+        source: a state dict; a path (``.safetensors``, anything else is read by ``torch.load(weights_only=True)``);
+            ``None`` for ``file`` in :func:`folder`.
+        what, origin: what the weights are and where to get them, for the messages.
+        family: pattern of the keys that belong to such weights; one of them that is not in ``shapes`` shows another
+            network, while foreign keys (a classifier's, say) are left alone.
+
+    Raises:
+        WeightsError: missing, unreadable, damaged, or of another network.
+    """
+    path = None
+    if not isinstance(source, Mapping):
+        path = folder() / file if source is None else Path(source)
+        if not path.is_file():
+            mend = f"save it there, or pass its path; {origin}" if source is None else f"check the path; {origin}"
+            raise WeightsError(f"{what}: no such file {path}: {mend}")
+        source = _read(path, what, origin)
+    came = f"{what}, from {path or 'the given state dict'}"
+    problems = []
+    if missing := [key for key in shapes if key not in source]:
+        problems.append(f"{len(missing)} of {len(shapes)} tensors are missing ({_some(missing)})")
+    if strays := [key for key in source if key not in shapes and re.match(family, str(key))]:
+        problems.append(f"it holds tensors of another network ({_some(strays)})")
+    for key, shape in shapes.items():
+        value = source.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+            problems.append(f"{key} is a {getattr(value, 'dtype', type(value).__name__)}, expected a float tensor")
+        elif tuple(value.shape) != tuple(shape):
+            problems.append(f"{key} has shape {tuple(value.shape)}, expected {tuple(shape)}")
+        elif not value.isfinite().all():
+            problems.append(f"{key} holds NaN or Inf")
+    if problems:
+        raise WeightsError(f"{came}: {_some(problems, '; ')}; {origin}")
+    return {key: source[key].detach().to("cpu", torch.float32, copy=True).contiguous() for key in shapes}
+
+
+def _read(path: Path, what: str, origin: str) -> Mapping[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise a dozen types for damaged files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{what}: {path} ({path.stat().st_size} bytes) is damaged, truncated or not a file of plain "
+                           f"tensors ({type(error).__name__}: {reason}); {origin}") from error
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{what}: {path} holds a {type(state).__name__}, expected a state dict; {origin}")
+    return state
+
+
+def _some(items: list, separator: str = ", ", count: int = 3) -> str:
+    shown = separator.join(str(item) for item in items[:count])
+    return shown if len(items) <= count else f"{shown}{separator}and {len(items) - count} more"
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of the module's buffers, in the order of their names."""
+    sha = hashlib.sha256()
+    for name, value in sorted(module.named_buffers()):
+        value = value.detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,90 @@
+"""Baselines without learned weights: MSE, PSNR, SSIM and MS-SSIM, on RGB in [0,1]."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from ..protocol import FullReferenceMetric
+from ._common import no_autocast, widen
+
+
+class MSE(FullReferenceMetric):
+    """Mean squared difference over pixels and channels, in [0,1]; 0 for equal images."""
+
+    name = "mse"
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = widen(x, y)
+        return (x - y).square().flatten(1).mean(1)
+
+
+class PSNR(MSE):
+    """Peak signal-to-noise ratio, -10 log10(MSE) dB, for the peak 1: at least 0, higher is closer.
+
+    Equal images have infinite PSNR, and no gradient there; no ceiling is invented. Use :class:`MSE` as a loss.
+    """
+
+    name = "psnr"
+    lower_is_better = False
+    differentiable = False
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        return -10 * super()._compare(x, y).log10()
+
+
+class _Structural(FullReferenceMetric):
+    """SSIM and MS-SSIM as the package ``pytorch-msssim`` computes them: RGB, 11x11 Gaussian window of sigma 1.5."""
+
+    lower_is_better = False
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        _pytorch_msssim(self.name)  # a missing package is told now, not at the first call
+
+    @property
+    def signature(self) -> str:
+        return f"{super().signature}|pytorch-msssim {importlib.metadata.version('pytorch-msssim')}"
+
+
+class SSIM(_Structural):
+    """Structural similarity (Wang et al., IEEE TIP 13(4), 2004, equation 13), the mean of the channels.
+
+    In [-1,1], 1 for equal images.
+    """
+
+    name = "ssim"
+    min_side = 11  # the window
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = widen(x, y)
+        with no_autocast(x):
+            return _pytorch_msssim(self.name).ssim(x, y, data_range=1, size_average=False)
+
+
+class MS_SSIM(_Structural):
+    """Multi-scale structural similarity (Wang et al., Asilomar 2003, equation 7), five scales.
+
+    In [0,1], 1 for equal images. Not differentiable everywhere: a scale at which the images are anticorrelated is cut
+    off at zero under a fractional power, and the gradient there is NaN.
+    """
+
+    name = "ms-ssim"
+    min_side = 161  # an 11 px window is left after four halvings
+    differentiable = False
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = widen(x, y)
+        with no_autocast(x):
+            return _pytorch_msssim(self.name).ms_ssim(x, y, data_range=1, size_average=False)
+
+
+def _pytorch_msssim(name: str) -> ModuleType:
+    try:
+        return importlib.import_module("pytorch_msssim")
+    except ImportError as error:
+        raise ImportError(f"{name} needs pytorch-msssim, which is not installed: pip install 'cpips[eval]'") from error

@@ -1,0 +1,108 @@
+"""DISTS: Ding et al., Image Quality Assessment: Unifying Structure and Texture Similarity, arXiv:2004.07728."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..protocol import FullReferenceMetric
+from ._common import Source, digest, load_state, no_autocast, widen
+from .trunks import NETS, Net, Trunk, trunk_state
+
+_C1 = _C2 = 1e-6
+_SHA256 = "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218"
+
+
+class DISTS(FullReferenceMetric):
+    """Distance of the means (texture) and covariances (structure) of VGG16's features and of the pixels: 0 to about 1.
+
+        d = 1 - sum_c [ alpha_c (2 m m' + c1) / (m^2 + m'^2 + c1) + beta_c (2 cov + c2) / (v + v' + c2) ]
+
+    with m, v and cov taken over all cells of a channel, and alpha and beta summing to 1 together. The values are those
+    of the package ``DISTS-pytorch`` 0.1 on the same weights. Images are compared at their own size; the authors scale
+    the shorter side to 256 px first, so do that yourself to match their tables.
+
+    Args:
+        trunk: torchvision's VGG16 weights: a path, a state dict, ``None`` for the file in ``$CPIPS_HOME/trunks``, or
+            ``'random'`` for a fixed random draw (for timing and tests).
+        weights: alpha and beta: a path, a state dict, ``None`` for ``DISTS_weights.pt`` in ``$CPIPS_HOME/trunks``, or
+            ``'ones'`` for equal weights.
+        persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
+        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+
+    Raises:
+        WeightsError: weights missing, damaged or of another network.
+    """
+
+    alpha: Tensor
+    beta: Tensor
+
+    def __init__(self, *, trunk: Source = None, weights: Source = None, persistent: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        net = NETS["vgg"]
+        self.name = "dists" + ("-random" if isinstance(trunk, str) and trunk == "random" else "")
+        count = 3 + sum(net.channels)  # the image itself is the first feature
+        if isinstance(weights, str) and weights == "ones":
+            self.name += "-ones"
+            alpha = beta = torch.ones(count)
+        else:
+            state = load_state(weights, {"alpha": (1, count, 1, 1), "beta": (1, count, 1, 1)}, file="DISTS_weights.pt",
+                               what="the DISTS weights", family=r"(alpha|beta)",
+                               origin=f"the package DISTS-pytorch 0.1 holds them as weights.pt (SHA-256 {_SHA256}); "
+                                      "weights='ones' needs no file, and is not calibrated")
+            alpha, beta = state["alpha"].flatten(), state["beta"].flatten()
+        total = alpha.sum() + beta.sum()
+        self.trunk = _Trunk(net, trunk_state(net, trunk), persistent)
+        self.register_buffer("alpha", alpha / total, persistent)
+        self.register_buffer("beta", beta / total, persistent)
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = widen(x, y)
+        texture, structure = zip(*(_compare_channels(f.to(x.dtype), g.to(x.dtype))
+                                   for f, g in zip([x, *self.trunk(x)], [y, *self.trunk(y)])))
+        alpha, beta = self.alpha.to(x.dtype), self.beta.to(x.dtype)
+        return (torch.cat(texture, 1) * alpha + torch.cat(structure, 1) * beta).sum(1)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights as they are now."""
+        return digest(self)
+
+    @property
+    def signature(self) -> str:
+        return f"{super().signature}|net vgg|weights {self.digest[:12]}"
+
+
+def _compare_channels(f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """``(N,C)`` each: one minus the paper's texture and structure similarities of features ``(N,C,h,w)``.
+
+    One minus is taken on paper, not in floats: both fractions' denominators then stay and the numerators become
+    (m - m')^2 and v + v' - 2 cov, the variance of the difference, exact and zero for equal features.
+    """
+    m, n = f.mean((2, 3), keepdim=True), g.mean((2, 3), keepdim=True)
+    f, g = f - m, g - n
+    variances = f.square().mean((2, 3)) + g.square().mean((2, 3))
+    m, n = m.flatten(1), n.flatten(1)
+    return ((m - n).square() / (m.square() + n.square() + _C1),
+            (f - g).square().mean((2, 3)) / (variances + _C2))
+
+
+class _Trunk(Trunk):
+    """VGG16 with L2 pooling in place of max pooling: the root of the blurred, decimated square."""
+
+    blur: Tensor
+
+    def __init__(self, net: Net, state: dict[str, Tensor], persistent: bool = True):
+        super().__init__(net, state, persistent)
+        hann = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("blur", torch.outer(hann, hann)[None, None], persistent=False)
+
+    def pool(self, x: Tensor) -> Tensor:
+        with no_autocast(x):  # the squares of VGG's features leave the range of float16
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            blur = self.blur.to(wide.dtype).expand(x.shape[1], -1, -1, -1)
+            energy = F.conv2d(wide.square(), blur, stride=2, padding=1, groups=x.shape[1])
+            return (energy + 1e-12).sqrt().to(x.dtype)

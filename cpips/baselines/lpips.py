@@ -1,0 +1,94 @@
+"""LPIPS v0.1, the learned distance between network features.
+
+Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv:1801.03924.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..protocol import FullReferenceMetric
+from ._common import Source, digest, load_state, widen
+from .trunks import Trunk, find_net, trunk_state
+
+_HEADS_SHA256 = {
+    "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    "squeeze": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+    "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+}
+
+
+class LPIPS(FullReferenceMetric):
+    """Learned distance between network features (equation 1 of the paper): 0 for equal images, seldom above 1.
+
+        d = sum_l mean_hw sum_c w_lc (u_lc - u'_lc)^2,   u = f / |f|_2 over channels
+
+    The weight stands outside the square, as in the authors' program; in their equation it is inside. The values
+    are those of the package ``lpips`` 0.1.4 on the same weights; unlike there, the gradient is finite where all
+    channels of a feature are dead.
+
+    Args:
+        net: ``'alex'`` (the authors' choice for measuring), ``'squeeze'``, or ``'vgg'`` (their choice for optimising).
+        trunk: torchvision's weights of the network: a path, a state dict, ``None`` for the file in
+            ``$CPIPS_HOME/trunks``, or ``'random'`` for a fixed random draw (for timing and tests).
+        heads: the channel weights w of v0.1: a path, a state dict, ``None`` for ``lpips_v0.1_{net}.pth`` in
+            ``$CPIPS_HOME/trunks``, or ``'ones'`` for the uncalibrated distance.
+        persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
+        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+
+    Raises:
+        ModelError: an unknown net.
+        WeightsError: weights missing, damaged or of another network.
+    """
+
+    def __init__(self, net: str = "alex", *, trunk: Source = None, heads: Source = None, persistent: bool = True,
+                 **kwargs: Any):
+        super().__init__(**kwargs)
+        spec = find_net(net)
+        self.net, self.min_side = net, spec.min_side
+        self.name = f"lpips-{net}" + _note(trunk, "random") + _note(heads, "ones")
+        weights = _load_heads(net, spec.channels, heads)
+        self.trunk = Trunk(spec, trunk_state(spec, trunk), persistent)
+        for i, weight in enumerate(weights):
+            self.register_buffer(f"lin{i}", weight, persistent)
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = widen(x, y)
+        total = x.new_zeros(len(x))
+        # one image after the other, not as one batch: equal images then have equal features to the last bit
+        for i, (f, g) in enumerate(zip(self.trunk(x), self.trunk(y))):
+            difference = (_unit(f.to(x.dtype)) - _unit(g.to(x.dtype))).square().mean((2, 3))
+            total = total + (difference * getattr(self, f"lin{i}").to(x.dtype)).sum(1)
+        return total
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights as they are now."""
+        return digest(self)
+
+    @property
+    def signature(self) -> str:
+        return f"{super().signature}|net {self.net} v0.1|weights {self.digest[:12]}"
+
+
+def _unit(f: Tensor) -> Tensor:
+    """Unit length over channels. 1e-16 under the root bounds its slope at zero and is lost beside any live feature."""
+    return f / ((f.square().sum(1, keepdim=True) + 1e-16).sqrt() + 1e-10)
+
+
+def _load_heads(net: str, channels: tuple[int, ...], source: Source) -> list[Tensor]:
+    if isinstance(source, str) and source == "ones":
+        return [torch.ones(count) for count in channels]
+    shapes = {f"lin{i}.model.1.weight": (1, count, 1, 1) for i, count in enumerate(channels)}
+    state = load_state(source, shapes, file=f"lpips_v0.1_{net}.pth", what=f"the LPIPS heads for {net}",
+                       family=r"lin\d+\.",
+                       origin=f"the package lpips 0.1.4 holds them as lpips/weights/v0.1/{net}.pth (SHA-256 "
+                              f"{_HEADS_SHA256[net]}); heads='ones' needs no file, and is not calibrated")
+    return [value.flatten() for value in state.values()]
+
+
+def _note(source: Source, word: str) -> str:
+    return f"-{word}" if isinstance(source, str) and source == word else ""

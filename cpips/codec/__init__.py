@@ -1,0 +1,1 @@
+"""The codec that the metric's encoders come from. Needs the extra ``codec`` (CompressAI)."""

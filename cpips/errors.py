@@ -1,0 +1,19 @@
+"""What cpips raises: each message says what came, what was expected, and how to mend it."""
+
+from __future__ import annotations
+
+
+class CpipsError(Exception):
+    """Base of every error that cpips raises on purpose."""
+
+
+class ImageError(CpipsError, ValueError):
+    """An image, array, tensor or file that cannot be compared."""
+
+
+class ModelError(CpipsError, ValueError):
+    """An unknown model, or a setting that the model cannot have."""
+
+
+class WeightsError(CpipsError, RuntimeError):
+    """Weights that are missing, damaged, of another network, or that cannot be fetched or stored."""

@@ -1,0 +1,274 @@
+"""Everything that turns a file, array or tensor into checked images: ``(N,3,H,W)``, RGB, float in [0,1].
+
+One convention, and what does not follow it is refused with the mend in the message, because every peer that
+guesses returns a number for wrong input. Two stages:
+
+- the *form* (type, axes, channels, dtype, size) is checked always: it costs nothing;
+- the *values* (NaN, Inf, range) are checked by one pass over the pixels where that is free of stalls (CPU), and
+  turned into a NaN distance without a synchronisation where it is not (GPU, compiled graphs, vmap).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any, Sequence, Union
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import ImageError
+
+Background = Union[None, str, Sequence[float]]
+ImageLike = Union[Tensor, np.ndarray, Image.Image, str, os.PathLike, Sequence[Any]]
+
+RANGE_TOLERANCE = 1e-4  # rounding of a resize or a half-precision round trip; nothing that a person could see
+_MPO_FORMATS = {"MPO"}  # phone photographs: the first frame is the photograph, the others previews
+
+
+# ---- files and PIL images -------------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike, background: Background = None) -> Tensor:
+    """Read an image file as ``(3,H,W)`` float32 RGB in [0,1].
+
+    8-bit and 16-bit grey, palette, bilevel, RGB, CMYK and YCbCr files are converted to RGB; EXIF orientation is
+    applied; embedded colour profiles are not. (16-bit *colour* PNG is read at 8 bits a channel: Pillow keeps no more.)
+
+    Args:
+        background: what to composite transparent images on: a colour name or hex string that Pillow knows, or three
+            floats in [0,1]. ``None`` refuses images with alpha.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImageError: a directory, not an image, truncated, animated, with alpha, or larger than
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if path.is_dir():
+        raise ImageError(f"{path} is a directory: give an image file, or use `cpips score` for two folders")
+    try:
+        with Image.open(path) as image:
+            _check_size(image, str(path))
+            return from_pil(image, background, name=str(path))
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(_bomb_message(str(path))) from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path} is not an image that Pillow can read ({path.stat().st_size} bytes)") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
+        # what Pillow's decoders raise for damaged files
+        raise ImageError(f"{path} is damaged, truncated or unreadable: {error}") from error
+
+
+def from_pil(image: Image.Image, background: Background = None, name: str = "image") -> Tensor:
+    """``(3,H,W)`` float32 in [0,1] of a PIL image; conversions and errors as for :func:`load`."""
+    if image.width < 1 or image.height < 1:
+        raise ImageError(f"{name} has no pixels ({image.width}x{image.height})")
+    _check_size(image, name)
+    if getattr(image, "n_frames", 1) > 1 and image.format not in _MPO_FORMATS:
+        raise ImageError(f"{name} has {image.n_frames} frames: extract the one to compare (Image.seek, or ffmpeg)")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        if background is None:
+            raise ImageError(f"{name} has an alpha channel (mode {image.mode}), and a distance needs opaque pixels: "
+                             "composite it, with background='white' or --background white")
+        return composite(_to_unit(np.asarray(image.convert("RGBA"))), background)
+    if image.mode.startswith("I;16"):
+        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)
+        return grey.expand(3, -1, -1).contiguous()
+    if image.mode in ("I", "F"):
+        raise ImageError(f"{name} has 32-bit pixels (mode {image.mode}) whose white is unknown: "
+                         "scale it to [0,1] yourself and pass a tensor or an 8- or 16-bit file")
+    return _to_unit(np.asarray(image.convert("RGB")))
+
+
+def composite(image: Tensor, background: Background) -> Tensor:
+    """Lay RGBA ``(...,4,H,W)`` in [0,1] (straight alpha) over a colour, in encoded sRGB as browsers do."""
+    if isinstance(background, str):
+        try:
+            rgb = [value / 255 for value in ImageColor.getrgb(background)[:3]]
+        except ValueError:
+            raise ImageError(f"background {background!r} is not a colour: use a name such as 'white' or '#ff8000'") from None
+    else:
+        rgb = [float(value) for value in background]  # type: ignore[union-attr]
+        if len(rgb) != 3 or not all(0 <= value <= 1 for value in rgb):
+            raise ImageError(f"background {background!r} must be a colour name or three numbers in [0,1]")
+    colour, alpha = image[..., :3, :, :], image[..., 3:, :, :]
+    return colour * alpha + image.new_tensor(rgb)[:, None, None] * (1 - alpha)
+
+
+def _to_unit(array: np.ndarray) -> Tensor:
+    """``(H,W,C)`` uint8 to ``(C,H,W)`` float32 in [0,1]."""
+    return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1).contiguous().to(torch.float32) / 255
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ImageError(_bomb_message(name, f"{image.width}x{image.height} px, "))
+
+
+def _bomb_message(name: str, size: str = "") -> str:
+    return (f"{name} is too large ({size}more than {Image.MAX_IMAGE_PIXELS} pixels: a decompression bomb?): "
+            "if it is meant, raise PIL.Image.MAX_IMAGE_PIXELS or compare tiles")
+
+
+# ---- one image or batch in, (N,3,H,W) out ------------------------------------------------------------------------------
+
+
+def as_batch(image: ImageLike, *, background: Background = None, name: str = "image") -> Tensor:
+    """Any accepted image as a batch ``(N,3,H,W)``, float; its values are not looked at yet.
+
+    Accepted: tensor ``(N,3,H,W)``; array ``(H,W,3)`` or ``(N,H,W,3)``; PIL image; path; a list or tuple of single
+    images of one size. Floats are taken to be in [0,1], uint8 is divided by 255.
+
+    Raises:
+        ImageError: anything else; the message says what came and how to mend it.
+    """
+    if isinstance(image, Tensor):
+        return _from_tensor(image, name)
+    if isinstance(image, np.ndarray):
+        return _from_array(image, name)
+    if isinstance(image, Image.Image):
+        return from_pil(image, background, name)[None]
+    if isinstance(image, (str, os.PathLike)):
+        return load(image, background)[None]
+    if isinstance(image, (list, tuple)):
+        return _from_list(image, background, name)
+    raise ImageError(f"{name} is a {type(image).__name__}: expected a tensor, numpy array, PIL image, path, "
+                     "or a list of those")
+
+
+def _from_tensor(x: Tensor, name: str) -> Tensor:
+    came = f"{name} is a tensor of shape {tuple(x.shape)}"
+    if x.layout != torch.strided or x.is_quantized:
+        raise ImageError(f"{came} with layout {x.layout}: expected a dense tensor (x.to_dense(), x.dequantize())")
+    if x.dim() == 3:
+        raise ImageError(f"{came}: expected (N,3,H,W); add the batch axis with x[None]")
+    if x.dim() != 4:
+        raise ImageError(f"{came}: expected (N,3,H,W)")
+    if 0 in x.shape:
+        raise ImageError(f"{came}: it is empty; expected N, H and W of 1 or more")
+    if x.shape[1] != 3:
+        if x.shape[1] == 1:
+            mend = "grey images are compared as RGB: x.expand(-1, 3, -1, -1)"
+        elif x.shape[1] == 4:
+            mend = "composite the alpha first: cpips.images.composite(x, 'white')"
+        elif x.shape[-1] == 3:
+            mend = "channels come second: x.permute(0, 3, 1, 2)"
+        else:
+            mend = "keep the three RGB channels: x[:, :3]"
+        raise ImageError(f"{came}: expected (N,3,H,W); {mend}")
+    return _floating(x, came)
+
+
+def _floating(x: Tensor, came: str) -> Tensor:
+    if x.dtype == torch.uint8:
+        return x.to(torch.float32) / 255
+    if not x.dtype.is_floating_point or x.element_size() < 2:
+        raise ImageError(f"{came} and dtype {x.dtype}: expected uint8 in 0..255 or float in [0,1]; "
+                         "convert with x.to(torch.float32) / white, where white is 255, 65535 or 1")
+    return x
+
+
+def _from_array(x: np.ndarray, name: str) -> Tensor:
+    came = f"{name} is a numpy array of shape {x.shape}"
+    if 0 in x.shape:
+        raise ImageError(f"{came}: it is empty; expected (H,W,3) or (N,H,W,3)")
+    if x.ndim not in (3, 4) or x.shape[-1] != 3:
+        if x.ndim == 2 or (x.ndim in (3, 4) and x.shape[-1] == 1):
+            mend = "grey images are compared as RGB: np.repeat(x.reshape(*x.shape[:2], 1), 3, axis=2)"
+        elif x.ndim in (3, 4) and x.shape[-1] == 4:
+            mend = "composite the alpha first, or pass Image.fromarray(x) with background='white'"
+        elif x.ndim in (3, 4) and x.shape[-3] == 3:
+            mend = "arrays have channels last: np.moveaxis(x, -3, -1); tensors have them second"
+        else:
+            mend = "the last axis must be RGB"
+        raise ImageError(f"{came}: expected (H,W,3) or (N,H,W,3); {mend}")
+    if x.dtype != np.uint8 and x.dtype not in (np.float16, np.float32, np.float64):
+        raise ImageError(f"{came} and dtype {x.dtype}: expected uint8 in 0..255 or float in [0,1]; "
+                         "convert with x.astype(np.float32) / white, where white is 255, 65535 or 1")
+    # a copy: native byte order, positive strides, writable; torch accepts nothing else without a warning
+    tensor = torch.from_numpy(np.array(x, dtype=x.dtype.newbyteorder("="), order="C"))
+    batch = tensor if tensor.dim() == 4 else tensor[None]
+    return _floating(batch.permute(0, 3, 1, 2).contiguous(), came)
+
+
+def _from_list(images: Sequence[Any], background: Background, name: str) -> Tensor:
+    if not images:
+        raise ImageError(f"{name} is an empty list: expected at least one image")
+    batches = []
+    for i, image in enumerate(images):
+        if isinstance(image, Tensor) and image.dim() == 3:
+            image = image[None]
+        elif isinstance(image, (list, tuple)):
+            raise ImageError(f"{name}[{i}] is a {type(image).__name__}: lists hold images, not lists")
+        batch = as_batch(image, background=background, name=f"{name}[{i}]")
+        if len(batch) != 1:
+            raise ImageError(f"{name}[{i}] holds {len(batch)} images: a list holds single images; "
+                             "pass one batch (N,3,H,W) instead")
+        batches.append(batch)
+    sizes = {tuple(batch.shape[2:]) for batch in batches}
+    if len(sizes) > 1:
+        raise ImageError(f"{name} holds images of different sizes {sorted(sizes)}: one batch has one size; "
+                         "compare them one by one")
+    dtype = torch.float64 if any(b.dtype == torch.float64 for b in batches) else torch.float32
+    return torch.cat([batch.to(dtype) for batch in batches])
+
+
+# ---- pairs and values -----------------------------------------------------------------------------------------------
+
+
+def check_same_size(x: Tensor, y: Tensor) -> None:
+    """Refuse two batches whose images, or whose counts, do not match."""
+    if x.shape[2:] != y.shape[2:]:
+        (h, w), (h2, w2) = x.shape[2:], y.shape[2:]
+        raise ImageError(f"the images have different sizes, {w}x{h} and {w2}x{h2} px (width x height): "
+                         "crop or resize one of them; how to resize is part of the measurement, so cpips does not choose")
+    if x.shape[0] != y.shape[0]:  # not len(), which would fix the batch size of an exported graph
+        raise ImageError(f"the batches hold {x.shape[0]} and {y.shape[0]} images: expected as many on both sides; "
+                         "for one against many use x.expand(len(y), -1, -1, -1), for all pairs metric.pairwise")
+
+
+def can_look(x: Tensor) -> bool:
+    """Whether the values of ``x`` can be read here and now without stalling a device or breaking a graph."""
+    return (x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+            and type(x) in (Tensor, torch.nn.Parameter))
+
+
+def check_values(x: Tensor, name: str = "image") -> None:
+    """Refuse NaN, Inf and values outside [0,1]. Reads the values: on a GPU this waits for the device.
+
+    Raises:
+        ImageError: names the convention that the values look like, and how to convert.
+    """
+    low, high = (value.item() for value in torch.aminmax(x.detach()))
+    if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
+        return
+    if low != low or high != high:
+        raise ImageError(f"{name} holds NaN: expected finite values in [0,1]; find where they come from "
+                         "(torch.autograd.set_detect_anomaly)")
+    if abs(low) == float("inf") or abs(high) == float("inf"):
+        raise ImageError(f"{name} holds infinite values: expected finite values in [0,1]")
+    if high > 2:
+        mend = "it looks like 0..255 (or wider): divide by its white, x / 255, or pass uint8"
+    elif low < -0.05:
+        mend = "it looks like [-1,1]: convert with (x + 1) / 2"
+    else:
+        mend = "a network or filter overshoots: x.clamp(0, 1)"
+    raise ImageError(f"{name} has values from {low:.4g} to {high:.4g}: expected [0,1]; {mend}")
+
+
+def valid_images(x: Tensor) -> Tensor:
+    """``(N,)`` bool: whether each image is finite and in [0,1]; computed on the device, no synchronisation."""
+    x = x.detach()
+    inside = (x >= -RANGE_TOLERANCE) & (x <= 1 + RANGE_TOLERANCE)  # NaN and Inf compare false
+    return inside.flatten(1).all(1)

@@ -1,0 +1,367 @@
+r"""CPIPS: how different two images look, measured with the encoder of a learned image codec.
+
+Let y = g_a(x) be the latent of image x and f_l its features at tap l. E is the mean over the cells of a feature map,
+each cell weighted by the share of it that lies inside the image (the last row and column may reach out).
+
+    latent   d(x,x') = E|y - y'|^2 / (E|y|^2 + E|y'|^2 + eps)                     in [0, 2], one term
+    taps     d(x,x') = sum_l E sum_c w_lc (u_lc - u'_lc)^2,   u = f / sqrt(|f|^2 + eps), w >= 0       (LPIPS' form)
+    local    d(x,x') = E [ |y - y'|^2 / (|y|^2 + |y'|^2 + eps) ]                  energy of each cell
+    structure  d(x,x') = E mean_c [1 - (l + s) / 2],  l and s DISTS' comparisons of local means and (co)variances
+
+Every form is a mean over cells, so every form has a map whose mean over the pixels is the distance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Iterator, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import images, pretrained
+from ._version import __version__
+from .encoders import STRIDES, TAPS, AnalysisTransform
+from .errors import ImageError, ModelError
+from .protocol import FullReferenceMetric
+
+FORMS = ("latent", "taps", "local", "structure")
+_ROOT_EPS = 1e-8  # keeps the root form's slope finite (at most 5e3) at distance zero
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Features of a batch of images, reusable: made by :meth:`CPIPS.embed`, compared by :meth:`CPIPS.distance`.
+
+    ``features`` holds one ``(N,C,h,w)`` per tap and scale, ``strides`` the image pixels that a cell of each covers,
+    ``size`` the images' (H,W), ``key`` what made it: embeddings of different metrics do not compare.
+    """
+
+    features: tuple[Tensor, ...]
+    strides: tuple[int, ...]
+    size: tuple[int, int]
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.features[0])
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Embedding":
+        """Some of the images; an integer keeps the batch axis."""
+        if isinstance(index, int):
+            index = slice(index, index + 1 or None)
+        return self._with(feature[index] for feature in self.features)
+
+    def __iter__(self) -> Iterator["Embedding"]:
+        return (self[i] for i in range(len(self)))
+
+    def to(self, *args: Any, **kwargs: Any) -> "Embedding":
+        """As :meth:`torch.Tensor.to`."""
+        return self._with(feature.to(*args, **kwargs) for feature in self.features)
+
+    def detach(self) -> "Embedding":
+        return self._with(feature.detach() for feature in self.features)
+
+    def expand(self, count: int) -> "Embedding":
+        """One image repeated ``count`` times, without a copy."""
+        return self._with(feature.expand(count, -1, -1, -1) for feature in self.features)
+
+    @staticmethod
+    def cat(parts: Sequence["Embedding"]) -> "Embedding":
+        """Join batches of images of one size, made by one metric."""
+        for part in parts[1:]:
+            _check_comparable(parts[0], part)
+        return parts[0]._with(torch.cat(f) for f in zip(*(part.features for part in parts)))
+
+    def _with(self, features: Iterator[Tensor]) -> "Embedding":
+        return Embedding(tuple(features), self.strides, self.size, self.key)
+
+
+
+class CPIPS(FullReferenceMetric):
+    """Perceptual distance between images, from a codec's encoder. Lower is closer; 0 for equal images.
+
+    Args:
+        model: a name of :func:`cpips.list_models`, ``'compressai:<zoo name>/<metric>/<quality>'``, ``'random'``, a
+            weights file, a CompressAI state dict, or an :class:`~cpips.encoders.AnalysisTransform`.
+        form: ``'latent'`` (default), ``'taps'``, ``'local'`` or ``'structure'``; see the module's docstring.
+        taps: which features, of ``('gdn1', 'gdn2', 'gdn3', 'y')``; all for ``'taps'``, the latent for the others.
+        weights: per tap a tensor ``(C,)`` of non-negative channel weights; default: ones. Not for ``'structure'``.
+        scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean.
+        quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
+        root: the square root of the distance (a metric in the mathematical sense for one fixed energy), its slope
+            kept finite at zero.
+        eps: floor of the normaliser, in squared units of the features.
+        persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
+        offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
+        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+
+    Raises:
+        ModelError: an unknown name (the message has the nearest) or setting.
+        WeightsError: weights missing, damaged or of another network.
+    """
+
+    def __init__(
+        self,
+        model: str | Mapping[str, Tensor] | AnalysisTransform = pretrained.DEFAULT_MODEL,
+        *,
+        form: str = "latent",
+        taps: Sequence[str] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        scales: int = 1,
+        quantize: bool = False,
+        root: bool = False,
+        eps: float = 1e-6,
+        persistent: bool = True,
+        offline: bool | None = None,
+        reduction: str = "none",
+        check: str = "auto",
+        background: images.Background = None,
+    ):
+        super().__init__(reduction=reduction, check=check, background=background)
+        if form not in FORMS:
+            raise ModelError(f"form {form!r} is unknown: choose from {', '.join(FORMS)}")
+        taps = tuple(taps) if taps is not None else (TAPS if form == "taps" else ("y",))
+        if not taps or (unknown := sorted(set(taps) - set(TAPS))):
+            raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(TAPS)}")
+        if not isinstance(scales, int) or scales < 1:
+            raise ModelError(f"scales is {scales!r}: expected an integer of 1 or more")
+        if not eps > 0 or not math.isfinite(eps):
+            raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
+        if quantize and "y" not in taps:
+            raise ModelError("quantize rounds the latent: add 'y' to taps")
+        self.encoder, self.name, self._digest = pretrained.load_encoder(model, persistent=persistent, offline=offline)
+        self.form, self.scales, self.quantize, self.root, self.eps = form, scales, quantize, root, eps
+        self.taps = tuple(tap for tap in TAPS if tap in taps)
+        self._add_weights(weights or {}, persistent)
+
+    # ---- the distance -----------------------------------------------------------------------------------------------
+
+    def forward(self, x: images.ImageLike, y: images.ImageLike, *, mask: Tensor | None = None,
+                reduction: str | None = None) -> Tensor:
+        """Distances ``(N,)`` of the images in ``x`` to those in ``y``; a scalar with ``reduction``.
+
+        Args:
+            x, y: ``(N,3,H,W)`` float in [0,1] or uint8, or whatever :func:`cpips.images.as_batch` accepts.
+            mask: non-negative weights of the pixels, broadcastable to ``(N,1,H,W)``; the distance is then the
+                weighted mean of :meth:`map`.
+
+        Raises:
+            ImageError: input that cannot be compared; the message says what came and how to mend it.
+        """
+        x, y = self._prepare_pair(x, y)
+        return self._reduce(self._weighted(self._embed(x), self._embed(y), mask), reduction)
+
+    def map(self, x: images.ImageLike, y: images.ImageLike) -> Tensor:
+        """Where the images differ: ``(N,1,H,W)``, whose mean over H and W is the distance."""
+        x, y = self._prepare_pair(x, y)
+        return self._map(self._embed(x), self._embed(y))
+
+    def embed(self, image: images.ImageLike) -> Embedding:
+        """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""
+        return self._embed(self._prepare(image))
+
+    def distance(self, a: Embedding, b: Embedding, *, mask: Tensor | None = None,
+                 reduction: str | None = None) -> Tensor:
+        """As calling the metric on the images of which ``a`` and ``b`` are the embeddings.
+
+        Either may hold a single image, which is then compared with each of the other's.
+        """
+        a, b = self._own(a), self._own(b)
+        _check_comparable(a, b)
+        if len(a) != len(b):
+            if 1 not in (len(a), len(b)):
+                raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a "
+                                 "side; for all pairs use metric.pairwise")
+            a, b = (a.expand(len(b)), b) if len(a) == 1 else (a, b.expand(len(a)))
+        return self._reduce(self._weighted(a, b, mask), reduction)
+
+    def pairwise(self, a: images.ImageLike | Embedding, b: images.ImageLike | Embedding | None = None) -> Tensor:
+        """All distances ``(A,B)`` between A and B images (or embeddings): A + B encodings, A * B comparisons.
+
+        Args:
+            b: default: the images of ``a`` among themselves.
+        """
+        a = self._own(a) if isinstance(a, Embedding) else self.embed(a)
+        b = a if b is None else self._own(b) if isinstance(b, Embedding) else self.embed(b)
+        _check_comparable(a, b)
+        return torch.stack([self._weighted(one.expand(len(b)), b, None) for one in a])
+
+    @property
+    def signature(self) -> str:
+        """One line that says what was measured: print it beside scores."""
+        extras = [f"form {self.form}", f"taps {'+'.join(self.taps)}"]
+        extras += [f"scales {self.scales}"] * (self.scales > 1) + ["rounded"] * self.quantize + ["root"] * self.root
+        extras += ["channel weights"] * any(getattr(self, f"weight_{tap}") is not None for tap in self.taps)
+        dtype = str(self.encoder.dtype).removeprefix("torch.")
+        return f"cpips:{self.name}|sha256 {self.digest[:12]}|{'|'.join(extras)}|{dtype}|resize none|cpips {__version__}"
+
+    # ---- the parts, in the order in which they run --------------------------------------------------------------------
+
+    def _embed(self, x: Tensor) -> Embedding:
+        size = (x.shape[2], x.shape[3])
+        features, strides = [], []
+        scaled = x.to(self.encoder.dtype)
+        for scale in range(self.scales):
+            if scale:
+                scaled = F.avg_pool2d(scaled, 2, ceil_mode=True, count_include_pad=False)
+            for tap, feature in zip(self.taps, self.encoder(scaled, self.taps)):
+                if tap == "y" and self.quantize:
+                    feature = feature + (feature.round() - feature).detach()
+                features.append(self._mark_invalid(feature, x))
+                strides.append(STRIDES[tap] << scale)
+        return Embedding(tuple(features), tuple(strides), size, self._key)
+
+    def _cells(self, a: Embedding, b: Embedding) -> Iterator[tuple[Tensor, int]]:
+        """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""
+        for i, (f, g, stride) in enumerate(zip(a.features, b.features, a.strides)):
+            f, g = _wide(f), _wide(g)
+            weight = getattr(self, f"weight_{self.taps[i % len(self.taps)]}")
+            if self.form == "taps":
+                f = f * torch.rsqrt(f.square().sum(1, keepdim=True) + self.eps)
+                g = g * torch.rsqrt(g.square().sum(1, keepdim=True) + self.eps)
+                yield _energy(f - g, weight), stride
+            elif self.form == "structure":
+                yield _structure(f, g, self.eps), stride
+            else:
+                error = _energy(f - g, weight)
+                energy = _energy(f, weight) + _energy(g, weight)
+                if self.form == "latent":
+                    energy = _cell_mean(energy, stride, a.size)[:, None, None]
+                yield error / (energy + self.eps), stride
+
+    def _scalar(self, a: Embedding, b: Embedding) -> Tensor:
+        """The distance before the root, ``(N,)``."""
+        return sum(_cell_mean(cells, stride, a.size) for cells, stride in self._cells(a, b)) / self.scales
+
+    def _map(self, a: Embedding, b: Embedding) -> Tensor:
+        height, width = a.size
+        total = 0.0
+        for cells, stride in self._cells(a, b):
+            rows = torch.arange(height, device=cells.device) // stride
+            columns = torch.arange(width, device=cells.device) // stride
+            total = total + cells[:, rows][:, :, columns]
+        total = (total / self.scales)[:, None]
+        if self.root:
+            total = total * _root_slope(self._scalar(a, b))[:, None, None, None]
+        return total
+
+    def _weighted(self, a: Embedding, b: Embedding, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            mask = _check_mask(mask, a.size, a.features[0])
+            return (self._map(a, b) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+        distance = self._scalar(a, b)
+        return distance * _root_slope(distance) if self.root else distance
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the encoder's tensors (not of the file they came in)."""
+        if self._digest is None:
+            self._digest = self.encoder.digest()
+        return self._digest
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._digest = None  # the encoder may get other weights now
+
+    # ---- keeping order --------------------------------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        return f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}"
+
+    def _own(self, embedding: Embedding) -> Embedding:
+        if not isinstance(embedding, Embedding):
+            raise ImageError(f"expected an Embedding as metric.embed makes it, came a {type(embedding).__name__}")
+        if embedding.key != self._key:
+            raise ImageError("the embedding was made by another metric (model, taps, scales or rounding differ): "
+                             "embed the images with the metric that compares them")
+        return embedding
+
+    def _add_weights(self, weights: Mapping[str, Tensor], persistent: bool) -> None:
+        if weights and self.form == "structure":
+            raise ModelError("form 'structure' has no channel weights: leave weights out")
+        if unknown := sorted(set(weights) - set(self.taps)):
+            raise ModelError(f"weights for {unknown}, which are not among the taps {self.taps}")
+        for tap in self.taps:
+            if tap not in weights:
+                self.register_buffer(f"weight_{tap}", None)
+                continue
+            channels = self.encoder.channels[tap]
+            weight = torch.as_tensor(weights[tap], dtype=torch.float32).detach().clone()
+            if tuple(weight.shape) != (channels,):
+                raise ModelError(f"weights[{tap!r}] has shape {tuple(weight.shape)}: expected ({channels},)")
+            if not (torch.isfinite(weight).all() and (weight >= 0).all()):
+                raise ModelError(f"weights[{tap!r}] must be finite and not negative: a distance never is")
+            self.register_buffer(f"weight_{tap}", weight, persistent)
+
+
+def _wide(feature: Tensor) -> Tensor:
+    """Distances are taken in fp32 at least, whatever the features came in."""
+    return feature if feature.dtype == torch.float64 else feature.float()
+
+
+def _energy(feature: Tensor, weight: Tensor | None) -> Tensor:
+    """Sum of the (weighted) squares over channels, ``(N,h,w)``."""
+    squares = feature.square()
+    return squares.sum(1) if weight is None else (weight.to(feature.dtype)[:, None, None] * squares).sum(1)
+
+
+def _cell_mean(cells: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Mean ``(N,)`` of ``(N,h,w)`` over the image's own pixels: a cell counts by the pixels of the image it covers."""
+    height, width = size
+    rows = _coverage(cells.shape[1], stride, height, cells)
+    columns = _coverage(cells.shape[2], stride, width, cells)
+    return ((cells * columns).sum(2) * rows).sum(1)
+
+
+def _coverage(count: int, stride: int, length: int, like: Tensor) -> Tensor:
+    starts = torch.arange(count, device=like.device) * stride
+    return (length - starts).clamp(max=stride).to(like.dtype) / length
+
+
+def _root_slope(squared: Tensor) -> Tensor:
+    """r with squared * r = sqrt(squared + eps) - sqrt(eps): 0 at 0, with a finite slope there."""
+    return 1 / ((squared + _ROOT_EPS).sqrt() + _ROOT_EPS**0.5)
+
+
+def _structure(f: Tensor, g: Tensor, eps: float) -> Tensor:
+    """DISTS' texture and structure comparisons (Ding et al., 2020, arXiv 2004.07728, eq. 5 and 6) in 5x5 windows of
+    cells, ``(N,h,w)`` in [0,2], mean over channels."""
+    def mean(t: Tensor) -> Tensor:
+        return F.avg_pool2d(t, 5, stride=1, padding=2, count_include_pad=False)
+
+    mf, mg = mean(f), mean(g)
+    df, dg = f - mf, g - mg
+    vf, vg, cov = mean(df * df), mean(dg * dg), mean(df * dg)
+    # written as differences, not as 1 - ratio, so that equal inputs give exactly zero
+    texture = (mf - mg).square() / (mf.square() + mg.square() + eps)
+    structure = (vf + vg - 2 * cov) / (vf + vg + eps)
+    return ((texture + structure) / 2).mean(1)
+
+
+def _check_comparable(a: Embedding, b: Embedding) -> None:
+    if a.key != b.key:
+        raise ImageError("the embeddings were made by different metrics: embed both with one")
+    if a.size != b.size:
+        raise ImageError(f"the embeddings are of images of different sizes, {a.size[1]}x{a.size[0]} and "
+                         f"{b.size[1]}x{b.size[0]} px (width x height): crop or resize before embedding")
+
+
+def _check_mask(mask: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
+    count = like.shape[0]
+    mask = torch.as_tensor(mask, device=like.device)
+    if mask.dim() not in (2, 3, 4) or mask.dtype.is_complex:
+        raise ImageError(f"mask has shape {tuple(mask.shape)}: expected weights that broadcast to (N,1,H,W)")
+    if mask.dim() < 4:
+        mask = mask[None, None] if mask.dim() == 2 else mask[:, None]
+    if tuple(mask.shape[1:]) != (1, *size) or mask.shape[0] not in (1, count):
+        raise ImageError(f"mask has shape {tuple(mask.shape)}: expected ({count} or 1, 1, {size[0]}, {size[1]})")
+    if images.can_look(mask):
+        low, high = mask.min(), mask.max()
+        if not (low >= 0 and torch.isfinite(high.float())):
+            raise ImageError("mask has negative, NaN or infinite weights: expected weights of 0 or more")
+        if (mask.flatten(1).amax(1) == 0).any():
+            raise ImageError("mask is zero everywhere for an image: nothing is left to compare")
+    return _wide(mask.float() if not mask.dtype.is_floating_point else mask).expand(count, -1, -1, -1)

@@ -1,0 +1,224 @@
+"""Where encoders come from: the weights that ship, files of the user's, the CompressAI zoo. Model cards and digests.
+
+A model is data: ``NAME.safetensors`` and the card ``NAME.json`` beside it (what it is, how it was trained, what was
+measured, the SHA-256 of the file). Nothing is unpickled, except the zoo's official checkpoints and ``.pth`` files that
+the user names, and those with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, Iterable, Mapping, Union
+
+import torch
+from torch import Tensor
+
+from .encoders import AnalysisTransform
+from .errors import ModelError, WeightsError
+
+DEFAULT_MODEL = "hyperprior-q4"
+
+Source = Union[str, os.PathLike, Mapping[str, Tensor], AnalysisTransform]
+
+ZOO_URL = "https://compressai.s3.amazonaws.com/models/v1/"
+# first 8 hex digits of each file's SHA-256, as the official file names carry them
+_ZOO_DIGESTS = {
+    "mse": "7eb97409 93677231 6d87be32 de1b779c f8b614e1 1ab9c41e 3804dcbd a583f0cf".split(),
+    "ms-ssim": "5cf249be 1ff60d1f 92dd7878 4377354e c34afc8d 3a6d8229 8747d3bc cc15b5f3".split(),
+}
+_FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar")
+
+
+# ---- names and cards --------------------------------------------------------------------------------------------------
+
+
+def list_models() -> list[str]:
+    """Names of the models whose weights ship with cpips.
+
+    Beside them: ``'random'`` (an untrained control) and ``'compressai:bmshj2018-hyperprior/mse/1'`` to ``/8`` (and
+    ``/ms-ssim/``), the official checkpoints, downloaded on request.
+    """
+    return sorted(path.stem for path in weights_dir().glob("*.json"))
+
+
+def model_card(name: str) -> dict[str, Any]:
+    """What is known of a shipped model: data, training, rate-distortion, agreement with people, licence, digests.
+
+    Raises:
+        ModelError: no such model; the message has the nearest names.
+    """
+    if name not in list_models():
+        raise unknown_model(name, list_models())
+    try:
+        return json.loads((weights_dir() / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"the card of {name} is damaged ({error}): reinstall cpips") from error
+
+
+def weights_dir() -> Path:
+    """Folder of the shipped weights (the package ``cpips.weights``).
+
+    Raises:
+        WeightsError: the installation lacks them.
+    """
+    spec = importlib.util.find_spec("cpips.weights")
+    if spec is None or spec.origin is None:
+        raise WeightsError("the package cpips.weights is missing: install cpips with pip (pip install .), "
+                           "a bare source folder on the path is not enough")
+    return Path(spec.origin).parent
+
+
+def unknown_model(name: str, known: Iterable[str]) -> ModelError:
+    """The error for a name that is none of ``known``, with the nearest of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "known models are: " + ", ".join(known)
+    return ModelError(f"unknown model {name!r}: {hint}")
+
+
+# ---- loading ------------------------------------------------------------------------------------------------------------
+
+
+def load_encoder(model: Source, *, persistent: bool = True, offline: bool | None = None,
+                 ) -> tuple[AnalysisTransform, str, str]:
+    """Encoder, name and digest of the tensors of a model; ``model`` as :class:`cpips.CPIPS` takes it.
+
+    Raises:
+        ModelError: an unknown name.
+        WeightsError: weights missing, damaged, of another network, or not to be had offline.
+    """
+    if isinstance(model, AnalysisTransform):
+        return model, "custom", model.digest()
+    if isinstance(model, Mapping):
+        name, state = "custom", model
+    elif isinstance(model, str) and model == "random":
+        encoder = AnalysisTransform.random(persistent=persistent)
+        return encoder, "random", encoder.digest()
+    elif isinstance(model, str) and model.startswith("compressai:"):
+        name, state = model, read_weights(_fetch_zoo(model, offline))
+    elif isinstance(model, os.PathLike) or (isinstance(model, str) and _is_path(model)):
+        name, state = Path(model).name, read_weights(Path(model))
+    elif isinstance(model, str):
+        card = model_card(model)
+        name, state = model, read_weights(weights_dir() / card["file"], sha256=card["sha256"])
+    else:
+        raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
+    encoder = AnalysisTransform.from_state_dict(state, persistent)
+    return encoder, name, encoder.digest()
+
+
+def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
+    """State dict in a ``.safetensors`` file, or in a torch checkpoint (``weights_only=True``).
+
+    Args:
+        sha256: expected digest of the file, whole or its first digits.
+
+    Raises:
+        WeightsError: missing, damaged, tampered with, or not weights.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}: expected a .safetensors file or a torch checkpoint")
+    if sha256 is not None:
+        _verify(path, sha256)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path} holds more than plain tensors, or is damaged, and was not unpickled: "
+                           "save the state dict alone, best as safetensors") from error
+    except Exception as error:  # each format has its own errors for a damaged file
+        raise WeightsError(f"{path} is damaged or truncated ({type(error).__name__}: {error}): fetch it again") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds a {type(state).__name__}: expected a state dict")
+    return state
+
+
+def _is_path(model: str) -> bool:
+    return model.endswith(_FILE_SUFFIXES) or os.sep in model or Path(model).is_file()
+
+
+def _verify(path: Path, sha256: str) -> None:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(sha256):
+        raise WeightsError(f"{path} is damaged or was tampered with: its SHA-256 is {found}, expected {sha256}; "
+                           "delete it and install or download it again")
+
+
+# ---- the zoo and the cache ------------------------------------------------------------------------------------------------
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ``CPIPS_HOME``, or ``cpips`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    if home := os.environ.get("CPIPS_HOME"):
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpips"
+
+
+def is_offline(offline: bool | None = None) -> bool:
+    """``offline``, or else what ``CPIPS_OFFLINE`` says."""
+    if offline is not None:
+        return offline
+    return os.environ.get("CPIPS_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def _fetch_zoo(model: str, offline: bool | None) -> Path:
+    known = [f"compressai:bmshj2018-hyperprior/{metric}/{quality}" for metric in _ZOO_DIGESTS for quality in range(1, 9)]
+    if model not in known:
+        raise unknown_model(model, known)
+    metric, quality = re.fullmatch(r".*/(.+)/(\d)", model).groups()  # type: ignore[union-attr]
+    digest = _ZOO_DIGESTS[metric][int(quality) - 1]
+    infix = "" if metric == "mse" else "ms-ssim-"
+    return fetch(f"{ZOO_URL}bmshj2018-hyperprior-{infix}{quality}-{digest}.pth.tar", digest, offline=offline)
+
+
+def fetch(url: str, sha256: str, *, offline: bool | None = None, timeout: float = 30.0) -> Path:
+    """Path of the cached copy of ``url``, downloaded if need be; it appears under its name only when whole and verified.
+
+    Args:
+        sha256: expected digest, whole or its first digits.
+        timeout: seconds without an answer after which the download is given up.
+
+    Raises:
+        WeightsError: offline, no connection, a wrong digest, or a cache that cannot be written.
+    """
+    import urllib.request  # 30 ms that a shipped model does not cost
+
+    path = cache_dir() / url.rsplit("/", 1)[1]
+    if path.is_file():
+        _verify(path, sha256)
+        return path
+    if is_offline(offline):
+        raise WeightsError(f"{path.name} is not in the cache and offline mode is on: download {url} elsewhere and "
+                           f"put it at {path}, or unset CPIPS_OFFLINE")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    except OSError as error:
+        raise WeightsError(f"cannot write to the cache directory {path.parent} ({error.strerror or error}): set CPIPS_HOME to a "
+                           "folder that can be written") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            with urllib.request.urlopen(url, timeout=timeout) as answer:
+                while block := answer.read(1 << 20):
+                    stream.write(block)
+        _verify(Path(partial), sha256)
+        os.replace(partial, path)
+    except OSError as error:  # URLError and timeouts among them
+        raise WeightsError(f"could not download {url} ({error}): check the connection, or put the file at {path}") from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return path

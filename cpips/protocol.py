@@ -1,0 +1,112 @@
+"""What every full-reference metric of the package is: CPIPS and the baselines share this one face.
+
+``metric(x, y)`` takes what :mod:`cpips.images` accepts and returns ``(N,)``. A metric is frozen by construction: its
+weights are buffers, so no optimiser can find them, ``requires_grad_`` does not reach them, and ``.train()`` changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from . import images
+from ._version import __version__
+from .errors import ImageError, ModelError
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+class FullReferenceMetric(nn.Module):
+    """Base of the metrics; a subclass gives :meth:`_compare` and its facts.
+
+    Args:
+        reduction: ``'none'`` for ``(N,)``, ``'mean'`` or ``'sum'`` for a scalar, as in torch.
+        check: ``'auto'`` reads the values of CPU images and raises for NaN, Inf and values outside [0,1]; where
+            reading would stall a GPU or break a graph, such an image gets the distance NaN instead. ``'strict'``
+            reads them on a GPU too. ``'off'`` trusts the caller.
+        background: what to composite images with alpha on; ``None`` refuses them.
+
+    Facts, each tested: ``lower_is_better``, ``differentiable`` (finite gradients everywhere), ``symmetric``,
+    ``min_side`` (smallest image side in px).
+    """
+
+    name: str = ""
+    lower_is_better: bool = True
+    differentiable: bool = True
+    symmetric: bool = True
+    min_side: int = 1
+
+    def __init__(self, *, reduction: str = "none", check: str = "auto", background: images.Background = None):
+        super().__init__()
+        if check not in ("auto", "strict", "off"):
+            raise ModelError(f"check {check!r} is unknown: choose 'auto', 'strict' or 'off'")
+        self.reduction, self.check, self.background = _check_reduction(reduction), check, background
+        super().train(False)
+
+    # ---- what a subclass gives ------------------------------------------------------------------------------------
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances ``(N,)`` of two checked float batches ``(N,3,H,W)`` in [0,1], on one device."""
+        raise NotImplementedError
+
+    # ---- the call -------------------------------------------------------------------------------------------------
+
+    def forward(self, x: images.ImageLike, y: images.ImageLike, *, reduction: str | None = None) -> Tensor:
+        """``(N,)`` (or a scalar, see ``reduction``) of images as :func:`cpips.images.as_batch` accepts them."""
+        x, y = self._prepare_pair(x, y)
+        return self._reduce(self._mark_invalid(self._compare(x, y), x, y), reduction)
+
+    def train(self, mode: bool = True):
+        """Nothing: a metric has no training mode."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are (the CPU for a metric without any)."""
+        return next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+
+    @property
+    def signature(self) -> str:
+        """One line that says what was measured; print it beside scores."""
+        return f"{self.name}|cpips {__version__}|resize none"
+
+    # ---- inputs and outputs -----------------------------------------------------------------------------------------
+
+    def _prepare(self, image: images.ImageLike, name: str = "image") -> Tensor:
+        batch = images.as_batch(image, background=self.background, name=name)
+        device = self.device
+        if not isinstance(image, Tensor):
+            batch = batch.to(device)
+        elif any(True for _ in self.buffers()) and batch.device != device:
+            raise ImageError(f"{name} is on {batch.device} and the metric on {device}: move one, "
+                             f"{name}.to({str(device)!r}) or metric.to({str(batch.device)!r})")
+        if min(batch.shape[2:]) < self.min_side:
+            raise ImageError(f"{name} is {batch.shape[3]}x{batch.shape[2]} px: {self.name} needs sides of "
+                             f"{self.min_side} px or more")
+        if self.check == "strict" or (self.check == "auto" and images.can_look(batch)):
+            if not (isinstance(image, Tensor) and image.dtype == torch.uint8):
+                images.check_values(batch, name)
+        return batch
+
+    def _prepare_pair(self, x: images.ImageLike, y: images.ImageLike) -> tuple[Tensor, Tensor]:
+        x, y = self._prepare(x, "the first image"), self._prepare(y, "the second image")
+        images.check_same_size(x, y)
+        return x, y
+
+    def _mark_invalid(self, distances: Tensor, *batches: Tensor) -> Tensor:
+        """NaN for the images whose values could not be read beforehand and are not in [0,1]."""
+        if self.check != "auto" or all(images.can_look(batch) for batch in batches):
+            return distances
+        valid = torch.stack([images.valid_images(batch) for batch in batches]).all(0)
+        return torch.where(valid.view(-1, *[1] * (distances.dim() - 1)), distances, torch.nan)
+
+    def _reduce(self, distances: Tensor, reduction: str | None = None) -> Tensor:
+        reduction = _check_reduction(self.reduction if reduction is None else reduction)
+        return distances if reduction == "none" else getattr(distances, reduction)()
+
+
+def _check_reduction(reduction: str) -> str:
+    if reduction not in REDUCTIONS:
+        raise ModelError(f"reduction {reduction!r} is unknown: choose from {', '.join(REDUCTIONS)}")
+    return reduction

@@ -1,0 +1,455 @@
+"""Baselines: parity with the packages of their authors, and the promises of the protocol."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+import cpips
+from cpips.baselines import BASELINES, DISTS, LPIPS, MS_SSIM, MSE, PSNR, SSIM, create
+from cpips.baselines.trunks import NETS, trunk_state
+from cpips.codec._compressai import declare_torchvision_ops
+from cpips.errors import ImageError, ModelError, WeightsError
+from cpips.images import load
+
+NETWORKS = list(NETS)
+WITHOUT_WEIGHTS = ["mse", "psnr", "ssim", "ms-ssim"]
+LEARNED = ["lpips-alex", "lpips-squeeze", "lpips-vgg", "dists"]
+_RANDOM = {"lpips": {"trunk": "random", "heads": "ones"}, "dists": {"trunk": "random", "weights": "ones"}}
+_PERFECT = {"psnr": float("inf"), "ssim": 1.0, "ms-ssim": 1.0}
+
+
+def make(name: str, **kwargs):
+    """The baseline without files: random trunks, equal weights."""
+    if name in ("ssim", "ms-ssim"):
+        pytest.importorskip("pytorch_msssim")
+    return create(name, **_RANDOM.get(name.split("-")[0], {}), **kwargs)
+
+
+def pictures(name: str, count: int = 2, seed: int = 0, side: int = 0) -> tuple[Tensor, Tensor]:
+    """Smooth random images and noisy copies, large enough for the metric."""
+    generator = torch.Generator().manual_seed(seed)
+    side = side or (176 if name == "ms-ssim" else 48)
+    x = torch.rand(count, 3, 8, 8, generator=generator)
+    x = torch.nn.functional.interpolate(x, (side, side + 5), mode="bilinear")
+    y = (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+    return x, y
+
+
+def import_with_torchvision(package: str):
+    """The package, or a skip. It imports torchvision, which a CPU-only torch needs help with."""
+    pytest.importorskip("torch")
+    declare_torchvision_ops()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(package, exc_type=ImportError)
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("net", "expected"), [("alex", (0.7219, 0.1376)), ("squeeze", (0.7110, 0.1479))])
+def test_lpips_of_the_authors_example(shared_data, net, expected):
+    weights, example = shared_data / "weights", shared_data / "calibration" / "lpips_example"
+    trunk = weights / NETS[net].file
+    metric = LPIPS(net, trunk=trunk, heads=weights / f"lpips_v0.1_{net}.pth")
+    ref, p0, p1 = (load(example / f"ex_{name}.png")[None] for name in ("ref", "p0", "p1"))
+    assert metric(ref.expand(2, -1, -1, -1), torch.cat([p0, p1])).tolist() == pytest.approx(expected, abs=1e-4)
+    published = json.loads((example / "expected.json").read_text()).get(net)
+    if published:
+        assert expected == pytest.approx(published, abs=6e-4)
+
+
+def lpips_package(net: str, trunk: dict[str, Tensor]):
+    lpips = import_with_torchvision("lpips")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    # its trunk is cut into slices whose members keep torchvision's indices: net.slice2.3.weight is features.3.weight
+    renamed = {key: trunk["features." + key.split(".", 1)[1]] for key in theirs.net.state_dict()}
+    theirs.net.load_state_dict(renamed)
+    return theirs
+
+
+@pytest.mark.parametrize("net", NETWORKS)
+@pytest.mark.parametrize("side", [64, 65, 71])
+def test_lpips_equals_the_package(net, side):
+    trunk = trunk_state(NETS[net], "random")
+    theirs = lpips_package(net, trunk)
+    heads = {key: value for key, value in theirs.state_dict().items() if key.startswith("lin") and "lins" not in key}
+    ours = LPIPS(net, trunk=trunk, heads=heads)
+    x, y = pictures("lpips", side=side)
+    with torch.no_grad():
+        assert torch.allclose(ours(x, y), theirs(x, y, normalize=True).flatten(), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(ours(x, y.flip(0)), theirs(x, y.flip(0), normalize=True).flatten(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("net", ["alex", "squeeze"])
+def test_lpips_equals_the_package_on_genuine_weights(shared_data, net):
+    path = shared_data / "weights" / NETS[net].file
+    theirs = lpips_package(net, torch.load(path, weights_only=True))
+    ours = LPIPS(net, trunk=path, heads=shared_data / "weights" / f"lpips_v0.1_{net}.pth")
+    x, y = pictures("lpips", side=64)
+    photo = load(shared_data / "images" / "kodak" / "kodim23.png")[None, :, 100:164, 100:169]
+    black = torch.zeros_like(photo)
+    for a, b in [(x, y), (photo, black), (photo, photo.flip(3)), (photo, x[:1])]:
+        with torch.no_grad():
+            assert torch.allclose(ours(a, b), theirs(a, b, normalize=True).flatten(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 17, 64])
+def test_dists_equals_the_package(monkeypatch, side):
+    package = import_with_torchvision("DISTS_pytorch.DISTS_pt")
+    untrained = package.models.vgg16
+    monkeypatch.setattr(package.models, "vgg16", lambda pretrained: untrained(weights=None))
+    theirs = package.DISTS(load_weights=False)
+    trunk = trunk_state(NETS["vgg"], "random")
+    full = theirs.state_dict()
+    theirs.load_state_dict({key: trunk.get(f"features.{key.split('.', 1)[-1]}", value) for key, value in full.items()})
+    ours = DISTS(trunk=trunk, weights={"alpha": theirs.alpha.detach(), "beta": theirs.beta.detach()})
+    x, y = pictures("dists", side=side)
+    assert torch.allclose(ours(x, y), theirs(x, y), rtol=0, atol=1e-5)
+
+
+@pytest.mark.shared_data
+def test_dists_reads_the_published_weights(shared_data):
+    metric = DISTS(trunk="random", weights=shared_data / "weights" / "DISTS_weights.pt")
+    assert float(metric.alpha.sum() + metric.beta.sum()) == pytest.approx(1)
+    x, y = pictures("dists")
+    assert ((metric(x, y) > 0) & (metric(x, y) < 1)).all()
+
+
+def test_mse_and_psnr_by_hand():
+    x, y = torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.1)
+    assert MSE()(x, y).tolist() == pytest.approx([0.01, 0.01])
+    assert PSNR()(x, y).tolist() == pytest.approx([20, 20])
+    assert PSNR()(x, torch.ones_like(x)).tolist() == [0, 0]
+
+
+def test_ssim_of_constant_images_by_hand():
+    pytest.importorskip("pytorch_msssim")
+    x, y = torch.full((1, 3, 16, 16), 0.25), torch.full((1, 3, 16, 16), 0.75)
+    luminance = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)
+    assert SSIM()(x, y).item() == pytest.approx(luminance, abs=1e-5)
+
+
+# ---- the protocol ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_shape_order_and_facts(name):
+    metric = make(name)
+    x, y = pictures(name)
+    d = metric(x, y)
+    assert d.shape == (2,) and d.dtype == torch.float32
+    assert metric(x[:1], y[:1]).shape == (1,)
+    assert metric(x, y, reduction="mean").item() == pytest.approx(d.mean().item(), rel=1e-6)
+    worse = metric(x, 1 - x)
+    assert (worse > d).all() if metric.lower_is_better else (worse < d).all()
+    assert metric.symmetric and torch.allclose(metric(y, x), d, rtol=1e-5)
+    assert metric.name.startswith(name)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_batch_independence(name):
+    metric = make(name)
+    x, y = pictures(name, count=3)
+    alone = torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(3)])
+    assert torch.allclose(metric(x, y), alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("content", ["smooth", "black", "white", "grey"])
+def test_identity_and_its_gradient(name, content):
+    metric = make(name)
+    x, _ = pictures(name, count=1)
+    x = {"smooth": x, "black": x * 0, "white": x * 0 + 1, "grey": x * 0 + 0.5}[content].requires_grad_()
+    d = metric(x, x.detach().clone())
+    perfect = _PERFECT.get(name, 0.0)
+    assert d.item() == (perfect if perfect != 1 else pytest.approx(1, abs=1e-6))
+    if metric.differentiable:
+        d.sum().backward()
+        assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_gradient_of_different_images(name):
+    metric = make(name)
+    x, y = pictures(name)
+    x = torch.cat([x, torch.zeros_like(x[:1])]).requires_grad_()
+    metric(x, torch.cat([y, torch.ones_like(y[:1])])).sum().backward()
+    assert x.grad[:2].isfinite().all() and (x.grad[:2].flatten(1).abs().amax(1) > 0).all()
+    assert x.grad.isfinite().all() or not metric.differentiable
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("bias", [-100.0, 0.0])
+def test_gradient_at_dead_features(name, bias):
+    net = "vgg" if name == "dists" else name.split("-")[1]
+    trunk = {key: torch.full_like(value, bias) if key.endswith("bias") else value * (bias != 0)
+             for key, value in trunk_state(NETS[net], "random").items()}
+    metric = create(name, **{**_RANDOM[name.split("-")[0]], "trunk": trunk})
+    x, y = pictures(name)
+    x.requires_grad_()
+    d = metric(x, y)
+    d.sum().backward()
+    assert d.isfinite().all() and x.grad.isfinite().all()
+
+
+def test_the_safe_root_is_lost_beside_a_small_feature():
+    from cpips.baselines.lpips import _unit
+
+    f = torch.rand(1, 8, 4, 4) * 1e-3 + 1e-5
+    exact = f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    assert torch.allclose(_unit(f), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_frozen(name):
+    metric = make(name)
+    assert not list(metric.parameters())
+    assert not any(buffer.requires_grad for buffer in metric.buffers())
+    metric.requires_grad_(True)
+    assert not any(buffer.requires_grad for buffer in metric.buffers())
+    x, y = pictures(name)
+    before = metric(x, y)
+    assert metric.train() is metric and not metric.training
+    assert torch.equal(metric(x, y), before)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_persistent_and_its_copies(name):
+    kept, aside = make(name), make(name, persistent=False)
+    assert kept.state_dict() and not torch.nn.Sequential(aside).state_dict()
+    assert {key.removeprefix("trunk.") for key in kept.state_dict() if key.startswith("trunk.")} == set(kept.trunk.net.shapes)
+    x, y = pictures(name)
+    d = kept(x, y)
+    for other in (aside, pickle.loads(pickle.dumps(aside)), copy.deepcopy(kept)):
+        assert torch.equal(other(x, y), d) and other.digest == kept.digest
+
+
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_copies(name):
+    metric = make(name)
+    x, y = pictures(name)
+    for other in (pickle.loads(pickle.dumps(metric)), copy.deepcopy(metric)):
+        assert torch.equal(other(x, y), metric(x, y))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+def test_types(name, dtype):
+    metric = make(name)
+    x, y = pictures(name)
+    d = metric(x, y)
+    to = (lambda t: (t * 255).round().to(dtype)) if dtype == torch.uint8 else (lambda t: t.to(dtype))
+    got = metric(to(x), to(y))
+    assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.allclose(got.float(), d, rtol=0.03)
+    assert metric(to(x), y).isfinite().all()  # one of each
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_autocast(name):
+    metric = make(name)
+    x, y = pictures(name)
+    d = metric(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = metric(x, y)
+    assert got.dtype == torch.float32
+    assert torch.allclose(got, d, rtol=0.05 if name in LEARNED else 1e-6)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_gradcheck(name):
+    metric = make(name)
+    x, y = pictures(name, count=1, side=metric.min_side + 1 if metric.min_side > 1 else 8)
+    x, y = x.double().requires_grad_(), y.double()
+    d = metric(x, y)
+    (gradient,) = torch.autograd.grad(d.sum(), x)
+    direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
+    step = 1e-7
+    slope = (metric((x + step * direction).detach(), y) - metric((x - step * direction).detach(), y)) / (2 * step)
+    assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "minimum"), [
+    ("mse", 1), ("psnr", 1), ("ssim", 11), ("ms-ssim", 161),
+    ("lpips-alex", 31), ("lpips-squeeze", 17), ("lpips-vgg", 16), ("dists", 1),
+])
+def test_smallest_side(name, minimum):
+    metric = make(name)
+    assert metric.min_side == minimum
+    x, y = torch.rand(1, 3, minimum, minimum + 3), torch.rand(1, 3, minimum, minimum + 3)
+    assert metric(x, y).isfinite().all()
+    if minimum == 1:
+        return
+    x, y = x[:, :, :-1], y[:, :, :-1]
+    with pytest.raises(ImageError, match=f"{minimum} px or more"):
+        metric(x, y)
+    if name in LEARNED:  # and the minimum is the true one
+        with pytest.raises(RuntimeError):
+            metric._compare(x, y)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_wrong_input(name):
+    metric = make(name)
+    x, y = pictures(name)
+    with pytest.raises(ImageError, match="different sizes"):
+        metric(x, y[:, :, 1:])
+    with pytest.raises(ImageError, match="batches hold"):
+        metric(x, y[:1])
+    with pytest.raises(ImageError, match=r"\[-1,1\]"):
+        metric(x * 2 - 1, y)
+    with pytest.raises(ImageError, match="NaN"):
+        metric(x, y * torch.nan)
+    with pytest.raises(ImageError, match="expand"):
+        metric(x[:, :1], y[:, :1])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_signature(name, monkeypatch):
+    monkeypatch.setattr(cpips, "__version__", "1.2.3", raising=False)
+    metric = make(name)
+    assert metric.signature.startswith(f"{metric.name}|cpips 1.2.3|")
+    if name in LEARNED:
+        assert f"weights {metric.digest[:12]}" in metric.signature and "random-ones" in metric.name
+        metric.trunk.features["0"].weight[0, 0, 0, 0] += 1
+        assert f"weights {metric.digest[:12]}" in metric.signature and metric.digest != make(name).digest
+
+
+def test_create():
+    assert isinstance(create("mse", reduction="sum"), MSE)
+    with pytest.raises(ModelError, match="'ms-ssim'"):
+        create("MS_SSIM")
+    with pytest.raises(ModelError, match="lpips-alex"):
+        create("lpips-alx")
+    with pytest.raises(ModelError, match="choose from mse"):
+        create("zzz")
+    with pytest.raises(ModelError, match="alex, squeeze, vgg"):
+        LPIPS("resnet")
+
+
+def test_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pytorch_msssim", None)
+    with pytest.raises(ImportError, match=r"cpips\[eval\]"):
+        SSIM()
+    with pytest.raises(ImportError, match=r"cpips\[eval\]"):
+        MS_SSIM()
+
+
+# ---- files of weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CPIPS_HOME", str(tmp_path))
+    (tmp_path / "trunks").mkdir()
+    return tmp_path / "trunks"
+
+
+def squeeze_heads() -> dict[str, Tensor]:
+    return {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(NETS["squeeze"].channels)}
+
+
+def test_weights_from_the_folder(home):
+    state, heads = trunk_state(NETS["squeeze"], "random"), squeeze_heads()
+    torch.save(state | {"classifier.1.weight": torch.zeros(1)}, home / "squeezenet1_1_features.pth")
+    torch.save(heads, home / "lpips_v0.1_squeeze.pth")
+    given = LPIPS("squeeze", trunk=state, heads=heads)
+    assert create("lpips-squeeze").digest == given.digest and given.name == "lpips-squeeze"
+    torch.save(trunk_state(NETS["vgg"], "random"), home / "vgg16_features.pth")
+    torch.save({"alpha": torch.ones(1, 1475, 1, 1), "beta": torch.ones(1, 1475, 1, 1)}, home / "DISTS_weights.pt")
+    assert DISTS().digest == make("dists").digest
+
+
+def test_weights_from_safetensors_and_own_memory(tmp_path):
+    from safetensors.torch import save_file
+
+    state = trunk_state(NETS["alex"], "random")
+    save_file(state, tmp_path / "alex.safetensors")
+    metric = LPIPS("alex", trunk=str(tmp_path / "alex.safetensors"), heads="ones")
+    given = LPIPS("alex", trunk=state, heads="ones")
+    assert metric.digest == given.digest and metric.name == "lpips-alex-ones"
+    state["features.0.weight"].zero_()  # the caller's tensor is not ours
+    assert metric.digest == given.digest
+
+
+@pytest.mark.parametrize(("name", "file"), [
+    ("lpips-alex", "alexnet_features.pth"), ("lpips-squeeze", "squeezenet1_1_features.pth"),
+    ("lpips-vgg", "vgg16_features.pth"), ("dists", "vgg16_features.pth"),
+])
+def test_missing_weights(home, name, file):
+    option = "weights" if name == "dists" else "heads"
+    with pytest.raises(WeightsError, match=r"download\.pytorch\.org/models/.*SHA-256") as error:
+        create(name, **{option: "ones"})
+    assert str(home / file) in str(error.value)
+    with pytest.raises(WeightsError, match="(DISTS-pytorch 0.1|lpips 0.1.4).*SHA-256") as error:
+        create(name, trunk="random")
+    assert str(home) in str(error.value)
+    with pytest.raises(WeightsError, match="no such file"):
+        create(name, trunk=home / "absent.pth", **{option: "ones"})
+
+
+def test_damaged_weights(tmp_path):
+    good, bad = tmp_path / "good.pth", tmp_path / "bad.pth"
+    torch.save(trunk_state(NETS["squeeze"], "random"), good)
+    for content in (good.read_bytes()[:-1000], b"", b"<html>404</html>"):
+        bad.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"bad.pth \(\d+ bytes\) is damaged.*download.pytorch.org"):
+            LPIPS("squeeze", trunk=bad, heads="ones")
+    bad.with_suffix(".safetensors").write_bytes(good.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="damaged"):
+        LPIPS("squeeze", trunk=bad.with_suffix(".safetensors"), heads="ones")
+    torch.save(torch.nn.Linear(2, 2), bad)  # a pickled module is code: refused
+    with pytest.raises(WeightsError, match="plain tensors"):
+        LPIPS("squeeze", trunk=bad, heads="ones")
+    torch.save([torch.ones(1)], bad)
+    with pytest.raises(WeightsError, match="holds a list"):
+        LPIPS("squeeze", trunk=bad, heads="ones")
+
+
+def test_weights_of_another_network():
+    squeeze, alex = (trunk_state(NETS[net], "random") for net in ("squeeze", "alex"))
+    with pytest.raises(WeightsError, match="missing.*another network"):
+        LPIPS("squeeze", trunk=alex, heads="ones")
+    with pytest.raises(WeightsError, match=r"has shape \(64, 3, 3, 3\), expected \(64, 3, 11, 11\)"):
+        LPIPS("alex", trunk=alex | {"features.0.weight": squeeze["features.0.weight"]}, heads="ones")
+    with pytest.raises(WeightsError, match="NaN"):
+        LPIPS("alex", trunk=alex | {"features.0.bias": torch.full((64,), torch.nan)}, heads="ones")
+    with pytest.raises(WeightsError, match="expected a float tensor"):
+        LPIPS("alex", trunk=alex | {"features.0.bias": torch.zeros(64, dtype=torch.int64)}, heads="ones")
+    with pytest.raises(WeightsError, match="another network"):
+        LPIPS("alex", trunk="random", heads=squeeze_heads())
+    with pytest.raises(WeightsError, match="1 of 2 tensors are missing"):
+        DISTS(trunk="random", weights={"alpha": torch.ones(1, 1475, 1, 1)})
+
+
+def test_loading_runs_nothing(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (print, ("harm",))
+
+    path = tmp_path / "harm.pth"
+    torch.save({"features.0.weight": Harm()}, path)
+    with pytest.raises(WeightsError, match="damaged"):
+        LPIPS("alex", trunk=path, heads="ones")
+
+
+def test_no_package_of_others_is_imported():
+    import subprocess
+    import sys
+
+    code = ("import sys, cpips.baselines as b; b.create('lpips-alex', trunk='random', heads='ones');"
+            "print([m for m in ('torchvision', 'lpips', 'DISTS_pytorch', 'pytorch_msssim') if m in sys.modules])")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
