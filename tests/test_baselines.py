@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 import warnings
@@ -25,6 +26,12 @@ _RANDOM = {"lpips": {"trunk": "random", "heads": "ones"}, "dists": {"trunk": "ra
 _PERFECT = {"psnr": float("inf"), "ssim": 1.0, "ms-ssim": 1.0}
 
 
+@functools.cache
+def random_state(net: str) -> dict[str, Tensor]:
+    return trunk_state(NETS[net], "random")
+
+
+@functools.cache  # a metric is frozen: tests can share it
 def make(name: str, **kwargs):
     """The baseline without files: random trunks, equal weights."""
     if name in ("ssim", "ms-ssim"):
@@ -35,7 +42,7 @@ def make(name: str, **kwargs):
 def pictures(name: str, count: int = 2, seed: int = 0, side: int = 0) -> tuple[Tensor, Tensor]:
     """Smooth random images and noisy copies, large enough for the metric."""
     generator = torch.Generator().manual_seed(seed)
-    side = side or (176 if name == "ms-ssim" else 48)
+    side = side or (176 if name == "ms-ssim" else 33)
     x = torch.rand(count, 3, 8, 8, generator=generator)
     x = torch.nn.functional.interpolate(x, (side, side + 5), mode="bilinear")
     y = (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
@@ -44,7 +51,6 @@ def pictures(name: str, count: int = 2, seed: int = 0, side: int = 0) -> tuple[T
 
 def import_with_torchvision(package: str):
     """The package, or a skip. It imports torchvision, which a CPU-only torch needs help with."""
-    pytest.importorskip("torch")
     declare_torchvision_ops()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -79,9 +85,9 @@ def lpips_package(net: str, trunk: dict[str, Tensor]):
 
 
 @pytest.mark.parametrize("net", NETWORKS)
-@pytest.mark.parametrize("side", [64, 65, 71])
+@pytest.mark.parametrize("side", [32, 39])
 def test_lpips_equals_the_package(net, side):
-    trunk = trunk_state(NETS[net], "random")
+    trunk = random_state(net)
     theirs = lpips_package(net, trunk)
     heads = {key: value for key, value in theirs.state_dict().items() if key.startswith("lin") and "lins" not in key}
     ours = LPIPS(net, trunk=trunk, heads=heads)
@@ -105,13 +111,13 @@ def test_lpips_equals_the_package_on_genuine_weights(shared_data, net):
             assert torch.allclose(ours(a, b), theirs(a, b, normalize=True).flatten(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("side", [1, 17, 64])
+@pytest.mark.parametrize("side", [1, 17, 32])
 def test_dists_equals_the_package(monkeypatch, side):
     package = import_with_torchvision("DISTS_pytorch.DISTS_pt")
     untrained = package.models.vgg16
     monkeypatch.setattr(package.models, "vgg16", lambda pretrained: untrained(weights=None))
     theirs = package.DISTS(load_weights=False)
-    trunk = trunk_state(NETS["vgg"], "random")
+    trunk = random_state("vgg")
     full = theirs.state_dict()
     theirs.load_state_dict({key: trunk.get(f"features.{key.split('.', 1)[-1]}", value) for key, value in full.items()})
     ours = DISTS(trunk=trunk, weights={"alpha": theirs.alpha.detach(), "beta": theirs.beta.detach()})
@@ -138,7 +144,7 @@ def test_ssim_of_constant_images_by_hand():
     pytest.importorskip("pytorch_msssim")
     x, y = torch.full((1, 3, 16, 16), 0.25), torch.full((1, 3, 16, 16), 0.75)
     luminance = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)
-    assert SSIM()(x, y).item() == pytest.approx(luminance, abs=1e-5)
+    assert SSIM()(x, y).item() == pytest.approx(luminance, abs=2e-4)  # float32 variances beside C2 = 9e-4
 
 
 # ---- the protocol ---------------------------------------------------------------------------------------------------
@@ -190,12 +196,26 @@ def test_gradient_of_different_images(name):
     assert x.grad.isfinite().all() or not metric.differentiable
 
 
+@pytest.mark.parametrize("scale", [1, 2, 8, 176])
+def test_ms_ssim_gradient_where_a_scale_is_cut_off(scale):
+    metric = make("ms-ssim")
+    assert metric.differentiable
+    x, _ = pictures("ms-ssim")
+    blur = torch.nn.functional.avg_pool2d(x, scale, ceil_mode=True)
+    blur = torch.nn.functional.interpolate(blur, x.shape[2:])
+    y = (blur - (x - blur)).clamp(0, 1)  # anticorrelated below that scale
+    y[1, 1] = 1 - x[1, 1]
+    x.requires_grad_()
+    metric(x, y).sum().backward()
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("bias", [-100.0, 0.0])
 def test_gradient_at_dead_features(name, bias):
     net = "vgg" if name == "dists" else name.split("-")[1]
     trunk = {key: torch.full_like(value, bias) if key.endswith("bias") else value * (bias != 0)
-             for key, value in trunk_state(NETS[net], "random").items()}
+             for key, value in random_state(net).items()}
     metric = create(name, **{**_RANDOM[name.split("-")[0]], "trunk": trunk})
     x, y = pictures(name)
     x.requires_grad_()
@@ -229,7 +249,7 @@ def test_frozen(name):
 def test_persistent_and_its_copies(name):
     kept, aside = make(name), make(name, persistent=False)
     assert kept.state_dict() and not torch.nn.Sequential(aside).state_dict()
-    assert {key.removeprefix("trunk.") for key in kept.state_dict() if key.startswith("trunk.")} == set(kept.trunk.net.shapes)
+    assert set(kept.trunk.state_dict()) == set(kept.trunk.net.shapes)  # torchvision's keys
     x, y = pictures(name)
     d = kept(x, y)
     for other in (aside, pickle.loads(pickle.dumps(aside)), copy.deepcopy(kept)):
@@ -269,7 +289,7 @@ def test_autocast(name):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_gradcheck(name):
+def test_gradient_is_the_slope(name):
     metric = make(name)
     x, y = pictures(name, count=1, side=metric.min_side + 1 if metric.min_side > 1 else 8)
     x, y = x.double().requires_grad_(), y.double()
@@ -317,10 +337,9 @@ def test_wrong_input(name):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_signature(name, monkeypatch):
-    monkeypatch.setattr(cpips, "__version__", "1.2.3", raising=False)
-    metric = make(name)
-    assert metric.signature.startswith(f"{metric.name}|cpips 1.2.3|")
+def test_signature(name):
+    metric = copy.deepcopy(make(name))
+    assert metric.signature.startswith(f"{metric.name}|cpips {cpips.__version__}|")
     if name in LEARNED:
         assert f"weights {metric.digest[:12]}" in metric.signature and "random-ones" in metric.name
         metric.trunk.features["0"].weight[0, 0, 0, 0] += 1
@@ -329,11 +348,11 @@ def test_signature(name, monkeypatch):
 
 def test_create():
     assert isinstance(create("mse", reduction="sum"), MSE)
-    with pytest.raises(ModelError, match="'ms-ssim'"):
+    with pytest.raises(ModelError, match="did you mean ms-ssim"):
         create("MS_SSIM")
     with pytest.raises(ModelError, match="lpips-alex"):
         create("lpips-alx")
-    with pytest.raises(ModelError, match="choose from mse"):
+    with pytest.raises(ModelError, match="choose from dists"):
         create("zzz")
     with pytest.raises(ModelError, match="alex, squeeze, vgg"):
         LPIPS("resnet")
@@ -362,12 +381,12 @@ def squeeze_heads() -> dict[str, Tensor]:
 
 
 def test_weights_from_the_folder(home):
-    state, heads = trunk_state(NETS["squeeze"], "random"), squeeze_heads()
+    state, heads = random_state("squeeze"), squeeze_heads()
     torch.save(state | {"classifier.1.weight": torch.zeros(1)}, home / "squeezenet1_1_features.pth")
     torch.save(heads, home / "lpips_v0.1_squeeze.pth")
     given = LPIPS("squeeze", trunk=state, heads=heads)
     assert create("lpips-squeeze").digest == given.digest and given.name == "lpips-squeeze"
-    torch.save(trunk_state(NETS["vgg"], "random"), home / "vgg16_features.pth")
+    torch.save(random_state("vgg"), home / "vgg16_features.pth")
     torch.save({"alpha": torch.ones(1, 1475, 1, 1), "beta": torch.ones(1, 1475, 1, 1)}, home / "DISTS_weights.pt")
     assert DISTS().digest == make("dists").digest
 
@@ -375,7 +394,7 @@ def test_weights_from_the_folder(home):
 def test_weights_from_safetensors_and_own_memory(tmp_path):
     from safetensors.torch import save_file
 
-    state = trunk_state(NETS["alex"], "random")
+    state = {key: value.clone() for key, value in random_state("alex").items()}
     save_file(state, tmp_path / "alex.safetensors")
     metric = LPIPS("alex", trunk=str(tmp_path / "alex.safetensors"), heads="ones")
     given = LPIPS("alex", trunk=state, heads="ones")
@@ -402,10 +421,10 @@ def test_missing_weights(home, name, file):
 
 def test_damaged_weights(tmp_path):
     good, bad = tmp_path / "good.pth", tmp_path / "bad.pth"
-    torch.save(trunk_state(NETS["squeeze"], "random"), good)
+    torch.save(random_state("squeeze"), good)
     for content in (good.read_bytes()[:-1000], b"", b"<html>404</html>"):
         bad.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"bad.pth \(\d+ bytes\) is damaged.*download.pytorch.org"):
+        with pytest.raises(WeightsError, match=r"bad.pth .*damaged.*download.pytorch.org"):
             LPIPS("squeeze", trunk=bad, heads="ones")
     bad.with_suffix(".safetensors").write_bytes(good.read_bytes()[:100])
     with pytest.raises(WeightsError, match="damaged"):
@@ -419,7 +438,7 @@ def test_damaged_weights(tmp_path):
 
 
 def test_weights_of_another_network():
-    squeeze, alex = (trunk_state(NETS[net], "random") for net in ("squeeze", "alex"))
+    squeeze, alex = (random_state(net) for net in ("squeeze", "alex"))
     with pytest.raises(WeightsError, match="missing.*another network"):
         LPIPS("squeeze", trunk=alex, heads="ones")
     with pytest.raises(WeightsError, match=r"has shape \(64, 3, 3, 3\), expected \(64, 3, 11, 11\)"):

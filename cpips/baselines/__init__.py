@@ -6,11 +6,10 @@ Nothing is downloaded: LPIPS and DISTS read their weights from files, see their 
 
 from __future__ import annotations
 
-import difflib
 from functools import partial
 from typing import Any, Callable
 
-from ..errors import ModelError
+from ..pretrained import unknown_model
 from ..protocol import FullReferenceMetric
 from .classical import MS_SSIM, MSE, PSNR, SSIM
 from .dists import DISTS
@@ -37,7 +36,5 @@ def create(name: str, **kwargs: Any) -> FullReferenceMetric:
         ModelError: no such baseline; the message has the nearest names.
     """
     if name not in BASELINES:
-        near = difflib.get_close_matches(str(name).lower().replace("_", "-"), BASELINES, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(BASELINES)}"
-        raise ModelError(f"baseline {name!r} is unknown: {hint}")
+        raise unknown_model(name, BASELINES)
     return BASELINES[name](**kwargs)

@@ -6,12 +6,13 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Mapping, Union
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
+from ..pretrained import cache_dir, read_weights
 
 Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], None]
 Shapes = Mapping[str, "tuple[int, ...]"]
@@ -29,8 +30,8 @@ def no_autocast(x: Tensor) -> torch.autocast:
 
 
 def folder() -> Path:
-    """Where the weights of baselines are looked for: ``$CPIPS_HOME/trunks``, by default ``~/.cache/cpips/trunks``."""
-    return Path(os.environ.get("CPIPS_HOME") or "~/.cache/cpips").expanduser() / "trunks"
+    """Where the weights of baselines are looked for: ``trunks`` in :func:`cpips.pretrained.cache_dir`."""
+    return cache_dir() / "trunks"
 
 
 def load_state(source: Source, shapes: Shapes, *, file: str, what: str, origin: str, family: str) -> dict[str, Tensor]:
@@ -52,7 +53,10 @@ def load_state(source: Source, shapes: Shapes, *, file: str, what: str, origin: 
         if not path.is_file():
             mend = f"save it there, or pass its path; {origin}" if source is None else f"check the path; {origin}"
             raise WeightsError(f"{what}: no such file {path}: {mend}")
-        source = _read(path, what, origin)
+        try:
+            source = read_weights(path)
+        except WeightsError as error:
+            raise WeightsError(f"{what}: {error}; {origin}") from error
     came = f"{what}, from {path or 'the given state dict'}"
     problems = []
     if missing := [key for key in shapes if key not in source]:
@@ -72,23 +76,6 @@ def load_state(source: Source, shapes: Shapes, *, file: str, what: str, origin: 
     if problems:
         raise WeightsError(f"{came}: {_some(problems, '; ')}; {origin}")
     return {key: source[key].detach().to("cpu", torch.float32, copy=True).contiguous() for key in shapes}
-
-
-def _read(path: Path, what: str, origin: str) -> Mapping[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise a dozen types for damaged files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{what}: {path} ({path.stat().st_size} bytes) is damaged, truncated or not a file of plain "
-                           f"tensors ({type(error).__name__}: {reason}); {origin}") from error
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"{what}: {path} holds a {type(state).__name__}, expected a state dict; {origin}")
-    return state
 
 
 def _some(items: list, separator: str = ", ", count: int = 3) -> str:

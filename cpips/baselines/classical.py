@@ -69,13 +69,12 @@ class SSIM(_Structural):
 class MS_SSIM(_Structural):
     """Multi-scale structural similarity (Wang et al., Asilomar 2003, equation 7), five scales.
 
-    In [0,1], 1 for equal images. Not differentiable everywhere: a scale at which the images are anticorrelated is cut
-    off at zero under a fractional power, and the gradient there is NaN.
+    In [0,1], 1 for equal images. A scale at which a channel is anticorrelated counts as zero and has no slope: from
+    there a descent does not find back.
     """
 
     name = "ms-ssim"
     min_side = 161  # an 11 px window is left after four halvings
-    differentiable = False
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = widen(x, y)
