@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .data import Crops
-from .model import Codec, rate_distortion
+from .model import STRIDE, Codec, rate_distortion
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,6 +42,10 @@ class Stage:
     steps: int
     crop: int
     batch: int
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.crop, self.batch) < 1 or self.crop % STRIDE:
+            raise ValueError(f"stage {self}: steps and batch must be 1 or more, and crop a multiple of {STRIDE}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class TrainConfig:
         try:
             raw["stages"] = [Stage(**stage) for stage in raw.get("stages", [])]
             config = cls(**raw)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
         if not config.stages:
             raise ValueError(f"{path}: needs at least one [[stages]] with steps, crop and batch")

@@ -1,0 +1,59 @@
+"""Rate and distortion of a codec on images, from bitstreams that were really written and decoded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Iterable
+
+import torch
+from safetensors import safe_open
+
+from .. import images
+from ..pretrained import read_weights
+from .model import Codec
+
+
+def load_codec(path: Path) -> Codec:
+    """A codec ready for coding, from a file that :meth:`cpips.codec.train.Trainer.export` wrote.
+
+    Raises:
+        WeightsError: missing, damaged, or not a scale hyperprior.
+    """
+    return Codec.from_state_dict(read_weights(Path(path)))
+
+
+def codec_metadata(path: Path) -> dict[str, str]:
+    """What the trainer wrote beside the tensors: name, lambda, steps, seconds."""
+    with safe_open(path, "pt") as stream:
+        return dict(stream.metadata() or {})
+
+
+def psnr_8bit(image: torch.Tensor, decoded: torch.Tensor) -> float:
+    """PSNR in dB over RGB, of images in [0,1] rounded to 8 bits as a viewer gets them."""
+    a, b = ((t * 255).round().clamp(0, 255) for t in (image, decoded))
+    return 10 * math.log10(255**2 / (a - b).square().mean().clamp_min(1e-10).item())
+
+
+def evaluate_codec(codec: Codec, paths: Iterable[Path]) -> dict:
+    """Code and decode each image; bits per pixel count the bytes of the strings.
+
+    Returns:
+        ``{"bpp": mean, "psnr": mean, "images": [{"name", "bpp", "psnr", "estimated_bpp"}, ...]}``; the means are over
+        images, PSNR in dB, ``estimated_bpp`` is what the entropy model predicts for the same image.
+    """
+    rows = []
+    for path in sorted(paths):
+        image = images.load(path)
+        pixels = image.shape[1] * image.shape[2]
+        stream = codec.encode(image)
+        decoded = codec.decode(stream)
+        rows.append({"name": path.name, "bpp": 8 * stream.num_bytes / pixels, "psnr": psnr_8bit(image, decoded),
+                     "estimated_bpp": codec.estimate_bits(image) / pixels})
+    if not rows:
+        raise ValueError("no images to evaluate the codec on")
+    return {"bpp": _mean(rows, "bpp"), "psnr": _mean(rows, "psnr"), "images": rows}
+
+
+def _mean(rows: list[dict], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
