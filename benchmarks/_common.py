@@ -1,0 +1,64 @@
+"""What every benchmark here shares: where the data is, what machine this is, how a result is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+import cpips
+
+RESULTS = Path(__file__).parent / "results"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def machine() -> dict:
+    """What a reader must know to judge the numbers."""
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": device,
+            "torch": torch.__version__, "python": platform.python_version(), "cpips": cpips.__version__,
+            "commit": commit()}
+
+
+def commit() -> str:
+    """Git commit of the checkout, with a plus where tracked files differ from it."""
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def save(name: str, result: dict) -> Path:
+    """Keep a result as ``results/NAME.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    line = lambda cells: "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
+    return "\n".join([line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])
+
+
+def trunk_and_heads(name: str) -> dict:
+    """Settings under which ``cpips.create_metric(name)`` finds the genuine weights in the data folder."""
+    weights = DATA / "weights"
+    return {
+        "lpips-alex": {"trunk": weights / "alexnet_features.pth", "heads": weights / "lpips_v0.1_alex.pth"},
+        "lpips-squeeze": {"trunk": weights / "squeezenet1_1_features.pth", "heads": weights / "lpips_v0.1_squeeze.pth"},
+    }.get(name, {})
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

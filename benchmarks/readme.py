@@ -1,0 +1,84 @@
+"""Write the measured numbers into the README, from ``results/*.json`` and the model cards: ``python benchmarks/readme.py``.
+
+Each stands between ``<!-- name -->`` and ``<!-- /name -->``; the tests hold the README to what this would write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from _common import RESULTS, table
+
+import cpips
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def agreement() -> str:
+    result = json.loads((RESULTS / "agreement.json").read_text())
+    names = {"tid2013": "TID2013", "live": "LIVE"}
+    header = ["metric"] + [f"{names[n]} subset ({e['images']} images, {e['references']} references)"
+                           for n, e in result["sets"].items()]
+    rows = []
+    for metric in next(iter(result["sets"].values()))["metrics"]:
+        cells = [e["metrics"][metric] for e in result["sets"].values()]
+        rows.append([f"`{metric}`", *(f"{c['srcc']:.3f} [{c['interval'][0]:.3f}, {c['interval'][1]:.3f}]" for c in cells)])
+    ours = [e["metrics"]["hyperprior-q4"]["minus_lpips-alex"] for e in result["sets"].values()]
+    sentences = [f"{d['difference']:+.3f} [{d['interval'][0]:+.3f}, {d['interval'][1]:+.3f}] on {names[n]}"
+                 for n, d in zip(result["sets"], ours)]
+    return table(header, rows) + f"\n\n`hyperprior-q4` minus `lpips-alex`, paired: {', '.join(sentences)}."
+
+
+def severity() -> str:
+    result = json.loads((RESULTS / "severity.json").read_text())
+    return "; ".join(f"{kind}: rising in {k['steps'] - k['steps_down']} of {k['steps']} steps, in every step for "
+                     f"{k['images_monotone']} of {result['images']} images" for kind, k in result["kinds"].items()) + "."
+
+
+def speed() -> str:
+    from speed import report
+
+    result = json.loads((RESULTS / "speed.json").read_text())
+    m = result["machine"]
+    return f"{report(result)}\n\n({m['cpu']}, {m['threads']} threads, torch {m['torch']}.)"
+
+
+def models() -> str:
+    rows = []
+    for name in cpips.list_models():
+        card = cpips.model_card(name)
+        training, kodak = card["training"], card["kodak"]
+        rows.append([f"`{name}`", f"N={card['N']}, M={card['M']}", f"{card['parameters'] / 1e6:.2f} M", f"{card['lambda']:g}",
+                     f"{training['steps']:,} steps, {training['hours']:g} h on {training['hardware']}",
+                     f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB"])
+    return table(["model", "size", "encoder parameters", "lambda", "training", "Kodak"], rows)
+
+
+def kodak() -> str:
+    result = json.loads((RESULTS / "kodak.json").read_text())
+    return table(["Kodak, mean of 24 images", "bits per pixel", "PSNR (dB)"],
+                 [[n, f"{r['bpp']:.3f}", f"{r['psnr']:.2f}"] for n, r in result["mean"].items()])
+
+
+def filled(text: str) -> str:
+    for make in (agreement, severity, speed, models, kodak):
+        name = make.__name__
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        if not re.search(pattern, text, flags=re.S):
+            raise SystemExit(f"{README} has no place for {name}")
+        text = re.sub(pattern, lambda found: f"{found[1]}{make()}\n{found[2]}", text, flags=re.S)
+    return text
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    new = filled(text)
+    README.write_text(new, encoding="utf-8")
+    print("README.md " + ("brought up to date" if new != text else "was up to date"), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

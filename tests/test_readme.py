@@ -1,0 +1,72 @@
+"""The README is run: its Python blocks, its `cpips` commands, and its numbers against the kept results."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.M | re.S)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()
+            if line.startswith("cpips ")] + ["cpips demo"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working directory with the files that the README's examples name."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((100, 80), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "ref.png")
+    image.resize((50, 40)).resize((100, 80)).save(tmp_path / "img.png")
+    (tmp_path / "pairs.csv").write_text("ref,img\nref.png,img.png\nref.png,ref.png\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
+def test_python_block_runs(code, folder):
+    if "torchmetrics" in code:
+        pytest.importorskip("torchmetrics")
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command, folder):
+    done = subprocess.run([sys.executable, "-m", "cpips", *command.split()[1:]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in re.findall(r"-o (\S+)", command):
+        assert (folder / name).stat().st_size > 0
+
+
+def test_there_are_blocks():
+    assert len(PYTHON) >= 4 and len(COMMANDS) >= 4
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\((docs/[^)]+)\)", README))
+def test_pictures_exist(name):
+    with Image.open(ROOT / name) as image:
+        image.load()
+
+
+def test_numbers_are_the_kept_ones(monkeypatch):
+    """`python benchmarks/readme.py` would change nothing."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("readme_numbers", ROOT / "benchmarks" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.filled(README) == README
+
+
+def test_console_script_is_installed():
+    assert shutil.which("cpips", path=str(Path(sys.executable).parent)), "install the package: pip install ."
