@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -40,7 +41,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def compressai():
     """CompressAI, importable on a CPU-only torch; skips where it is not installed."""
-    pytest.importorskip("compressai")
+    if importlib.util.find_spec("compressai") is None:
+        pytest.skip("CompressAI (extra codec) is not installed")
     from cpips.codec._compressai import import_compressai
 
     return import_compressai()
