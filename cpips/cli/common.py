@@ -1,0 +1,139 @@
+"""What the commands share: their options, the metric, tables and JSON on stdout, errors on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..protocol import FullReferenceMetric
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+MetricOption = Annotated[Optional[str], typer.Option(
+    "--metric", "-m", metavar="NAME", show_default=False,
+    help="A model or metric that `cpips models` lists, or a weights file. Default: the default model.")]
+DeviceOption = Annotated[str, typer.Option(
+    metavar="DEVICE", help="cpu, cuda, cuda:0, mps, or auto: the fastest there is.")]
+DtypeOption = Annotated[str, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+BackgroundOption = Annotated[Optional[str], typer.Option(
+    metavar="COLOUR", show_default=False,
+    help="Lay images with alpha over this colour ('white', '#ff8000'). Default: such images are refused.")]
+
+
+def make_metric(name: str | None, device: str, dtype: str, background: str | None) -> FullReferenceMetric:
+    """The metric that the options ask for, ready to be called.
+
+    Raises:
+        CpipsError: an unknown metric, device, type or colour.
+    """
+    import warnings
+
+    import torch
+    from PIL import Image
+
+    from .. import create_metric, images, pretrained
+    from ..errors import ModelError
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # cpips refuses such an image, in its own words
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
+    if background is not None:
+        images.composite(torch.zeros(4, 1, 1), background)  # a wrong colour is told now, not for each image
+    metric = create_metric(name or pretrained.DEFAULT_MODEL, background=background)
+    return metric.to(device=_device(device), dtype=getattr(torch, dtype))
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    from ..errors import ModelError
+
+    present = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name == "auto":
+        return torch.device(present[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"device {name!r} is unknown: choose cpu, cuda, cuda:0, mps or auto") from None
+    if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ModelError(f"device {name!r} is not available here: choose from {', '.join(present)}")
+    return device
+
+
+# ---- output ---------------------------------------------------------------------------------------------------------
+
+
+def console(stderr: bool = False) -> Console | None:
+    """A rich console if the stream is a terminal, else None: what goes into a pipe or file stays plain."""
+    stream = sys.stderr if stderr else sys.stdout
+    if not stream.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes: Sequence[str] = (),
+                title: str = "", right: Sequence[str] = (), marked: Sequence[int] = ()) -> None:
+    """A table on a terminal; in a pipe a header and rows with tabs between cells, and notes after ``# ``.
+
+    Args:
+        right: names of the columns that are aligned right.
+        marked: rows that tell of an error.
+    """
+    terminal = console()
+    if terminal is None:
+        for row in (columns, *rows):
+            print("\t".join(one_line(cell) for cell in row))
+        for note in notes:
+            print(f"# {one_line(note)}")
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for i, row in enumerate(rows):
+        table.add_row(*(Text(one_line(cell)) for cell in row), style="red" if i in marked else None)
+    terminal.print(table)
+    for note in notes:
+        terminal.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    import json
+
+    from ..scoring.tables import finite
+
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for people on stderr, out of the way of results."""
+    terminal = console(stderr=True)
+    if terminal is None:
+        print(text, file=sys.stderr)
+    else:
+        terminal.print(text, style=style or None, markup=False, soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    """``cpips: error: message`` on stderr, on one line."""
+    say(f"cpips: error: {one_line(message)}", "bold red")
+
+
+def one_line(text: str) -> str:
+    return " ".join(str(text).split("\n")).replace("\t", " ").replace("\r", " ")
+
+
+def number(value: float) -> str:
+    """Six digits: more than two machines agree on."""
+    return f"{value:.6g}" if abs(value) < 1e-4 or abs(value) >= 1e4 else f"{value:.6f}"

@@ -1,0 +1,73 @@
+"""``cpips models``: what there is to measure with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Mapping, Optional
+
+import typer
+
+from .common import JsonOption, print_json, print_table
+
+
+def models(
+    name: Annotated[Optional[str], typer.Argument(
+        metavar="NAME", show_default=False, help="Print the card of this model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The models that ship, with what was measured of them, and all metrics that --metric takes."""
+    from .. import list_metrics, list_models, model_card
+    from ..pretrained import DEFAULT_MODEL
+
+    if name is not None:
+        card = model_card(name)
+        if as_json:
+            print_json(card)
+        else:
+            print_table(["key", "value"], list(_flat(card)), title=name)
+        return
+    cards = {name: model_card(name) for name in list_models()}
+    metrics = list_metrics()
+    if as_json:
+        described = [{**card, "name": name, "parameters": _parameters(card)} for name, card in cards.items()]
+        print_json({"default": DEFAULT_MODEL, "models": described, "metrics": metrics})
+        return
+    rows = []
+    for name, card in cards.items():
+        kodak, parameters = card.get("kodak") or {}, _parameters(card)
+        rows.append((
+            name + " (default)" * (name == DEFAULT_MODEL),
+            f"{parameters / 1e6:.2f} M" if parameters else "",
+            card.get("description") or f"{card.get('arch', '')} N={card.get('N', '?')} M={card.get('M', '?')}".strip(),
+            f"{_short(kodak.get('bpp'))} bpp, {_short(kodak.get('psnr'))} dB" if kodak else "",
+            "; ".join(f"{key} {value}" for key, value in _flat(card.get("agreement") or {})),
+        ))
+    columns = ["model", "params", "what it is", "Kodak", "agreement with people"]
+    filled = [i for i in range(len(columns)) if i < 3 or any(row[i] for row in rows)]
+    print_table([columns[i] for i in filled], [[row[i] for i in filled] for row in rows], right=["params"],
+                notes=[f"--metric takes: {', '.join(metrics)}; a weights file; and, downloaded on request, "
+                       "compressai:bmshj2018-hyperprior/mse/1 to /8 (and /ms-ssim/)"])
+
+
+def _parameters(card: Mapping[str, Any]) -> int | None:
+    """Of the analysis transform: four 5x5 convolutions, three GDN."""
+    if card.get("arch") != "hyperprior" or not {"N", "M"} <= card.keys():
+        return None
+    n, m = card["N"], card["M"]
+    return 75 * n + n + 2 * (25 * n * n + n) + 25 * n * m + m + 3 * (n + n * n)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        rows += _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [(prefix + str(key), _short(item))]
+    return rows
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_short, value))
+    return "?" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(models)
