@@ -18,16 +18,23 @@ _LIBRARY = None  # torch keeps the declarations only as long as this object live
 
 
 def declare_torchvision_ops() -> None:
-    """Declare ``torchvision::nms`` and ``torchvision::qnms`` where a CPU-only torch would lack them. Idempotent."""
+    """Make ``import torchvision`` work where it is a CUDA build beside a CPU-only torch; else change nothing.
+
+    A torchvision that imports as it is, or that is absent, is left alone: its own library must be the first to declare
+    the operators.
+    """
     global _LIBRARY
-    if _LIBRARY is not None or torch.version.cuda is not None or torch.version.hip is not None:
+    if _LIBRARY is not None or importlib.util.find_spec("torchvision") is None:
         return
-    if hasattr(torch.ops.torchvision, "nms"):  # a matching torchvision is loaded already
-        return
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARY = library
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        _LIBRARY = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
 
 
 def import_compressai(module: str = "compressai"):
