@@ -77,6 +77,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
 def _replace(path: Path, write) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
     write(partial)
+    partial.chmod(0o644)  # safetensors writes files that only their owner may read
     os.replace(partial, path)
 
 
