@@ -51,11 +51,16 @@ class GDN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float16:
-            return x * torch.rsqrt(F.conv2d(x * x, self.gamma, self.beta))
+            return _divide(x, F.conv2d(x * x, self.gamma, self.beta))
         with torch.autocast(x.device.type, enabled=False):  # squares pass 65504 already at |x| = 256
             wide = x.float()
-            norm = F.conv2d(wide * wide, self.gamma.float(), self.beta.float())
-            return (wide * torch.rsqrt(norm)).half()
+            return _divide(wide, F.conv2d(wide * wide, self.gamma.float(), self.beta.float())).half()
+
+
+def _divide(x: Tensor, squared_norm: Tensor) -> Tensor:
+    if squared_norm.requires_grad:
+        return x * torch.rsqrt(squared_norm)
+    return squared_norm.rsqrt_().mul_(x)  # two large allocations fewer
 
 
 class AnalysisTransform(nn.Module):
@@ -120,13 +125,18 @@ class AnalysisTransform(nn.Module):
         Raises:
             WeightsError: keys are missing, or shapes are not those of this network; the message names them.
         """
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+        state = {str(key).removeprefix("module."): value for key, value in state.items()}
         wanted = [f"g_a.{i}.{part}" for i in range(7)
                   for part in (("weight", "bias") if i % 2 == 0 else ("beta", "gamma"))]
         if missing := [key for key in wanted if not isinstance(state.get(key), Tensor)]:
             raise WeightsError(f"not a hyperprior encoder: {', '.join(missing[:3])}{' ...' * (len(missing) > 3)} "
                                f"missing; expected the keys g_a.* of CompressAI's ScaleHyperprior, came: "
-                               f"{', '.join(sorted(map(str, state))[:4]) or 'no keys'}")
+                               f"{', '.join(sorted(state)[:4]) or 'no keys'}")
+        if strays := [key for key in state if key.startswith("g_a.") and key not in wanted and "_reparam." not in key]:
+            raise WeightsError(f"{', '.join(strays[:3])}: layers that the scale hyperprior's encoder does not have; "
+                               "these weights are of another network")
+        if whole := [key for key in wanted if not state[key].is_floating_point()]:
+            raise WeightsError(f"{whole[0]} has dtype {state[whole[0]].dtype}: expected floating-point weights")
         weights = {key: state[key].detach().to("cpu", torch.float32) for key in wanted}
         if damaged := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
             raise WeightsError(f"weights hold NaN or Inf in {', '.join(damaged[:3])}: train or fetch them again")
@@ -135,7 +145,7 @@ class AnalysisTransform(nn.Module):
         for i in range(7):
             if i % 2 == 0:
                 weight, bias = weights[f"g_a.{i}.weight"], weights[f"g_a.{i}.bias"]
-                outputs = weight.shape[0]
+                outputs = max(weight.shape[0], 1) if weight.dim() else 1
                 _expect(f"g_a.{i}.weight", weight, (outputs, inputs, 5, 5))
                 _expect(f"g_a.{i}.bias", bias, (outputs,))
                 layers.append(Conv5(weight.contiguous(memory_format=torch.channels_last), bias.clone(), persistent))
@@ -152,15 +162,17 @@ class AnalysisTransform(nn.Module):
         """An untrained encoder, initialised as CompressAI does: the control that shows what training adds."""
         if min(N, M) < 1:
             raise ModelError(f"N={N} and M={M}: an encoder needs one channel or more")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        float32 = {"dtype": torch.float32, "device": "cpu"}  # the same draw whatever torch's defaults are
         state: dict[str, Tensor] = {}
         for i, (inputs, outputs) in enumerate([(3, N), (N, N), (N, N), (N, M)]):
             bound = (inputs * 25) ** -0.5  # torch's default for convolutions
-            state[f"g_a.{2 * i}.weight"] = torch.empty(outputs, inputs, 5, 5).uniform_(-bound, bound, generator=generator)
-            state[f"g_a.{2 * i}.bias"] = torch.empty(outputs).uniform_(-bound, bound, generator=generator)
+            for part, shape in (("weight", (outputs, inputs, 5, 5)), ("bias", (outputs,))):
+                draw = torch.empty(shape, **float32).uniform_(-bound, bound, generator=generator)
+                state[f"g_a.{2 * i}.{part}"] = draw
             if i < 3:
-                state[f"g_a.{2 * i + 1}.beta"] = (torch.ones(N) + _PEDESTAL).sqrt()
-                state[f"g_a.{2 * i + 1}.gamma"] = (0.1 * torch.eye(N) + _PEDESTAL).sqrt()
+                state[f"g_a.{2 * i + 1}.beta"] = (torch.ones(N, **float32) + _PEDESTAL).sqrt()
+                state[f"g_a.{2 * i + 1}.gamma"] = (0.1 * torch.eye(N, **float32) + _PEDESTAL).sqrt()
         return cls.from_state_dict(state, persistent)
 
 

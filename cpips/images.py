@@ -11,7 +11,6 @@ guesses returns a number for wrong input. Two stages:
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 from typing import Any, Sequence, Union
 
@@ -53,18 +52,16 @@ def load(path: str | os.PathLike, background: Background = None) -> Tensor:
     if path.is_dir():
         raise ImageError(f"{path} is a directory: give an image file, or use `cpips score` for two folders")
     try:
-        with Image.open(path) as image:
-            _check_size(image, str(path))
-            return from_pil(image, background, name=str(path))
-    except ImageError:
-        raise
+        image = Image.open(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_bomb_message(str(path))) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image that Pillow can read ({path.stat().st_size} bytes)") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
-        # what Pillow's decoders raise for damaged files
-        raise ImageError(f"{path} is damaged, truncated or unreadable: {error}") from error
+        raise ImageError(f"{path} is not an image that Pillow can read ({path.stat().st_size} bytes): "
+                         "save it as PNG, JPEG, WebP, TIFF or BMP") from None
+    except Exception as error:
+        raise ImageError(_damage_message(str(path), error)) from error
+    with image:
+        return from_pil(image, background, name=str(path))
 
 
 def from_pil(image: Image.Image, background: Background = None, name: str = "image") -> Tensor:
@@ -72,36 +69,60 @@ def from_pil(image: Image.Image, background: Background = None, name: str = "ima
     if image.width < 1 or image.height < 1:
         raise ImageError(f"{name} has no pixels ({image.width}x{image.height})")
     _check_size(image, name)
-    if getattr(image, "n_frames", 1) > 1 and image.format not in _MPO_FORMATS:
-        raise ImageError(f"{name} has {image.n_frames} frames: extract the one to compare (Image.seek, or ffmpeg)")
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        if background is None:
-            raise ImageError(f"{name} has an alpha channel (mode {image.mode}), and a distance needs opaque pixels: "
-                             "composite it, with background='white' or --background white")
-        return composite(_to_unit(np.asarray(image.convert("RGBA"))), background)
-    if image.mode.startswith("I;16"):
-        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)
-        return grey.expand(3, -1, -1).contiguous()
+    try:
+        frames = 1 if image.format in _MPO_FORMATS else getattr(image, "n_frames", 1)
+        if frames == 1:
+            image = ImageOps.exif_transpose(image)  # decodes it, too
+    except Exception as error:
+        raise ImageError(_damage_message(name, error)) from error
+    if frames > 1:
+        raise ImageError(f"{name} has {frames} frames: extract the one to compare (Image.seek and copy, or ffmpeg)")
     if image.mode in ("I", "F"):
         raise ImageError(f"{name} has 32-bit pixels (mode {image.mode}) whose white is unknown: "
                          "scale it to [0,1] yourself and pass a tensor or an 8- or 16-bit file")
-    return _to_unit(np.asarray(image.convert("RGB")))
+    transparent = image.has_transparency_data
+    if transparent and background is None:
+        raise ImageError(f"{name} has an alpha channel (mode {image.mode}), and a distance needs opaque pixels: "
+                         "composite it, with background='white' or --background white")
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image).astype(np.float32)
+        grey = torch.from_numpy(samples / 65535).expand(3, -1, -1)
+        if not transparent:
+            return grey.contiguous()
+        # Pillow's own conversion to RGBA would clip 16 bits to 8
+        alpha = torch.from_numpy((samples != image.info["transparency"]).astype(np.float32))
+        return composite(torch.cat([grey, alpha[None]]), background)
+    try:
+        pixels = _to_unit(np.asarray(image.convert("RGBA" if transparent else "RGB")))
+    except ValueError as error:
+        raise ImageError(f"{name} has mode {image.mode}, which Pillow cannot convert ({error}): "
+                         "convert it to RGB or RGBA yourself") from error
+    return composite(pixels, background) if transparent else pixels
 
 
 def composite(image: Tensor, background: Background) -> Tensor:
-    """Lay RGBA ``(...,4,H,W)`` in [0,1] (straight alpha) over a colour, in encoded sRGB as browsers do."""
-    if isinstance(background, str):
-        try:
-            rgb = [value / 255 for value in ImageColor.getrgb(background)[:3]]
-        except ValueError:
-            raise ImageError(f"background {background!r} is not a colour: use a name such as 'white' or '#ff8000'") from None
-    else:
+    """Lay RGBA ``(...,4,H,W)``, float in [0,1] or uint8, straight alpha, over a colour: in encoded sRGB, as browsers."""
+    rgb = colour(background)
+    came = f"the image is a tensor of shape {tuple(image.shape)}"
+    if image.dim() < 3 or image.shape[-3] != 4:
+        raise ImageError(f"{came}: expected RGBA, (...,4,H,W)")
+    image = _floating(image, came)
+    pixels, alpha = image[..., :3, :, :], image[..., 3:, :, :]
+    return pixels * alpha + image.new_tensor(rgb)[:, None, None] * (1 - alpha)
+
+
+def colour(background: Background) -> list[float]:
+    """Red, green and blue in [0,1] of what a background may be."""
+    try:
+        if isinstance(background, str):
+            return [value / 255 for value in ImageColor.getrgb(background)[:3]]
         rgb = [float(value) for value in background]  # type: ignore[union-attr]
-        if len(rgb) != 3 or not all(0 <= value <= 1 for value in rgb):
-            raise ImageError(f"background {background!r} must be a colour name or three numbers in [0,1]")
-    colour, alpha = image[..., :3, :, :], image[..., 3:, :, :]
-    return colour * alpha + image.new_tensor(rgb)[:, None, None] * (1 - alpha)
+    except (TypeError, ValueError):
+        rgb = []
+    if len(rgb) != 3 or not all(0 <= value <= 1 for value in rgb):
+        raise ImageError(f"background {background!r} is not a colour: expected a name such as 'white' or '#ff8000', "
+                         "or three numbers in [0,1]")
+    return rgb
 
 
 def _to_unit(array: np.ndarray) -> Tensor:
@@ -113,6 +134,11 @@ def _check_size(image: Image.Image, name: str) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ImageError(_bomb_message(name, f"{image.width}x{image.height} px, "))
+
+
+def _damage_message(name: str, error: Exception) -> str:
+    """Pillow's decoders raise almost anything for damaged files."""
+    return f"{name} is damaged, truncated or unreadable ({type(error).__name__}: {error}): fetch or save it again"
 
 
 def _bomb_message(name: str, size: str = "") -> str:
@@ -147,6 +173,8 @@ def as_batch(image: ImageLike, *, background: Background = None, name: str = "im
 
 
 def _from_tensor(x: Tensor, name: str) -> Tensor:
+    if x.is_nested:
+        raise ImageError(f"{name} is a nested tensor: one batch has one size; compare the images one by one")
     came = f"{name} is a tensor of shape {tuple(x.shape)}"
     if x.layout != torch.strided or x.is_quantized:
         raise ImageError(f"{came} with layout {x.layout}: expected a dense tensor (x.to_dense(), x.dequantize())")
@@ -180,11 +208,15 @@ def _floating(x: Tensor, came: str) -> Tensor:
 
 def _from_array(x: np.ndarray, name: str) -> Tensor:
     came = f"{name} is a numpy array of shape {x.shape}"
+    if isinstance(x, np.ma.MaskedArray):
+        raise ImageError(f"{came} with a mask: fill it, x.filled(0); mask= of the metric says which pixels count")
     if 0 in x.shape:
         raise ImageError(f"{came}: it is empty; expected (H,W,3) or (N,H,W,3)")
     if x.ndim not in (3, 4) or x.shape[-1] != 3:
-        if x.ndim == 2 or (x.ndim in (3, 4) and x.shape[-1] == 1):
-            mend = "grey images are compared as RGB: np.repeat(x.reshape(*x.shape[:2], 1), 3, axis=2)"
+        if x.ndim == 2:
+            mend = "grey images are compared as RGB: np.repeat(x[..., None], 3, axis=-1)"
+        elif x.ndim in (3, 4) and x.shape[-1] == 1:
+            mend = "grey images are compared as RGB: np.repeat(x, 3, axis=-1)"
         elif x.ndim in (3, 4) and x.shape[-1] == 4:
             mend = "composite the alpha first, or pass Image.fromarray(x) with background='white'"
         elif x.ndim in (3, 4) and x.shape[-3] == 3:
@@ -192,11 +224,12 @@ def _from_array(x: np.ndarray, name: str) -> Tensor:
         else:
             mend = "the last axis must be RGB"
         raise ImageError(f"{came}: expected (H,W,3) or (N,H,W,3); {mend}")
-    if x.dtype != np.uint8 and x.dtype not in (np.float16, np.float32, np.float64):
+    dtype = x.dtype.newbyteorder("=")
+    if dtype not in (np.uint8, np.float16, np.float32, np.float64):
         raise ImageError(f"{came} and dtype {x.dtype}: expected uint8 in 0..255 or float in [0,1]; "
                          "convert with x.astype(np.float32) / white, where white is 255, 65535 or 1")
     # a copy: native byte order, positive strides, writable; torch accepts nothing else without a warning
-    tensor = torch.from_numpy(np.array(x, dtype=x.dtype.newbyteorder("="), order="C"))
+    tensor = torch.from_numpy(np.array(x, dtype=dtype, order="C"))
     batch = tensor if tensor.dim() == 4 else tensor[None]
     return _floating(batch.permute(0, 3, 1, 2).contiguous(), came)
 
@@ -219,6 +252,8 @@ def _from_list(images: Sequence[Any], background: Background, name: str) -> Tens
     if len(sizes) > 1:
         raise ImageError(f"{name} holds images of different sizes {sorted(sizes)}: one batch has one size; "
                          "compare them one by one")
+    if len(devices := {batch.device for batch in batches}) > 1:
+        raise ImageError(f"{name} holds images on {' and '.join(sorted(map(str, devices)))}: move them to one device")
     dtype = torch.float64 if any(b.dtype == torch.float64 for b in batches) else torch.float32
     return torch.cat([batch.to(dtype) for batch in batches])
 
@@ -241,7 +276,7 @@ def can_look(x: Tensor) -> bool:
     """Whether the values of ``x`` can be read here and now without stalling a device or breaking a graph."""
     return (x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-            and type(x) in (Tensor, torch.nn.Parameter))
+            and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__)  # a subclass such as FakeTensor has no values
 
 
 def check_values(x: Tensor, name: str = "image") -> None:

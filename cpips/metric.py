@@ -13,10 +13,13 @@ Every form is a mean over cells, so every form has a map whose mean over the pix
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +34,7 @@ FORMS = ("latent", "taps", "local", "structure")
 _ROOT_EPS = 1e-8  # keeps the root form's slope finite (at most 5e3) at distance zero
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """Features of a batch of images, reusable: made by :meth:`CPIPS.embed`, compared by :meth:`CPIPS.distance`.
 
@@ -49,8 +52,11 @@ class Embedding:
 
     def __getitem__(self, index: int | slice | Tensor) -> "Embedding":
         """Some of the images; an integer keeps the batch axis."""
-        if isinstance(index, int):
-            index = slice(index, index + 1 or None)
+        if isinstance(index, Tensor) and index.dim() == 0:
+            index = int(index)
+        if isinstance(index, Integral):
+            start = range(len(self))[index]  # IndexError past the end
+            index = slice(start, start + 1)
         return self._with(feature[index] for feature in self.features)
 
     def __iter__(self) -> Iterator["Embedding"]:
@@ -70,13 +76,14 @@ class Embedding:
     @staticmethod
     def cat(parts: Sequence["Embedding"]) -> "Embedding":
         """Join batches of images of one size, made by one metric."""
+        if not parts:
+            raise ImageError("there is nothing to join: expected one Embedding or more")
         for part in parts[1:]:
             _check_comparable(parts[0], part)
         return parts[0]._with(torch.cat(f) for f in zip(*(part.features for part in parts)))
 
     def _with(self, features: Iterator[Tensor]) -> "Embedding":
         return Embedding(tuple(features), self.strides, self.size, self.key)
-
 
 
 class CPIPS(FullReferenceMetric):
@@ -122,7 +129,9 @@ class CPIPS(FullReferenceMetric):
         super().__init__(reduction=reduction, check=check, background=background)
         if form not in FORMS:
             raise ModelError(f"form {form!r} is unknown: choose from {', '.join(FORMS)}")
-        taps = tuple(taps) if taps is not None else (TAPS if form == "taps" else ("y",))
+        if taps is None:
+            taps = TAPS if form == "taps" else ("y",)
+        taps = (taps,) if isinstance(taps, str) else tuple(taps)
         if not taps or (unknown := sorted(set(taps) - set(TAPS))):
             raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(TAPS)}")
         if not isinstance(scales, int) or scales < 1:
@@ -135,6 +144,7 @@ class CPIPS(FullReferenceMetric):
         self.form, self.scales, self.quantize, self.root, self.eps = form, scales, quantize, root, eps
         self.taps = tuple(tap for tap in TAPS if tap in taps)
         self._add_weights(weights or {}, persistent)
+        self.register_load_state_dict_post_hook(_refresh_digest)
 
     # ---- the distance -----------------------------------------------------------------------------------------------
 
@@ -193,7 +203,11 @@ class CPIPS(FullReferenceMetric):
         """One line that says what was measured: print it beside scores."""
         extras = [f"form {self.form}", f"taps {'+'.join(self.taps)}"]
         extras += [f"scales {self.scales}"] * (self.scales > 1) + ["rounded"] * self.quantize + ["root"] * self.root
-        extras += ["channel weights"] * any(getattr(self, f"weight_{tap}") is not None for tap in self.taps)
+        extras += [f"eps {self.eps:g}"] * (self.eps != 1e-6)
+        weights = [weight for tap in self.taps if (weight := getattr(self, f"weight_{tap}")) is not None]
+        if weights:
+            values = torch.cat(weights).to("cpu", torch.float32).numpy().tobytes()
+            extras.append(f"channel weights {hashlib.sha256(values).hexdigest()[:12]}")
         dtype = str(self.encoder.dtype).removeprefix("torch.")
         return f"cpips:{self.name}|sha256 {self.digest[:12]}|{'|'.join(extras)}|{dtype}|resize none|cpips {__version__}"
 
@@ -257,13 +271,7 @@ class CPIPS(FullReferenceMetric):
     @property
     def digest(self) -> str:
         """SHA-256 of the encoder's tensors (not of the file they came in)."""
-        if self._digest is None:
-            self._digest = self.encoder.digest()
         return self._digest
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._digest = None  # the encoder may get other weights now
 
     # ---- keeping order --------------------------------------------------------------------------------------------------
 
@@ -289,12 +297,17 @@ class CPIPS(FullReferenceMetric):
                 self.register_buffer(f"weight_{tap}", None)
                 continue
             channels = self.encoder.channels[tap]
-            weight = torch.as_tensor(weights[tap], dtype=torch.float32).detach().clone()
+            weight = torch.as_tensor(weights[tap], dtype=torch.float32, device="cpu").detach().clone()
             if tuple(weight.shape) != (channels,):
                 raise ModelError(f"weights[{tap!r}] has shape {tuple(weight.shape)}: expected ({channels},)")
             if not (torch.isfinite(weight).all() and (weight >= 0).all()):
                 raise ModelError(f"weights[{tap!r}] must be finite and not negative: a distance never is")
             self.register_buffer(f"weight_{tap}", weight, persistent)
+
+
+def _refresh_digest(metric: CPIPS, _: Any) -> None:
+    """After load_state_dict the encoder may have other weights; embeddings of before it no longer compare."""
+    metric._digest = metric.encoder.digest()
 
 
 def _wide(feature: Tensor) -> Tensor:
@@ -334,10 +347,9 @@ def _structure(f: Tensor, g: Tensor, eps: float) -> Tensor:
 
     mf, mg = mean(f), mean(g)
     df, dg = f - mf, g - mg
-    vf, vg, cov = mean(df * df), mean(dg * dg), mean(df * dg)
-    # written as differences, not as 1 - ratio, so that equal inputs give exactly zero
+    # squares of differences, not 1 - ratio: equal inputs give exactly zero, and rounding gives nothing negative
     texture = (mf - mg).square() / (mf.square() + mg.square() + eps)
-    structure = (vf + vg - 2 * cov) / (vf + vg + eps)
+    structure = mean((df - dg).square()) / (mean(df.square()) + mean(dg.square()) + eps)
     return ((texture + structure) / 2).mean(1)
 
 
@@ -351,17 +363,26 @@ def _check_comparable(a: Embedding, b: Embedding) -> None:
 
 def _check_mask(mask: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
     count = like.shape[0]
-    mask = torch.as_tensor(mask, device=like.device)
-    if mask.dim() not in (2, 3, 4) or mask.dtype.is_complex:
-        raise ImageError(f"mask has shape {tuple(mask.shape)}: expected weights that broadcast to (N,1,H,W)")
-    if mask.dim() < 4:
+    expected = f"expected weights of 0 or more, ({count} or 1, 1, {size[0]}, {size[1]})"
+    if not isinstance(mask, Tensor):
+        try:
+            array = np.asarray(mask)
+        except ValueError as error:
+            raise ImageError(f"mask is a {type(mask).__name__} and not rectangular: {expected}") from error
+        if array.dtype.kind not in "biuf":
+            raise ImageError(f"mask is a {type(mask).__name__} and not of real numbers: {expected}")
+        mask = torch.from_numpy(array.astype(np.float64))
+    if mask.layout != torch.strided or mask.is_quantized or mask.dtype.is_complex:
+        raise ImageError(f"mask has layout {mask.layout} and dtype {mask.dtype}: {expected}, dense and real")
+    mask = mask.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    if mask.dim() in (2, 3):
         mask = mask[None, None] if mask.dim() == 2 else mask[:, None]
-    if tuple(mask.shape[1:]) != (1, *size) or mask.shape[0] not in (1, count):
-        raise ImageError(f"mask has shape {tuple(mask.shape)}: expected ({count} or 1, 1, {size[0]}, {size[1]})")
+    if mask.dim() != 4 or tuple(mask.shape[1:]) != (1, *size) or mask.shape[0] not in (1, count):
+        raise ImageError(f"mask has shape {tuple(mask.shape)}: {expected}")
     if images.can_look(mask):
         low, high = mask.min(), mask.max()
-        if not (low >= 0 and torch.isfinite(high.float())):
-            raise ImageError("mask has negative, NaN or infinite weights: expected weights of 0 or more")
+        if not (low >= 0 and torch.isfinite(high)):
+            raise ImageError(f"mask has negative, NaN or infinite weights: {expected}")
         if (mask.flatten(1).amax(1) == 0).any():
             raise ImageError("mask is zero everywhere for an image: nothing is left to compare")
-    return _wide(mask.float() if not mask.dtype.is_floating_point else mask).expand(count, -1, -1, -1)
+    return mask.expand(count, -1, -1, -1)

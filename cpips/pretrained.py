@@ -14,7 +14,7 @@ import json
 import os
 import pickle
 import re
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Union
 
@@ -58,9 +58,10 @@ def model_card(name: str) -> dict[str, Any]:
     if name not in list_models():
         raise unknown_model(name, list_models())
     try:
-        return json.loads((weights_dir() / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"the card of {name} is damaged ({error}): reinstall cpips") from error
+        card = json.loads((weights_dir() / f"{name}.json").read_text(encoding="utf-8"))
+        return {**card, "file": str(card["file"]), "sha256": str(card["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"the card of {name} is damaged ({error!r}): reinstall cpips") from error
 
 
 def weights_dir() -> Path:
@@ -79,8 +80,8 @@ def weights_dir() -> Path:
 def unknown_model(name: str, known: Iterable[str]) -> ModelError:
     """The error for a name that is none of ``known``, with the nearest of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "known models are: " + ", ".join(known)
+    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
     return ModelError(f"unknown model {name!r}: {hint}")
 
 
@@ -148,14 +149,18 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
 
 
 def _is_path(model: str) -> bool:
-    return model.endswith(_FILE_SUFFIXES) or os.sep in model or Path(model).is_file()
+    return model.endswith(_FILE_SUFFIXES) or os.sep in model or (model not in list_models() and Path(model).is_file())
 
 
 def _verify(path: Path, sha256: str) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = _sha256(path)
     if not found.startswith(sha256):
         raise WeightsError(f"{path} is damaged or was tampered with: its SHA-256 is {found}, expected {sha256}; "
                            "delete it and install or download it again")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # ---- the zoo and the cache ------------------------------------------------------------------------------------------------
@@ -195,6 +200,7 @@ def fetch(url: str, sha256: str, *, offline: bool | None = None, timeout: float 
     Raises:
         WeightsError: offline, no connection, a wrong digest, or a cache that cannot be written.
     """
+    import http.client
     import urllib.request  # 30 ms that a shipped model does not cost
 
     path = cache_dir() / url.rsplit("/", 1)[1]
@@ -206,19 +212,23 @@ def fetch(url: str, sha256: str, *, offline: bool | None = None, timeout: float 
                            f"put it at {path}, or unset CPIPS_OFFLINE")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        stream = partial.open("xb")  # not mkstemp, whose files others who share the cache could not read
     except OSError as error:
         raise WeightsError(f"cannot write to the cache directory {path.parent} ({error.strerror or error}): set CPIPS_HOME to a "
                            "folder that can be written") from error
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with stream:
             with urllib.request.urlopen(url, timeout=timeout) as answer:
                 while block := answer.read(1 << 20):
                     stream.write(block)
-        _verify(Path(partial), sha256)
+        found = _sha256(partial)
+        if not found.startswith(sha256):
+            raise WeightsError(f"{url} gave other bytes than expected, cut short perhaps (SHA-256 {found}, expected "
+                               f"{sha256}): try again, or put the file at {path}")
         os.replace(partial, path)
-    except OSError as error:  # URLError and timeouts among them
-        raise WeightsError(f"could not download {url} ({error}): check the connection, or put the file at {path}") from error
+    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
+        raise WeightsError(f"could not download {url} ({str(error)!r}): check the connection, or put the file at {path}") from error
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return path

@@ -41,6 +41,8 @@ class FullReferenceMetric(nn.Module):
         super().__init__()
         if check not in ("auto", "strict", "off"):
             raise ModelError(f"check {check!r} is unknown: choose 'auto', 'strict' or 'off'")
+        if background is not None:
+            images.colour(background)
         self.reduction, self.check, self.background = _check_reduction(reduction), check, background
         super().train(False)
 
@@ -91,6 +93,8 @@ class FullReferenceMetric(nn.Module):
 
     def _prepare_pair(self, x: images.ImageLike, y: images.ImageLike) -> tuple[Tensor, Tensor]:
         x, y = self._prepare(x, "the first image"), self._prepare(y, "the second image")
+        if x.device != y.device:
+            raise ImageError(f"the images are on {x.device} and {y.device}: move one, y.to({str(x.device)!r})")
         images.check_same_size(x, y)
         return x, y
 

@@ -16,7 +16,7 @@ def list_metrics() -> list[str]:
     return [*pretrained.list_models(), "random", *sorted(BASELINES)]
 
 
-def create_metric(name: str, **settings: Any) -> FullReferenceMetric:
+def create_metric(name: pretrained.Source, **settings: Any) -> FullReferenceMetric:
     """A metric of the package behind the one protocol: a model of the family, or a baseline such as ``'lpips-alex'``.
 
     Args:
@@ -27,6 +27,8 @@ def create_metric(name: str, **settings: Any) -> FullReferenceMetric:
     """
     from .baselines import BASELINES, create
 
+    if not isinstance(name, str):  # a path, a state dict, an encoder
+        return CPIPS(name, **settings)
     if name in BASELINES:
         return create(name, **settings)
     if name not in list_metrics() and not name.startswith("compressai:") and not pretrained._is_path(name):
