@@ -1,6 +1,6 @@
 """Agreement with people on the MOS subsets: |SRCC| of each metric, bootstrap intervals, paired differences, in one run.
 
-    python benchmarks/agreement.py [--metrics NAME ...] [--against lpips-alex]
+    python benchmarks/agreement.py [--metrics NAME ...] [--against lpips-alex] [--cards weights]
 
 Full-size images, no resizing. The intervals resample images; both sets have few references, so they say little of
 other references.
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
+import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,9 +27,15 @@ RESAMPLES = 2000
 
 
 def distances(metric: cpips.protocol.FullReferenceMetric, folder, rows: list[dict]) -> np.ndarray:
-    references = {row["ref"]: cpips.load_image(folder / row["ref"])[None] for row in rows}
+    names = {row["ref"] for row in rows}
     with torch.no_grad():
-        return np.array([metric(references[row["ref"]], cpips.load_image(folder / row["dist"])[None]).item() for row in rows])
+        if isinstance(metric, cpips.CPIPS):  # each reference is encoded once
+            references = {name: metric.embed(folder / name) for name in names}
+            found = [metric.distance(references[row["ref"]], metric.embed(folder / row["dist"])).item() for row in rows]
+        else:
+            references = {name: cpips.load_image(folder / name)[None] for name in names}
+            found = [metric(references[row["ref"]], folder / row["dist"]).item() for row in rows]
+    return np.array(found)
 
 
 def srcc(a: np.ndarray, b: np.ndarray) -> float:
@@ -45,8 +54,9 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=METRICS)
     parser.add_argument("--against", default="lpips-alex")
     parser.add_argument("--name", default="agreement", help="the result is kept as results/NAME.json")
+    parser.add_argument("--cards", type=Path, help="a weights folder: write the shipped models' numbers on their cards")
     args = parser.parse_args()
-    result: dict = {"signatures": {}, "what": "absolute Spearman rank correlation with (D)MOS", "resamples": RESAMPLES, "sets": {}}
+    result: dict = {"what": "absolute Spearman rank correlation with (D)MOS", "resamples": RESAMPLES, "sets": {}}
     for name, (score, kind) in SETS.items():
         folder = DATA / "human" / name
         with (folder / "scores.csv").open(newline="") as stream:
@@ -76,6 +86,19 @@ def main() -> None:
         [[m, *(f"{e['metrics'][m]['srcc']:.3f} [{e['metrics'][m]['interval'][0]:.3f}, {e['metrics'][m]['interval'][1]:.3f}]"
                for e in result["sets"].values())] for m in args.metrics]))
     print(save(args.name, result))
+    if args.cards:
+        for metric in set(args.metrics) & set(cpips.list_models()):
+            write_card(args.cards / f"{metric}.json", {name: e["metrics"][metric] for name, e in result["sets"].items()})
+
+
+def write_card(path: Path, found: dict) -> None:
+    """Put a model's numbers on its card."""
+    card = json.loads(path.read_text(encoding="utf-8"))
+    card["agreement"] = {f"{name} subset SRCC": values["srcc"] for name, values in found.items()}
+    card["agreement_intervals"] = {f"{name} subset SRCC": values["interval"] for name, values in found.items()}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 if __name__ == "__main__":

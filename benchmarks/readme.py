@@ -52,7 +52,8 @@ def models() -> str:
         card = cpips.model_card(name)
         training, kodak = card["training"], card["kodak"]
         rows.append([f"`{name}`", f"N={card['N']}, M={card['M']}", f"{card['parameters'] / 1e6:.2f} M", f"{card['lambda']:g}",
-                     f"{training['steps']:,} steps, {training['hours']:g} h on {training['hardware']}",
+                     f"{training['steps']:,} of {training['planned_steps']:,} planned steps, {training['hours']:g} h on "
+                     f"{training['hardware']}",
                      f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB"])
     return table(["model", "size", "encoder parameters", "lambda", "training", "Kodak"], rows)
 

@@ -1,9 +1,10 @@
 """Time and peak memory of CPIPS beside LPIPS and DISTS, side by side in one run.
 
-    python benchmarks/speed.py [--rounds 7] [--device cpu]
+    python benchmarks/speed.py [--rounds 7] [--seconds 60] [--device cpu]
 
 In every round each metric runs once, in a new random order, so that a machine that slows down slows all of them; what is
-reported is the median over the rounds of the ratio to CPIPS *within* the round. Speed does not depend on trained
+reported is the median over the rounds of the ratio to CPIPS *within* the round. A case stops after ``--seconds``, so the
+slow ones have fewer rounds (kept in the result), but never fewer than one after the warm-up. Speed does not depend on trained
 weights, so LPIPS-VGG and DISTS run with random trunks of the genuine shape.
 """
 
@@ -66,6 +67,7 @@ def _status(key: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=60, help="no new round of a case after so long")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     metrics = {OURS: cpips.CPIPS(OURS)} | {name: cpips.create_metric(name, **kw) for name, kw in PEERS.items()}
@@ -83,20 +85,22 @@ def main() -> None:
                 times: dict[str, list[float]] = {name: [] for name in calls}
                 memory = {}
                 for name, call in calls.items():
-                    call()  # warm-up
-                    memory[name] = peak_memory(call, args.device)
-                for _ in range(args.rounds):
+                    memory[name] = peak_memory(call, args.device)  # and warm-up
+                started = time.perf_counter()
+                for done in range(args.rounds):
+                    if done and time.perf_counter() - started > args.seconds:
+                        break
                     for name in order.sample(list(calls), len(calls)):
                         begun = time.perf_counter()
                         calls[name]()
                         times[name].append(time.perf_counter() - begun)
                 case = {"size": size, "batch": batch, "dtype": "bfloat16 autocast" if amp else "float32",
-                        "pass": "forward+backward" if backward else "forward", "metrics": {}}
+                        "pass": "forward+backward" if backward else "forward", "rounds": len(times[OURS]), "metrics": {}}
                 for name in calls:
                     ratios = [t / ours for t, ours in zip(times[name], times[OURS])]
                     case["metrics"][name] = {
                         "time_ratio": round(statistics.median(ratios), 3),
-                        "time_ratio_quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]],
+                        "time_ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
                         "peak_mib": None if memory[name] is None else round(memory[name], 1),
                     }
                     if args.device == "cuda":

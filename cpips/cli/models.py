@@ -28,12 +28,11 @@ def models(
     cards = {name: model_card(name) for name in list_models()}
     metrics = list_metrics()
     if as_json:
-        described = [{**card, "name": name, "parameters": _parameters(card)} for name, card in cards.items()]
-        print_json({"default": DEFAULT_MODEL, "models": described, "metrics": metrics})
+        print_json({"default": DEFAULT_MODEL, "models": list(cards.values()), "metrics": metrics})
         return
     rows = []
     for name, card in cards.items():
-        kodak, parameters = card.get("kodak") or {}, _parameters(card)
+        kodak, parameters = card.get("kodak") or {}, card.get("parameters")
         rows.append((
             name + " (default)" * (name == DEFAULT_MODEL),
             f"{parameters / 1e6:.2f} M" if parameters else "",
@@ -46,14 +45,6 @@ def models(
     print_table([columns[i] for i in filled], [[row[i] for i in filled] for row in rows], right=["params"],
                 notes=[f"--metric takes: {', '.join(metrics)}; a weights file; and, downloaded on request, "
                        "compressai:bmshj2018-hyperprior/mse/1 to /8 (and /ms-ssim/)"])
-
-
-def _parameters(card: Mapping[str, Any]) -> int | None:
-    """Of the analysis transform: four 5x5 convolutions, three GDN."""
-    if card.get("arch") != "hyperprior" or not {"N", "M"} <= card.keys():
-        return None
-    n, m = card["N"], card["M"]
-    return 75 * n + n + 2 * (25 * n * n + n) + 25 * n * m + m + 3 * (n + n * n)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from .. import pretrained
 from .evaluate import codec_metadata, evaluate_codec, load_codec
 from .model import is_table
-from .train import TrainConfig
+from .train import TrainConfig, export
 
 DESCRIPTION = "scale hyperprior (Ballé et al. 2018) trained for rate and distortion only; the metric is its analysis transform"
 
@@ -31,13 +31,16 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
     """Write the weights and the card; returns the card.
 
     Args:
-        run: folder of the trainer, with ``codec.safetensors`` and ``log.csv``.
+        run: folder of the trainer, with ``log.csv`` and ``codec.safetensors`` (or ``last.pt``, of a run stopped early).
         kodak: folder of test images, never trained on.
         weights: the repository's ``weights`` folder.
         commit: git commit of the code that trained it.
     """
-    config, metadata = TrainConfig.load(config_path), codec_metadata(run / "codec.safetensors")
-    tensors = pretrained.read_weights(run / "codec.safetensors")
+    exported, checkpoint = run / "codec.safetensors", run / "last.pt"
+    if not exported.exists() or (checkpoint.exists() and checkpoint.stat().st_mtime > exported.stat().st_mtime):
+        export(checkpoint, exported)  # a run that was stopped early
+    config, metadata = TrainConfig.load(config_path), codec_metadata(exported)
+    tensors = pretrained.read_weights(exported)
     kept = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items() if not is_table(k)}
     encoder = {k: v for k, v in kept.items() if k.startswith("g_a.") and k.count(".") == 2}
     names = {"encoder": weights / f"{config.name}.safetensors", "codec": weights / "codecs" / f"{config.name}.safetensors"}
@@ -61,6 +64,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         "preprocessing": "RGB in [0,1], no normalisation, no resizing",
         "training": {
             "data": config.data, "config": config_path.as_posix(), "steps": int(metadata["steps"]),
+            "planned_steps": config.steps,
             "stages": [vars(stage) for stage in config.stages], "hours": round(float(metadata["seconds"]) / 3600, 2),
             "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "torch": torch.__version__,
             "commit": commit, "seed": config.seed, "notes": config.notes,

@@ -179,7 +179,7 @@ class Trainer:
             if self.step % config.checkpoint_every == 0 or self.step == until:
                 self.save()
         if self.step == config.steps:
-            self.export(self.out / "codec.safetensors")
+            export(self.checkpoint, self.out / "codec.safetensors")
 
     # ---- files --------------------------------------------------------------------------------------------------
 
@@ -233,19 +233,23 @@ class Trainer:
         partial.write_text("\n".join([",".join(LOG_FIELDS), *kept]) + "\n")
         os.replace(partial, path)
 
-    def export(self, path: Path) -> None:
-        """Write the moving average as a CompressAI state dict (safetensors), its entropy tables ready for coding."""
-        model = Codec(self.config.N, self.config.M)
-        model.load_state_dict(self.ema.module.state_dict())
-        optimizer = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-2)
-        for _ in range(500):  # the quantiles bound the coder's tables: settle them on the averaged densities
-            optimizer.zero_grad()
-            model.aux_loss().backward()
-            optimizer.step()
-        model.update(force=True)
-        state = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
-        metadata = dict(arch="hyperprior", name=self.config.name, N=str(self.config.N), M=str(self.config.M),
-                        lmbda=str(self.config.lmbda), steps=str(self.step), seconds=f"{self.seconds:.0f}")
-        partial = Path(path).with_suffix(".partial")
-        save_file(state, partial, metadata=metadata)
-        os.replace(partial, path)
+
+def export(checkpoint: Path, path: Path) -> None:
+    """Write the moving average in a trainer's checkpoint as a CompressAI state dict (safetensors), ready for coding."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    config = state["config"]
+    model = Codec(config["N"], config["M"])
+    averaged = {key.removeprefix("module."): value for key, value in state["ema"].items() if key.startswith("module.")}
+    model.load_state_dict(averaged)
+    optimizer = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-2)
+    for _ in range(500):  # the quantiles bound the coder's tables: settle them on the averaged densities
+        optimizer.zero_grad()
+        model.aux_loss().backward()
+        optimizer.step()
+    model.update(force=True)
+    tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    metadata = {"arch": "hyperprior", "seconds": f"{state['seconds']:.0f}", "steps": str(state["step"])}
+    metadata |= {key: str(config[key]) for key in ("name", "N", "M", "lmbda")}
+    partial = Path(path).with_suffix(".partial")
+    save_file(tensors, partial, metadata=metadata)
+    os.replace(partial, path)
