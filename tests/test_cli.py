@@ -22,15 +22,6 @@ PLAIN = {**{k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_
          "TERM": "xterm-256color", "COLUMNS": "120", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """On images this small two threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory) -> Path:
     """ref.png, near.png and far.png of one size; small.png; alpha.png (of the reference); broken.png."""

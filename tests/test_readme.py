@@ -35,8 +35,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
 def test_python_block_runs(code, folder):
-    if "torchmetrics" in code:
-        pytest.importorskip("torchmetrics")
+    if "torchmetrics" in code and importlib.util.find_spec("torchmetrics") is None:
+        pytest.skip("torchmetrics is not installed")
     exec(compile(code, "README.md", "exec"), {})
 
 

@@ -30,15 +30,6 @@ from cpips.scoring.tables import TableError, atomic, write_table
 SIZES = [(40, 33), (24, 50), (40, 33), (17, 16)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """On images this small two threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def metric():
     return cpips.CPIPS("random")
