@@ -16,9 +16,8 @@ from PIL import Image
 
 from _common import DATA, save, table
 from cpips.codec.evaluate import codec_metadata, evaluate_codec, load_codec, psnr_8bit
+from cpips.codec.release import OFFICIAL
 from cpips.images import from_pil
-
-OFFICIAL = {"0.013": {"bpp": 0.478, "psnr": 32.84}}  # CompressAI's bmshj2018-hyperprior, quality 4, as it publishes it
 
 
 def at_rate(image: Image.Image, limit: int, kind: str, **settings) -> tuple[int, float]:
@@ -52,8 +51,8 @@ def main() -> None:
                 size, psnr = at_rate(image.convert("RGB"), round(row["bpp"] * pixels / 8), kind, **settings)
                 found.append((8 * size / pixels, psnr))
         rows[kind] = {"bpp": sum(b for b, _ in found) / len(found), "psnr": sum(p for _, p in found) / len(found)}
-    if official := OFFICIAL.get(metadata.get("lmbda", "")):
-        rows["official q4 (published)"] = official
+    if official := OFFICIAL.get(float(metadata.get("lmbda", 0))):
+        rows["official checkpoint (published)"] = official
     print(table(["codec", "bits per pixel", "PSNR dB"], [[n, f"{r['bpp']:.3f}", f"{r['psnr']:.2f}"] for n, r in rows.items()]))
     print(save("kodak", {"codec": metadata, "mean": rows, "images": ours["images"]}))
 

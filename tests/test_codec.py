@@ -26,7 +26,7 @@ from cpips import CPIPS, WeightsError, pretrained  # noqa: E402
 from cpips.codec.data import Crops  # noqa: E402
 from cpips.codec.evaluate import codec_metadata, evaluate_codec, load_codec, psnr_8bit  # noqa: E402
 from cpips.codec.model import Codec, rate_distortion  # noqa: E402
-from cpips.codec.release import release  # noqa: E402
+from cpips.codec.release import gap, release  # noqa: E402
 from cpips.codec.train import Stage, TrainConfig, Trainer  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -159,6 +159,8 @@ def test_release_writes_encoder_card_and_codec(run, data_root, tmp_path, monkeyp
     assert card["kodak"]["bpp"] == round(shipped["bpp"], 4)
     assert codec_metadata(tmp_path / "weights" / card["codec_file"])["name"] == "tiny"
     assert not list((tmp_path / "weights").rglob("*.partial"))
+    assert "official" not in card["kodak"]
+    assert gap({"bpp": 0.5, "psnr": 30.0}, 0.013)["minus_official"] == {"bpp": 0.022, "psnr": -2.84}
 
 
 def test_load_codec_refuses_an_encoder_alone(run, data_root, tmp_path):
