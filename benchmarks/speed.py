@@ -125,7 +125,7 @@ def report(result: dict) -> str:
     for name in PEERS:
         faster = sum(c["metrics"][name]["time_ratio"] > 1 for c in result["cases"])
         leaner = sum((c["metrics"][name]["peak_mib"] or 0) > (c["metrics"][result["ours"]]["peak_mib"] or 0) for c in result["cases"])
-        wins.append(f"against {name}: {result['ours']} is faster in {faster} of {len(rows)} cases, slower in "
+        wins.append(f"- against {name}: {result['ours']} is faster in {faster} of {len(rows)} cases, slower in "
                     f"{len(rows) - faster}; needs less memory in {leaner}, more in {len(rows) - leaner}")
     return table(["images", "dtype", "pass", *PEERS], rows) + "\n\n" + "\n".join(wins)
 
