@@ -71,10 +71,12 @@ def weights_dir() -> Path:
         WeightsError: the installation lacks them.
     """
     spec = importlib.util.find_spec("cpips.weights")
-    if spec is None or spec.origin is None:
-        raise WeightsError("the package cpips.weights is missing: install cpips with pip (pip install .), "
-                           "a bare source folder on the path is not enough")
-    return Path(spec.origin).parent
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent
+    checkout = Path(__file__).resolve().parents[1] / "weights"  # python started in a checkout imports this very folder
+    if (checkout / "__init__.py").is_file():
+        return checkout
+    raise WeightsError("the package cpips.weights is missing: install cpips with pip (pip install .)")
 
 
 def unknown_model(name: str, known: Iterable[str]) -> ModelError:
