@@ -6,13 +6,13 @@
 """
 
 from ._version import __version__
-from .errors import CpipsError, ImageError, ModelError, WeightsError
+from .errors import BitstreamError, CpipsError, ImageError, ModelError, WeightsError
 from .images import load as load_image
 from .metric import CPIPS, Embedding
 from .pretrained import list_models, model_card
 from .registry import create_metric, list_metrics
 
 __all__ = [
-    "CPIPS", "CpipsError", "Embedding", "ImageError", "ModelError", "WeightsError", "__version__",
+    "BitstreamError", "CPIPS", "CpipsError", "Embedding", "ImageError", "ModelError", "WeightsError", "__version__",
     "create_metric", "list_metrics", "list_models", "load_image", "model_card",
 ]

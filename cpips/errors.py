@@ -17,3 +17,7 @@ class ModelError(CpipsError, ValueError):
 
 class WeightsError(CpipsError, RuntimeError):
     """Weights that are missing, damaged, of another network, or that cannot be fetched or stored."""
+
+
+class BitstreamError(CpipsError, ValueError):
+    """A compressed file that is damaged, cut short, foreign, or of another codec than the one at hand."""

@@ -172,6 +172,27 @@ class CPIPS(FullReferenceMetric):
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""
         return self._embed(self._prepare(image))
 
+    def embed_latent(self, latent: Tensor, size: tuple[int, int]) -> Embedding:
+        """The embedding of images of which the rounded latent is known, from a compressed file say.
+
+        Args:
+            latent: ``(N,M,ceil(H/16),ceil(W/16))``, rounded, of this metric's encoder.
+            size: (H,W) of the images.
+
+        Raises:
+            ModelError: the metric looks at more than the rounded latent.
+            ImageError: a latent that images of this size do not have.
+        """
+        if not self.quantize or self.taps != ("y",) or self.scales != 1:
+            raise ModelError("a rounded latent is all that is known: use CPIPS(..., quantize=True) with taps ('y',) and "
+                             f"one scale, not taps {self.taps} and {self.scales} scales")
+        expected = (self.encoder.M, *(-(-side // STRIDES["y"]) for side in size))
+        if latent.dim() != 4 or tuple(latent.shape[1:]) != expected:
+            raise ImageError(f"the latent has shape {tuple(latent.shape)}: expected (N, {', '.join(map(str, expected))}) "
+                             f"for images of {size[1]}x{size[0]} px (width x height)")
+        latent = latent.to(self.device, self.encoder.dtype)
+        return Embedding((latent,), (STRIDES["y"],), (int(size[0]), int(size[1])), self._key)
+
     def distance(self, a: Embedding, b: Embedding, *, mask: Tensor | None = None,
                  reduction: str | None = None) -> Tensor:
         """As calling the metric on the images of which ``a`` and ``b`` are the embeddings.

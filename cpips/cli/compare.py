@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .codec import CodecOption, codec_files
 from .common import (BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, fail, make_metric, number,
                      print_json, print_table)
 
+if TYPE_CHECKING:
+    from ..metric import CPIPS
+    from ..scoring import Result
+
 
 def compare(
-    reference: Annotated[str, typer.Argument(metavar="REF", show_default=False, help="The image to compare with.")],
-    images: Annotated[list[str], typer.Argument(metavar="IMG", show_default=False, help="Images of the same size.")],
+    reference: Annotated[str, typer.Argument(metavar="REF", show_default=False, help="The image, or .cpz file, to compare with.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMG", show_default=False, help="Images or .cpz files of the same size.")],
     metric: MetricOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    codec: CodecOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Distances of images to a reference: lower is closer, 0 is equal.
 
-    An image that cannot be compared is reported in its row and the others go on.
+    Any of them may be a .cpz file of `cpips compress`: then all are compared by what their bitstreams hold, the rounded
+    latent, and no picture is decoded. An image that cannot be compared is reported in its row and the others go on.
     """
-    from ..images import load
-    from ..scoring import score_pairs
+    from ..codec.container import is_compressed
 
-    measure = make_metric(metric, device, dtype, background)
-    original = load(reference, background)[None]  # the one image without which nothing goes
-    results = list(score_pairs(((original, image) for image in images), measure))
+    if any(is_compressed(path) for path in (reference, *images)):
+        measure, results = _compare_files(reference, images, metric, device, dtype, background, codec)
+    elif codec is not None:
+        raise typer.BadParameter("--codec is for .cpz files, and none is given: choose with --metric")
+    else:
+        from ..images import load
+        from ..scoring import score_pairs
+
+        measure = make_metric(metric, device, dtype, background)
+        original = load(reference, background)[None]  # the one image without which nothing goes
+        results = list(score_pairs(((original, image) for image in images), measure))
     failed = [i for i, result in enumerate(results) if result.error is not None]
     if as_json:
         found = [{"image": image, **({"distance": r.distance} if r.error is None else {"error": r.error})}
@@ -45,6 +59,15 @@ def compare(
         fail(error if images[i] in error else f"{images[i]}: {error}")
     if failed:
         raise typer.Exit(2 if len(failed) == len(results) else 1)
+
+
+def _compare_files(reference: str, images: list[str], metric: str | None, device: str, dtype: str,
+                   background: str | None, codec: str | None) -> tuple[CPIPS, list[Result]]:
+    if metric is not None or dtype != "float32" or device not in ("auto", "cpu"):
+        raise typer.BadParameter(".cpz files are compared by the encoder that wrote them, in float32 on the CPU: leave out "
+                                 "--metric, --dtype and --device, or `cpips decompress` the files first")
+    files = codec_files()
+    return files.compare(reference, images, files.open_codec(codec) if codec else None, background=background)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterable
 
 import torch
 from safetensors import safe_open
 
 from .. import images
 from ..pretrained import read_weights
+from .container import pack
 from .model import Codec
 
 
-def load_codec(path: Path) -> Codec:
-    """A codec ready for coding, from a file that :meth:`cpips.codec.train.Trainer.export` wrote.
+def load_codec(path: Path, sha256: str | None = None) -> Codec:
+    """A codec ready for coding, from a file that :func:`cpips.codec.train.export` wrote.
+
+    Args:
+        sha256: expected digest of the file.
 
     Raises:
         WeightsError: missing, damaged, or not a scale hyperprior.
     """
-    return Codec.from_state_dict(read_weights(Path(path)))
+    return Codec.from_state_dict(read_weights(Path(path), sha256))
 
 
 def codec_metadata(path: Path) -> dict[str, str]:
@@ -35,24 +39,30 @@ def psnr_8bit(image: torch.Tensor, decoded: torch.Tensor) -> float:
     return 10 * math.log10(255**2 / (a - b).square().mean().clamp_min(1e-10).item())
 
 
-def evaluate_codec(codec: Codec, paths: Iterable[Path]) -> dict:
-    """Code and decode each image; bits per pixel count the bytes of the strings.
+def evaluate_codec(codec: Codec, paths: Iterable[Path],
+                   **measures: Callable[[torch.Tensor, torch.Tensor], float]) -> dict:
+    """Code and decode each image; bits per pixel count every byte of the ``.cpz`` file.
+
+    Args:
+        measures: further measures by name, of the image and the decoded one, ``(3,H,W)`` in [0,1].
 
     Returns:
         ``{"bpp": mean, "psnr": mean, "images": [{"name", "bpp", "psnr", "estimated_bpp"}, ...]}``; the means are over
         images, PSNR in dB, ``estimated_bpp`` is what the entropy model predicts for the same image.
     """
+    measures = {"psnr": psnr_8bit, **measures}
     rows = []
     for path in sorted(paths):
         image = images.load(path)
         pixels = image.shape[1] * image.shape[2]
         stream = codec.encode(image)
         decoded = codec.decode(stream)
-        rows.append({"name": path.name, "bpp": 8 * stream.num_bytes / pixels, "psnr": psnr_8bit(image, decoded),
-                     "estimated_bpp": codec.estimate_bits(image) / pixels})
+        size = len(pack(stream, codec.name, codec.digest))
+        rows.append({"name": path.name, "bpp": 8 * size / pixels, "estimated_bpp": codec.estimate_bits(image) / pixels,
+                     **{name: measure(image, decoded) for name, measure in measures.items()}})
     if not rows:
         raise ValueError("no images to evaluate the codec on")
-    return {"bpp": _mean(rows, "bpp"), "psnr": _mean(rows, "psnr"), "images": rows}
+    return {**{key: _mean(rows, key) for key in ("bpp", *measures)}, "images": rows}
 
 
 def _mean(rows: list[dict], key: str) -> float:

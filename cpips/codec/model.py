@@ -7,42 +7,37 @@ any image size, the training loss, and the count of real bytes.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
-from dataclasses import dataclass
+import zlib
+from functools import cached_property
 from typing import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import WeightsError
+from ..encoders import AnalysisTransform
+from ..errors import BitstreamError, WeightsError
 from ._compressai import import_compressai
+from .container import Bitstream
 
 ScaleHyperprior = import_compressai("compressai.models").ScaleHyperprior
+ans = import_compressai("compressai.ans")
 
-STRIDE = 64  # of the hyper-latent: sides of a coded image are padded to a multiple of it
-
-
-@dataclass(frozen=True)
-class Bitstream:
-    """A compressed image: rANS strings of the latent y and the hyper-latent z, and what the decoder must know."""
-
-    y: bytes
-    z: bytes
-    height: int
-    width: int
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of both strings and of the two 16-bit sides that a decoder needs."""
-        return len(self.y) + len(self.z) + 4
+CELL = 16  # px that a cell of the latent covers, each way
+STRIDE = 64  # of the hyper-latent: crops to train on are multiples of it
 
 
 class Codec(ScaleHyperprior):
     """Scale hyperprior with ``N`` channels inside and ``M`` in the latent.
 
-    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key.
+    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it.
     """
+
+    name = "custom"
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Codec":
@@ -62,23 +57,111 @@ class Codec(ScaleHyperprior):
         codec.update(force=True)
         return codec.eval()
 
+    def forward(self, x: Tensor) -> dict:
+        """CompressAI's, with the quantised latent ``y_hat`` beside its outputs. Likelihoods are float32 under autocast."""
+        y = self.g_a(x)
+        z = self.h_a(y.abs())
+        with torch.autocast(x.device.type, enabled=False):
+            z_hat, z_likelihoods = self.entropy_bottleneck(z.float())
+        scales = self.h_s(z_hat)
+        with torch.autocast(x.device.type, enabled=False):
+            y_hat, y_likelihoods = self.gaussian_conditional(y.float(), scales.float())
+        return {"x_hat": self.g_s(y_hat), "y_hat": y_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def noisy_latent(self, x: Tensor) -> Tensor:
+        """``g_a(x)`` with the uniform noise that stands for rounding in training, ``(N,M,H/16,W/16)``."""
+        return self.gaussian_conditional.quantize(self.g_a(x), "noise")
+
+    # ---- coding -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def latent(self, image: Tensor) -> Tensor:
+        """The rounded latent ``(1,M,ceil(H/16),ceil(W/16))`` of ``image``, ``(3,H,W)`` in [0,1].
+
+        It comes from the metric's own analysis transform, cell for cell and bit for bit: that is what makes distances
+        between files equal distances between images.
+        """
+        return self._analysis(image[None])[0].round()
+
     @torch.no_grad()
     def encode(self, image: Tensor) -> Bitstream:
-        """Compress ``image``, ``(3,H,W)`` float in [0,1]."""
-        (y,), (z,) = self.compress(_pad(image))["strings"]
-        return Bitstream(y, z, *image.shape[-2:])
+        """Compress ``image``, ``(3,H,W)`` float in [0,1], of any size."""
+        y = self.latent(image)
+        z = self.h_a(y.abs())
+        (z_string,) = self.entropy_bottleneck.compress(z)
+        z_hat = self.entropy_bottleneck.decompress([z_string], z.shape[-2:])
+        indexes = self._indexes(z_hat, y.shape[-2:])
+        y_string = ans.RansEncoder().encode_with_indexes(y.int().flatten().tolist(), indexes.flatten().tolist(), *self._tables)
+        return Bitstream(z_string, y_string, *image.shape[-2:], _checksum(y))
+
+    @torch.no_grad()
+    def decode_latent(self, stream: Bitstream) -> Tensor:
+        """The rounded latent ``(1,M,h,w)`` in ``stream``: entropy decoding alone, no synthesis.
+
+        Raises:
+            BitstreamError: the strings do not decode to what was encoded.
+        """
+        height, width = (math.ceil(side / CELL) for side in (stream.height, stream.width))
+        z_size = (math.ceil(height / 4), math.ceil(width / 4))
+        z_hat = self.entropy_bottleneck.decompress([_padded(stream.z, self.N * math.prod(z_size))], z_size)
+        indexes = self._indexes(z_hat, (height, width))
+        y_string = _padded(stream.y, indexes.numel())
+        symbols = ans.RansDecoder().decode_with_indexes(y_string, indexes.flatten().tolist(), *self._tables)
+        y_hat = torch.from_numpy(np.array(symbols, np.float32)).view(indexes.shape).to(z_hat.device)
+        if _checksum(y_hat) != stream.checksum:
+            raise BitstreamError("the file does not decode to what was compressed: it is damaged, or was compressed on "
+                                 "a machine whose arithmetic differs; compress the image again on this one")
+        return y_hat
 
     @torch.no_grad()
     def decode(self, stream: Bitstream) -> Tensor:
-        """Decompress to ``(3,H,W)`` float in [0,1]."""
-        shape = (math.ceil(stream.height / STRIDE), math.ceil(stream.width / STRIDE))
-        image = self.decompress([[stream.y], [stream.z]], shape)["x_hat"][0]
+        """Decompress to ``(3,H,W)`` float in [0,1].
+
+        Raises:
+            BitstreamError: as :meth:`decode_latent`.
+        """
+        image = self.g_s(self.decode_latent(stream))[0].clamp(0, 1)
         return image[:, : stream.height, : stream.width]
 
     @torch.no_grad()
     def estimate_bits(self, image: Tensor) -> float:
         """Bits that the entropy model predicts for ``image``, ``(3,H,W)``; :meth:`encode` comes close to it."""
-        return _bits(self.eval()(_pad(image))).item()
+        y = self.latent(image)
+        z_hat, z_likelihoods = self.entropy_bottleneck(self.h_a(y.abs()), training=False)
+        scales = self.h_s(z_hat)[..., : y.shape[-2], : y.shape[-1]]
+        _, y_likelihoods = self.gaussian_conditional(y, scales, training=False)
+        return _bits({"likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}).item()
+
+    @cached_property  # in the instance's __dict__, so not a submodule
+    def digest(self) -> str:
+        """SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file they came."""
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            if not is_table(name):
+                sha.update(f"{name}{tuple(tensor.shape)}".encode())
+                sha.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return sha.hexdigest()
+
+    @cached_property
+    def _analysis(self) -> AnalysisTransform:
+        return AnalysisTransform.from_state_dict(self.state_dict())
+
+    @cached_property
+    def _exact_h_s(self) -> torch.nn.Module:
+        return copy.deepcopy(self.h_s).double()
+
+    @cached_property
+    def _tables(self) -> tuple[list[list[int]], list[int], list[int]]:
+        """The latent's coding tables as the coder takes them; CompressAI makes these lists anew for each string."""
+        model = self.gaussian_conditional
+        return model.quantized_cdf.tolist(), model.cdf_length.flatten().tolist(), model.offset.flatten().tolist()
+
+    def _indexes(self, z_hat: Tensor, size: tuple[int, int]) -> Tensor:
+        """Which table codes each symbol of y. Scales are computed in fp64: whoever decodes must find the same ones,
+        with other threads, vector units or libraries, or lose step."""
+        scales = self._exact_h_s(z_hat.double())[..., : size[0], : size[1]]
+        table = self.gaussian_conditional.scale_table  # CompressAI's build_indexes, in one pass in place of 63
+        return torch.bucketize(scales.float(), table[:-1]).int()
 
 
 def is_table(key: str) -> bool:
@@ -86,10 +169,14 @@ def is_table(key: str) -> bool:
     return key.rsplit(".", 1)[-1] in ("_quantized_cdf", "_cdf_length", "_offset", "scale_table", "pedestal", "bound", "target")
 
 
-def _pad(image: Tensor) -> Tensor:
-    """``(1,3,H',W')`` with sides that are multiples of ``STRIDE``."""
-    height, width = image.shape[-2:]
-    return F.pad(image[None], (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+def _checksum(latent: Tensor) -> int:
+    return zlib.crc32(latent.to(torch.int32).cpu().contiguous().numpy().astype("<i4").tobytes())
+
+
+def _padded(string: bytes, symbols: int) -> bytes:
+    """The coder reads 32-bit words without looking for the end, at most two a symbol once its input is zeros: with
+    room behind it a forged string cannot make it read foreign memory."""
+    return string + bytes(8 * symbols + 64)
 
 
 def _bits(output: dict) -> Tensor:
@@ -103,6 +190,9 @@ def rate_distortion(output: dict, image: Tensor, lmbda: float) -> dict[str, Tens
         output: what ``Codec.forward`` returned for ``image``.
         image: ``(N,3,H,W)`` in [0,1].
         lmbda: weight of the distortion, in bits per pixel per squared 8-bit grey level.
+
+    Returns:
+        ``loss``, ``bpp`` and ``mse``, scalars.
     """
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
     bpp = _bits(output) / pixels

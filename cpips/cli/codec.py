@@ -1,0 +1,77 @@
+"""``cpips compress`` and ``cpips decompress``: images into ``.cpz`` files and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Optional
+
+import typer
+
+from .common import BackgroundOption, JsonOption, print_json, say
+
+CodecOption = Annotated[Optional[str], typer.Option(
+    "--codec", "-c", metavar="NAME", show_default=False,
+    help="A model that `cpips models` lists, or a codec's weights file.")]
+
+
+def codec_files() -> ModuleType:
+    """:mod:`cpips.codec.files`.
+
+    Raises:
+        CpipsError: the extra ``codec`` is not installed.
+    """
+    try:
+        from ..codec import files
+    except ImportError as error:
+        from ..errors import CpipsError
+
+        raise CpipsError(f"compressed files need the codec ({error}): pip install 'cpips[codec]' -c constraints.txt") from error
+    return files
+
+
+def compress(
+    image: Annotated[str, typer.Argument(metavar="IMG", show_default=False, help="The image to compress.")],
+    output: Annotated[Optional[Path], typer.Option(
+        "--output", "-o", metavar="FILE", show_default=False, help="Default: the image's name with .cpz.")] = None,
+    codec: CodecOption = None,
+    background: BackgroundOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compress an image into a .cpz file, from which it can be decoded, and compared without being decoded."""
+    from ..images import load
+    from ..pretrained import DEFAULT_MODEL
+
+    tensor = load(image, background)
+    files = codec_files()
+    model = files.open_codec(codec or DEFAULT_MODEL)
+    path = output or Path(image).with_suffix(".cpz")
+    size = files.compress(tensor, path, model)
+    height, width = tensor.shape[1:]
+    bpp = 8 * size / (height * width)
+    if as_json:
+        print_json({"file": str(path), "codec": model.name, "bytes": size, "bits_per_pixel": bpp, "width": width,
+                    "height": height})
+    else:
+        say(f"{path}: {size} bytes, {bpp:.3f} bits per pixel, {width}x{height} px, {model.name}")
+
+
+def decompress(
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A .cpz file.")],
+    output: Annotated[Optional[Path], typer.Option(
+        "--output", "-o", metavar="IMG", show_default=False,
+        help="Picture to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
+    codec: CodecOption = None,
+) -> None:
+    """Decode a .cpz file into a picture."""
+    path = output or Path(file).with_suffix(".png")
+    files = codec_files()
+    files.picture_format(path)  # a wrong suffix is told before the work
+    picture = files.decompress(file, files.open_codec(codec) if codec else None)
+    files.save_picture(picture, path)
+    say(f"{path}: {picture.shape[2]}x{picture.shape[1]} px")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(compress)
+    app.command()(decompress)

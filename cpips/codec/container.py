@@ -1,0 +1,164 @@
+r"""The ``.cpz`` container: one compressed image, as small as it is safe to read.
+
+All numbers are unsigned and little-endian::
+
+    8    magic  89 43 50 5A 0D 0A 1A 0A   ("\x89CPZ\r\n\x1a\n": a transfer in text mode or cut at 7 bits breaks it)
+    1    version, 1
+    1    n, then n bytes: name of the codec, UTF-8
+    8    first bytes of the codec's digest (SHA-256 over its learned tensors)
+    4+4  height and width of the image in px, 1 or more
+    4+4  bytes of the hyper-latent's and of the latent's rANS string
+    4    CRC-32 of the latent (int32 values in the order channel, row, column)
+         the two strings
+    8    BLAKE2b-64 of everything before
+
+The last field tells damage from use; the latent's own tells a decoder that has lost step. Neither is a signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from ..errors import BitstreamError
+
+if TYPE_CHECKING:
+    from .model import Codec
+
+SUFFIX = ".cpz"
+MAGIC = b"\x89CPZ\r\n\x1a\n"
+VERSION = 1
+_FIXED = struct.Struct("<8sIIIII")  # after the name
+_SEAL = 8
+
+
+@dataclass(frozen=True)
+class Bitstream:
+    """A compressed image: rANS strings of the hyper-latent z and the latent y, and what decoding them takes.
+
+    ``checksum`` is the CRC-32 of the rounded latent: entropy decoding depends on floating-point scales, and on a
+    platform where these come out otherwise the loss of step is told, not shown as a picture.
+    """
+
+    z: bytes
+    y: bytes
+    height: int
+    width: int
+    checksum: int
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a ``.cpz`` file holds: the strings, and which codec wrote them."""
+
+    stream: Bitstream
+    codec: str
+    codec_digest: str  # first 16 hex digits
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H,W) of the image."""
+        return self.stream.height, self.stream.width
+
+
+def pack(stream: Bitstream, name: str, digest: str) -> bytes:
+    """The bytes of a ``.cpz`` file; ``digest`` is the codec's, in hex."""
+    label = name.encode()
+    if len(label) > 255:
+        raise ValueError(f"the codec's name has {len(label)} bytes: 255 fit the container")
+    body = b"".join((
+        MAGIC, bytes((VERSION, len(label))), label,
+        _FIXED.pack(bytes.fromhex(digest)[:8], stream.height, stream.width, len(stream.z), len(stream.y), stream.checksum),
+        stream.z, stream.y,
+    ))
+    return body + _seal(body)
+
+
+def unpack(data: bytes, name: str = "the file") -> Compressed:
+    """Read what :func:`pack` wrote.
+
+    Raises:
+        BitstreamError: not such a file, of a later version, truncated, damaged, or of an image too large to decode.
+    """
+    if not data.startswith(MAGIC):
+        raise BitstreamError(f"{name} is not a .cpz file: compress an image with `cpips compress`")
+    if len(data) > 8 and data[8] != VERSION:
+        raise BitstreamError(f"{name} has version {data[8]} of the .cpz format, and this cpips reads version {VERSION}: "
+                             "it is of a later cpips, or damaged")
+    fixed = 10 + (data[9] if len(data) > 9 else 0)
+    begin = fixed + _FIXED.size
+    if len(data) < begin + _SEAL:
+        raise BitstreamError(f"{name} is cut short after {len(data)} bytes, in its header: copy it again")
+    digest, height, width, z_length, y_length, checksum = _FIXED.unpack_from(data, fixed)
+    expected = begin + z_length + y_length + _SEAL
+    if len(data) != expected:
+        what = "cut short" if len(data) < expected else "longer than it should be, or damaged"
+        raise BitstreamError(f"{name} is {what}: it has {len(data)} bytes, its header says {expected}; copy it again")
+    if _seal(data[:-_SEAL]) != data[-_SEAL:]:
+        raise BitstreamError(f"{name} is damaged (its checksum does not hold): copy it again")
+    try:
+        codec = data[10:fixed].decode()
+    except UnicodeDecodeError:
+        raise BitstreamError(f"{name} names its codec in no readable text: it was not written by cpips") from None
+    if min(height, width) < 1 or height * width > (Image.MAX_IMAGE_PIXELS or float("inf")):
+        raise BitstreamError(f"{name} claims to hold {width}x{height} px: expected 1 or more and at most "
+                             "PIL.Image.MAX_IMAGE_PIXELS; raise that if you trust the file")
+    middle = begin + z_length
+    stream = Bitstream(data[begin:middle], data[middle:-_SEAL], height, width, checksum)
+    return Compressed(stream, codec, digest.hex())
+
+
+def is_compressed(path: str | os.PathLike) -> bool:
+    """Whether ``path`` is named as a ``.cpz`` file, or begins like one."""
+    if Path(path).suffix.lower() == SUFFIX:
+        return True
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def read(path: str | os.PathLike) -> Compressed:
+    """:func:`unpack` a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        BitstreamError: as :func:`unpack`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        return unpack(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BitstreamError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def write(path: str | os.PathLike, data: bytes) -> None:
+    """Write ``data`` under ``path`` whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_codec(compressed: Compressed, codec: Codec, name: str = "the file") -> None:
+    """Raise :class:`BitstreamError` unless ``codec`` is the one that wrote it."""
+    if not codec.digest.startswith(compressed.codec_digest):
+        raise BitstreamError(f"{name} was compressed with {compressed.codec!r} of digest {compressed.codec_digest}, and "
+                             f"this codec has {codec.digest[:16]}: give the weights it was made with (--codec FILE)")
+
+
+def _seal(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_SEAL).digest()

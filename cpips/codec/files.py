@@ -1,0 +1,168 @@
+"""Images into ``.cpz`` files and back, and the distance between such files, taken on what the bitstream holds.
+
+    codec = open_codec("hyperprior-q4")
+    compress("a.png", "a.cpz", codec); compress("b.png", "b.cpz", codec)
+    metric = file_metric(codec)
+    metric.distance(embed(metric, codec, "a.cpz"), embed(metric, codec, "b.png"))
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from .. import images, pretrained
+from ..errors import BitstreamError, CpipsError, ImageError, WeightsError
+from ..metric import CPIPS, Embedding
+from ..scoring import Result
+from . import container
+from .container import Compressed
+from .evaluate import load_codec
+from .model import Codec
+
+PICTURES = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}  # all written lossless
+
+
+@lru_cache(maxsize=4)
+def open_codec(model: str | os.PathLike = pretrained.DEFAULT_MODEL) -> Codec:
+    """The whole codec of a shipped model, or of a weights file that the trainer wrote.
+
+    Only encoders ship inside the package. Codecs are files of their own: found in ``weights/codecs`` of a checkout, or
+    as ``NAME.safetensors`` under ``codecs`` in the cache directory (``CPIPS_HOME``), where the digest on the model's
+    card is checked.
+
+    Raises:
+        ModelError: no such model.
+        WeightsError: the file is missing, damaged, or not a codec.
+    """
+    if isinstance(model, os.PathLike) or str(model).endswith(".safetensors"):
+        path = Path(model)
+        codec = load_codec(path)
+        codec.name = path.stem if path.stem != "codec" else "custom"
+        return codec
+    card = pretrained.model_card(str(model))
+    places = [pretrained.weights_dir() / card["codec_file"], pretrained.cache_dir() / card["codec_file"]]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise WeightsError(f"the codec of {model} is not here: put {Path(card['codec_file']).name} of the project's "
+                           f"weights/codecs (SHA-256 {card['codec_sha256'][:12]}...) at {places[1]}, or name the file")
+    codec = load_codec(found, sha256=card["codec_sha256"])
+    codec.name = str(model)
+    return codec
+
+
+def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "the file") -> Codec:
+    """The codec that wrote a file: ``codec`` if given, else the shipped model that the file names; checked.
+
+    Raises:
+        BitstreamError: another codec wrote it, or one that does not ship.
+    """
+    if codec is None:
+        if compressed.codec not in pretrained.list_models():
+            raise BitstreamError(f"{name} was compressed with {compressed.codec!r}, which does not ship with cpips: give "
+                                 "its weights (--codec FILE)")
+        codec = open_codec(compressed.codec)
+    container.check_codec(compressed, codec, name)
+    return codec
+
+
+def compress(image: str | os.PathLike | Tensor, path: str | os.PathLike, codec: Codec,
+             background: images.Background = None) -> int:
+    """Write ``image``, a file or ``(3,H,W)`` in [0,1], as ``.cpz``; returns the bytes of the file."""
+    tensor = image if isinstance(image, Tensor) else images.load(image, background)
+    data = container.pack(codec.encode(tensor), codec.name, codec.digest)
+    container.write(path, data)
+    return len(data)
+
+
+def decompress(path: str | os.PathLike, codec: Codec | None = None) -> Tensor:
+    """The picture in a ``.cpz`` file, ``(3,H,W)`` float in [0,1].
+
+    Raises:
+        FileNotFoundError, BitstreamError, WeightsError: the file or the codec it needs is missing or wrong.
+    """
+    compressed = container.read(path)
+    return codec_of(compressed, codec, str(path)).decode(compressed.stream)
+
+
+def picture_format(path: str | os.PathLike) -> str:
+    """The format that a picture's suffix asks for.
+
+    Raises:
+        ImageError: it is none of ``PICTURES``.
+    """
+    kind = PICTURES.get(Path(path).suffix.lower())
+    if kind is None:
+        raise ImageError(f"{path}: choose a lossless format by the suffix, of {', '.join(PICTURES)}")
+    return kind
+
+
+def save_picture(image: Tensor, path: str | os.PathLike) -> None:
+    """Write ``(3,H,W)`` in [0,1] as a lossless 8-bit picture (PNG, WebP, TIFF or BMP, by the suffix)."""
+    kind = picture_format(path)
+    pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    container.write(path, stream.getvalue())
+
+
+def file_metric(codec: Codec, **settings) -> CPIPS:
+    """The metric that a codec's files are compared with: the latent form on the rounded latent.
+
+    ``settings`` as :class:`~cpips.CPIPS` takes them, but for ``quantize``, which is what a file holds.
+    """
+    metric = CPIPS(codec.state_dict(), quantize=True, **settings)
+    metric.name = codec.name
+    return metric
+
+
+def compare(reference: str, others: Sequence[str], codec: Codec | None = None,
+            **settings) -> tuple[CPIPS, list[Result]]:
+    """Distances of files to a reference, where any of them is a ``.cpz``; images are encoded and rounded.
+
+    Args:
+        codec: default: the shipped codec that the first ``.cpz`` names.
+        settings: of the metric, see :func:`file_metric`.
+
+    Returns:
+        The metric, and for each of ``others`` a result with its distance or its error.
+    """
+    codec = codec or _first_codec([path for path in (reference, *others) if container.is_compressed(path)])
+    metric = file_metric(codec, **settings)
+    original = embed(metric, codec, reference)
+    results = []
+    for path in others:
+        try:
+            results.append(Result(distance=metric.distance(original, embed(metric, codec, path)).item()))
+        except (CpipsError, OSError) as error:
+            results.append(Result(error=str(error)))
+    return metric, results
+
+
+def _first_codec(paths: Sequence[str]) -> Codec:
+    """The codec of the first file that can be read; the first file's error where none can."""
+    errors = []
+    for path in paths:
+        try:
+            return codec_of(container.read(path), name=str(path))
+        except (CpipsError, OSError) as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def embed(metric: CPIPS, codec: Codec, path: str | os.PathLike) -> Embedding:
+    """Embedding of a ``.cpz`` file (by entropy decoding alone) or of an image file, for ``metric.distance``.
+
+    That of a ``.cpz`` equals that of the image it was made from, exactly.
+    """
+    if not container.is_compressed(path):
+        return metric.embed(path)
+    compressed = container.read(path)
+    container.check_codec(compressed, codec, str(path))
+    return metric.embed_latent(codec.decode_latent(compressed.stream), compressed.size)
