@@ -6,8 +6,10 @@ import importlib.util
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -45,6 +47,37 @@ def compressai():
     from cpips.codec._compressai import import_compressai
 
     return import_compressai()
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory) -> Path:
+    """Training images as PNG: smooth pictures with edges in ``photos`` (160x144) and ``large`` (200x192); ``colours``
+    holds a folder for each of three classes, told apart by hue, of noisy 32x32 images."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name, count, size in (("photos", 6, (160, 144)), ("large", 2, (200, 192))):
+        (root / name).mkdir()
+        for i in range(count):
+            small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            small.resize(size, Image.Resampling.BICUBIC).save(root / name / f"{i}.png")
+    for channel, name in enumerate(("a-red", "b-green", "c-blue")):
+        (root / "colours" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 130, (32, 32, 3), dtype=np.uint8)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels).save(root / "colours" / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(compressai, data_root, tmp_path_factory) -> Path:
+    """A finished run of the tests' small config, never interrupted."""
+    from cpips.codec.train import Trainer
+    from tiny_codec import CONFIG
+
+    out = tmp_path_factory.mktemp("run")
+    Trainer(CONFIG, data_root, out).run()
+    return out
 
 
 @pytest.fixture

@@ -26,37 +26,44 @@ def train(
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:0 or mps.")] = "cpu",
     threads: Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")] = None,
 ) -> None:
-    """Train a codec. Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights."""
+    """Train a codec. Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights.
+
+    Several processes: `torchrun --nproc-per-node 4 -m cpips train ...`
+    """
     import torch
 
     from ..errors import CpipsError
     from .common import _device
 
     where = _device(device)
-    try:
-        from ..codec.train import TrainConfig, Trainer
-    except ModuleNotFoundError as error:
-        raise CpipsError(f"training needs {error.name}, which is not installed: pip install 'cpips[codec]'") from error
     if threads:
         torch.set_num_threads(threads)
     try:
+        from ..codec.config import TrainConfig
+        from ..codec.train import Trainer
+
         trainer = Trainer(TrainConfig.load(config), data_root, output, str(where))
-    except ValueError as error:  # settings, data or a checkpoint that do not fit: the message says which
+    except ImportError as error:
+        missing = error.name or "CompressAI"
+        raise CpipsError(f"training needs {missing}, which is not installed: pip install 'cpips[train]'") from error
+    except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
         raise CpipsError(str(error)) from error
-    steps = trainer.config.steps
-    if trainer.step:
+    steps, first = trainer.config.steps, trainer.fabric.is_global_zero
+    if trainer.step and first:
         say(f"resumed at step {trainer.step} of {steps}")
     try:
-        with _progress(trainer.step, steps) as show, _stop_between_steps(trainer):
+        with _progress(trainer.step, steps, first) as show, _stop_between_steps(trainer):
             trainer.run(progress=show)
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
         trainer.save()
-        say(f"interrupted at step {trainer.step} of {steps}: saved; the same command goes on from there")
+        if first:
+            say(f"interrupted at step {trainer.step} of {steps}: saved; the same command goes on from there")
         raise
     weights = output / "codec.safetensors"
-    say(f"trained {steps} steps: {weights}\ntry it:  cpips compare REF IMG --metric {weights}")
+    if first:
+        say(f"trained {steps} steps: {weights}\ntry it:  cpips compare REF IMG --metric {weights}")
 
 
 @contextmanager
@@ -68,6 +75,8 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    import torch
+
     asked = False
     step = trainer.train_step
 
@@ -78,10 +87,12 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
             raise SystemExit(130)
         asked = True
 
-    def checked() -> dict[str, float]:
-        if asked:
+    def checked(parts: list[tuple]) -> dict[str, float]:
+        # processes hear of Ctrl-C at different steps, and one that stopped alone would leave the others waiting for it
+        heard = torch.tensor(float(asked), device=trainer.fabric.device)
+        if trainer.fabric.all_reduce(heard, reduce_op="sum"):
             raise KeyboardInterrupt
-        return step()
+        return step(parts)
 
     trainer.train_step = checked  # type: ignore[method-assign]
     before = signal.signal(signal.SIGINT, ask)
@@ -92,9 +103,9 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(begin: int, steps: int) -> Iterator[Callable[[dict], None]]:
-    """Call it with the trainer's rows: a bar on a terminal, a line each in a pipe."""
-    if console() is None:
+def _progress(begin: int, steps: int, first: bool) -> Iterator[Callable[[dict], None]]:
+    """Call it with the trainer's rows: a bar on a terminal, a line each in a pipe; nothing but in the first process."""
+    if console() is None or not first:
         yield lambda row: print(f"step {row['step']}/{steps}  {_losses(row)}", flush=True)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -106,8 +117,10 @@ def _progress(begin: int, steps: int) -> Iterator[Callable[[dict], None]]:
 
 
 def _losses(row: dict) -> str:
+    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ", "accuracy": "accuracy {:.1%}  "}
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
-            f"{row['images_per_second']:.0f} images/s  lr {row['lr']:.2e}")
+            + "".join(text.format(row[name]) for name, text in extra.items() if name in row)
+            + f"{row['images_per_second']:.0f} images/s  lr {row['lr']:.2e}")
 
 
 def add_to(app: typer.Typer) -> None:

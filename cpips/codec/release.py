@@ -1,92 +1,173 @@
-"""Make a shipped model of a finished training run: ``python -m cpips.codec.release RUN CONFIG --kodak DIR``.
+"""Make a shipped model of a training run: ``python -m cpips.codec.release RUN CONFIG --kodak DIR [--labelled NPZ]``.
 
-Writes into ``weights/``: ``NAME.safetensors`` (the encoder alone, fp16; what the wheel carries), ``NAME.json`` (the
-card), and into ``weights/codecs/`` the whole codec (fp16), from which the next quality starts and with which the
-card's rates were measured. Every number on the card comes from the files as they were written.
+Writes into ``weights/``: ``NAME.safetensors`` (the encoder alone; what the wheel carries), ``NAME.json`` (the card), and
+into ``weights/codecs/`` the whole codec, from which the next quality starts and with which the card's rates were
+measured, and its classifier if it has one. Every number on the card comes from the files as they were written.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Mapping, Sequence
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from .. import pretrained
+from ..images import load
+from ..metric import CPIPS
+from . import official
+from .config import TrainConfig
+from .data import Labelled
 from .evaluate import codec_metadata, evaluate_codec, load_codec
-from .model import is_table
-from .train import TrainConfig, export
+from .model import Codec, is_table
+from .objective import Classifier, top1_accuracy
+from .train import export
 
-DESCRIPTION = "scale hyperprior (Ballé et al. 2018) trained for rate and distortion only; the metric is its analysis transform"
+FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in half precision may make
 
-# by lambda: CompressAI's bmshj2018-hyperprior on Kodak, as it publishes it
-OFFICIAL = {0.0130: {"bpp": 0.478, "psnr": 32.84}}
+DECIMALS = {"bpp": 3, "psnr": 2}
 
 
-def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: str) -> dict:
-    """Write the weights and the card; returns the card.
+def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path]) -> dict:
+    """Write encoder, codec and classifier of a run into ``weights``; returns what the card says of the files.
 
     Args:
-        run: folder of the trainer, with ``log.csv`` and ``codec.safetensors`` (or ``last.pt``, of a run stopped early).
-        kodak: folder of test images, never trained on.
-        weights: the repository's ``weights`` folder.
-        commit: git commit of the code that trained it.
+        run: folder of the trainer, with ``codec.safetensors`` (or ``last.pt``, of a run stopped early).
+        images: some on which to see whether half precision changes distances.
     """
     exported, checkpoint = run / "codec.safetensors", run / "last.pt"
     if not exported.exists() or (checkpoint.exists() and checkpoint.stat().st_mtime > exported.stat().st_mtime):
-        export(checkpoint, exported)  # a run that was stopped early
-    config, metadata = TrainConfig.load(config_path), codec_metadata(exported)
-    tensors = pretrained.read_weights(exported)
-    kept = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items() if not is_table(k)}
-    encoder = {k: v for k, v in kept.items() if k.startswith("g_a.") and k.count(".") == 2}
-    names = {"encoder": weights / f"{config.name}.safetensors", "codec": weights / "codecs" / f"{config.name}.safetensors"}
-    for part, state in (("encoder", encoder), ("codec", kept)):
-        names[part].parent.mkdir(parents=True, exist_ok=True)
-        _replace(names[part], lambda path: save_file(state, path, metadata=metadata))
-    codec = load_codec(names["codec"])
-    measured = evaluate_codec(codec, kodak.glob("*.png"))
+        export(checkpoint, run)  # a run that was stopped early
+    metadata = codec_metadata(exported)
+    codec = {k: v for k, v in pretrained.read_weights(exported).items() if not is_table(k)}
+    halved = {k: v.half() for k, v in codec.items()}
+    change = largest_change(codec, halved, images)
+    if change <= FP16_LIMIT:
+        codec = halved
+    parts = {f"{config.name}": {k: v for k, v in codec.items() if k.startswith("g_a.") and k.count(".") == 2},
+             f"codecs/{config.name}": codec}
+    if (run / "classifier.safetensors").exists():
+        parts[f"codecs/{config.name}-classifier"] = dict(pretrained.read_weights(run / "classifier.safetensors"))
+    (weights / "codecs").mkdir(parents=True, exist_ok=True)
+    for name, state in parts.items():
+        _replace(weights / f"{name}.safetensors", lambda path: save_file(state, path, metadata=metadata))
+    encoder = parts[config.name]
+    facts = {"parameters": sum(v.numel() for v in encoder.values()), "dtype": str(codec["g_a.0.weight"].dtype).split(".")[1],
+             "fp16_change": float(f"{change:.2g}"), "encoder_sha256": pretrained.load_encoder(encoder)[2]}
+    for key, name in zip(("", "codec_", "classifier_"), parts):
+        facts |= {f"{key}file": f"{name}.safetensors", f"{key}sha256": pretrained._sha256(weights / f"{name}.safetensors")}
+    return facts
+
+
+def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: str, labelled: Path | None = None) -> dict:
+    """Write the weights and the card; returns the card.
+
+    Args:
+        run: folder of the trainer, with ``log.csv``, too.
+        kodak: folder of test images, never trained on.
+        weights: the repository's ``weights`` folder.
+        commit: git commit of the code that trained it.
+        labelled: labelled test images (as :class:`~cpips.codec.data.Labelled` reads them), for a model with a classifier.
+    """
+    config = TrainConfig.load(config_path)
+    init = _ancestor(config, weights)  # before its file may be replaced
+    paths = sorted(kodak.glob("*.png"))
+    files = store(run, config, weights, paths[:4])
+    metadata = codec_metadata(weights / files["codec_file"])
+    codec = load_codec(weights / files["codec_file"])
+    codec.name = config.name
+    measured = evaluate_codec(codec, paths)
     with (run / "log.csv").open(newline="") as stream:
-        curve = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+        curve = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
     every = max(1, len(curve) // 50)
     card = {
         "name": config.name,
-        "description": DESCRIPTION,
+        "description": describe(config),
         "arch": "hyperprior", "N": config.N, "M": config.M, "lambda": config.lmbda,
-        "parameters": sum(v.numel() for v in encoder.values()),
-        "file": names["encoder"].name, "sha256": _sha256(names["encoder"]),
-        "encoder_sha256": pretrained.load_encoder(encoder)[2],
-        "codec_file": f"codecs/{names['codec'].name}", "codec_sha256": _sha256(names["codec"]),
+        **files,
         "licence": "MIT",
         "preprocessing": "RGB in [0,1], no normalisation, no resizing",
         "training": {
-            "data": config.data, "config": config_path.as_posix(), "steps": int(metadata["steps"]),
-            "planned_steps": config.steps,
-            "stages": [vars(stage) for stage in config.stages], "hours": round(float(metadata["seconds"]) / 3600, 2),
+            "data": config.data + config.labelled_data, "config": f"configs/{config_path.name}",
+            "steps": int(metadata["steps"]), "planned_steps": config.steps, "init": init,
+            "loss": {"rate": config.rate_weight, config.distortion: config.lmbda, "cross_entropy": config.class_weight},
+            "optimizer": config.optimizer, "stages": [vars(stage) for stage in config.stages],
+            "hours": round(float(metadata["seconds"]) / 3600, 2),
             "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "torch": torch.__version__,
             "commit": commit, "seed": config.seed, "notes": config.notes,
-            "curve": [{k: row[k] for k in ("step", "loss", "bpp", "psnr")} for row in curve[::every]],
+            "curve": [{k: row[k] for k in ("step", "loss", "bpp", "psnr", "accuracy") if k in row} for row in curve[::every]],
         },
         "kodak": {"bpp": round(measured["bpp"], 4), "psnr": round(measured["psnr"], 3), "images": len(measured["images"]),
                   "estimated_bpp": round(sum(r["estimated_bpp"] for r in measured["images"]) / len(measured["images"]), 4)},
     }
     card["kodak"] |= gap(card["kodak"], config.lmbda)
+    if labelled is not None and "classifier_file" in files:
+        card["classification"] = classification(codec, weights / files["classifier_file"], labelled)
     text = json.dumps(card, indent=2) + "\n"
     _replace(weights / f"{config.name}.json", lambda path: path.write_text(text, encoding="utf-8"))
     return card
 
 
+def describe(config: TrainConfig) -> str:
+    terms = [name for name, on in (("rate", config.rate_weight), ("distortion", config.distortion != "none"),
+                                   ("classification", config.class_weight)) if on]
+    goal = f"{', '.join(terms[:-1])} and {terms[-1]}" if len(terms) > 1 else terms[0]
+    return (f"scale hyperprior (Ballé et al. 2018) {'tuned' if config.init and config.class_weight else 'trained'} for "
+            f"{goal}{' only' if not config.class_weight else ''}; the metric is its analysis transform")
+
+
+def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict:
+    """Top-1 accuracy of the rounded latent's classifier on labelled test images."""
+    state = pretrained.read_weights(classifier_path)
+    classifier = Classifier(*reversed(state["weight"].shape))
+    classifier.load_state_dict(state)
+    data = Labelled([labelled])
+    accuracy = top1_accuracy(codec, classifier, data.images, data.labels)
+    return {"accuracy": round(accuracy, 4), "images": len(data), "classes": len(state["weight"]), "data": labelled.stem}
+
+
+def largest_change(codec: Mapping[str, Tensor], stored: Mapping[str, Tensor], images: Sequence[Path]) -> float:
+    """Largest relative difference that ``stored`` weights make to distances of images to noisy copies of them."""
+    exact, rounded = CPIPS(codec), CPIPS(stored)
+    changes = []
+    for seed, path in enumerate(images):
+        image = load(path)[None]
+        for strength in (0.01, 0.1):
+            noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+            noisy = (image + strength * noise).clamp(0, 1)
+            distance = exact(image, noisy)
+            changes.append(((rounded(image, noisy) - distance).abs() / distance).item())
+    return max(changes)
+
+
+def _ancestor(config: TrainConfig, weights: Path) -> dict | None:
+    """What is known of the codec that a run started from."""
+    if not config.init:
+        return None
+    sha256 = pretrained._sha256(Path(config.init))
+    for path in weights.glob("*.json"):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if card.get("codec_sha256") == sha256:
+            before = card["training"]
+            return {"model": card["name"], "codec_sha256": sha256,
+                    **{key: before[key] for key in ("steps", "hours", "commit")}, "init": before.get("init")}
+    return {"file": Path(config.init).name, "codec_sha256": sha256}
+
+
 def gap(kodak: dict, lmbda: float) -> dict:
     """The official codec of the same lambda, where one is known, and what ours has more of (bits per pixel, dB)."""
-    if (official := OFFICIAL.get(lmbda)) is None:
+    if (point := official.BY_LAMBDA.get(lmbda)) is None:
         return {}
-    return {"official": official, "minus_official": {key: round(kodak[key] - official[key], 3) for key in official}}
+    return {"official": {key: getattr(point, key) for key in DECIMALS},
+            "minus_official": {key: round(kodak[key] - getattr(point, key), n) for key, n in DECIMALS.items()}}
 
 
 def _replace(path: Path, write) -> None:
@@ -96,20 +177,17 @@ def _replace(path: Path, write) -> None:
     os.replace(partial, path)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the trainer's output folder")
     parser.add_argument("config", type=Path, help="the config it was trained from")
     parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak images")
+    parser.add_argument("--labelled", type=Path, help="labelled test images, for a model with a classifier")
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    card = release(args.run, args.config, args.kodak, args.weights, commit)
-    print(json.dumps(card["kodak"], indent=2))
+    card = release(args.run, args.config, args.kodak, args.weights, commit, args.labelled)
+    print(json.dumps({key: card[key] for key in ("kodak", "classification") if key in card}, indent=2))
 
 
 if __name__ == "__main__":

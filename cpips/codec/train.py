@@ -1,8 +1,10 @@
 """Train a codec from a config file: seedable, and resumable after a kill at any moment to the same curve.
 
-Everything random in a step (crops, quantisation noise) is a function of (seed, step), and a checkpoint holds the
-model, its moving average and both optimisers. So a run that was killed and started again ends where an
-uninterrupted one ends, bit for bit on the same machine with the same number of threads.
+Everything random in a step (crops, labelled images, quantisation noise) is a function of (seed, step, part), and a
+checkpoint holds the model, its moving average and both optimisers. So a run that was killed and started again ends
+where an uninterrupted one ends, bit for bit on the same machine with the same number of threads. Under ``torchrun`` the
+parts of a step are shared out among the processes (Lightning Fabric, DDP); the curve is that of one process up to the
+order of summation.
 """
 
 from __future__ import annotations
@@ -12,174 +14,143 @@ import dataclasses
 import logging
 import math
 import os
-import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from .data import Crops
-from .model import STRIDE, Codec, rate_distortion
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .config import TrainConfig
+from .data import Crops, Labelled, prefetch
+from .evaluate import load_codec
+from .model import Codec
+from .objective import Objective
 
 log = logging.getLogger(__name__)
 
-LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels."""
-
-    steps: int
-    crop: int
-    batch: int
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.crop, self.batch) < 1 or self.crop % STRIDE:
-            raise ValueError(f"stage {self}: steps and batch must be 1 or more, and crop a multiple of {STRIDE}")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What a config file says. Learning rate: linear warm-up, then a cosine to zero over all stages."""
-
-    name: str
-    data: list[str]
-    lmbda: float
-    stages: list[Stage]
-    N: int = 128
-    M: int = 192
-    seed: int = 0
-    lr: float = 1e-3
-    aux_lr: float = 1e-3
-    warmup_steps: int = 300
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    autocast: str = "none"  # or "bfloat16", "float16"
-    log_every: int = 50
-    checkpoint_every: int = 500
-    notes: str = field(default="", compare=False)
-
-    @property
-    def steps(self) -> int:
-        return sum(stage.steps for stage in self.stages)
-
-    @classmethod
-    def load(cls, path: Path) -> "TrainConfig":
-        """Read a TOML config.
-
-        Raises:
-            ValueError: an unknown, missing or unreadable setting; the message names it.
-        """
-        try:
-            raw = tomllib.loads(Path(path).read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path}: not valid TOML: {error}") from None
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(raw) - known):
-            raise ValueError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
-        try:
-            raw["stages"] = [Stage(**stage) for stage in raw.get("stages", [])]
-            config = cls(**raw)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
-        if not config.stages:
-            raise ValueError(f"{path}: needs at least one [[stages]] with steps, crop and batch")
-        return config
-
-    def stage_at(self, step: int) -> Stage:
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        raise IndexError("step past the end of the run")
-
-    def lr_at(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
+              "accuracy"]
 
 
 class Trainer:
-    """One training run in folder ``out``: ``last.pt`` (checkpoint), ``log.csv`` and at the end ``codec.safetensors``."""
+    """One training run in folder ``out``: ``last.pt`` (checkpoint) and ``log.csv``; at the end ``codec.safetensors``,
+    ``classifier.safetensors`` if there is one, and ``curve.png``.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", ...; under ``torchrun`` the kind alone counts, each process gets its own.
+    """
 
     def __init__(self, config: TrainConfig, data_root: Path, out: Path, device: str = "cpu"):
-        self.config, self.out, self.device = config, Path(out), torch.device(device)
+        self.config, self.out = config, Path(out)
+        self.precision = _precision(config.autocast, torch.device(device))
+        self.fabric = _fabric(torch.device(device), self.precision)
+        for stage in config.stages:
+            if stage.micro_batches % self.fabric.world_size:
+                raise ValueError(f"{self.fabric.world_size} processes cannot share {stage.micro_batches} micro_batches "
+                                 "equally: start as many as divide the micro_batches of every stage")
         self.out.mkdir(parents=True, exist_ok=True)
+        root = Path(data_root)
+        self.data = Crops([root / name for name in config.data], max(s.crop for s in config.stages))
+        self.labelled = Labelled(root / name for name in config.labelled_data) if config.class_weight else None
+
         torch.manual_seed(config.seed)
-        self.model = Codec(config.N, config.M).to(self.device, memory_format=torch.channels_last).train()
-        main = [p for name, p in self.model.named_parameters() if not name.endswith(".quantiles")]
-        aux = [p for name, p in self.model.named_parameters() if name.endswith(".quantiles")]
-        self.optimizer = torch.optim.Adam(main, lr=config.lr)
-        self.aux_optimizer = torch.optim.Adam(aux, lr=config.aux_lr)
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        codec = load_codec(Path(config.init)) if config.init else Codec(config.N, config.M)
+        if (shape := (codec.N, codec.M)) != (config.N, config.M):
+            raise ValueError(f"{config.init} has N, M = {shape}, the config {(config.N, config.M)}")
+        objective = Objective(config, codec, self.labelled.classes if self.labelled else 0)
+        objective.to(self.fabric.device, memory_format=torch.channels_last).train()
+        named = list(objective.named_parameters())
+        main = [p for name, p in named if not name.endswith(".quantiles")]
+        aux = [p for name, p in named if name.endswith(".quantiles")]
+        optimizer, aux_optimizer = _optimizer(config, main), torch.optim.Adam(aux, lr=config.aux_lr)
+        self.module, self.optimizer, self.aux_optimizer = self.fabric.setup(objective, optimizer, aux_optimizer)
+        self.ema = AveragedModel(objective, multi_avg_fn=_moving_average(config.ema_decay))
         self.step, self.seconds = 0, 0.0
         self._resume()
-        self.data = Crops([Path(data_root) / name for name in config.data], max(s.crop for s in config.stages))
+
+    @property
+    def model(self) -> Codec:
+        return self.module.module.codec
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
-    def train_step(self) -> dict[str, float]:
-        config, stage = self.config, self.config.stage_at(self.step)
-        torch.manual_seed((config.seed + 1) * 1_000_003 + self.step)  # the quantisation noise
-        images = self.data.batch(stage.batch, stage.crop, config.seed, self.step)
-        images = images.to(self.device, memory_format=torch.channels_last)
+    def draw(self, step: int) -> list[tuple]:
+        """This process's parts of a step's data: (part, crops) or (part, crops, labelled, labels), uint8."""
+        stage, seed = self.config.stage_at(step), self.config.seed
+        parts = []
+        for part in range(self.fabric.global_rank, stage.micro_batches, self.fabric.world_size):
+            drawn = (part, self.data.batch(stage.batch // stage.micro_batches, stage.crop, seed, step, part))
+            if self.labelled:
+                drawn += self.labelled.batch(stage.labelled // stage.micro_batches, seed, step, part)
+            parts.append(drawn)
+        return parts
+
+    def train_step(self, parts: list[tuple]) -> dict[str, float]:
+        """One step on what :meth:`draw` gave; returns the terms of the loss, means over all parts."""
+        config, share = self.config, 1 / len(parts)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr_at(self.step)
-        amp = config.autocast != "none"
-        with torch.autocast(self.device.type, getattr(torch, config.autocast, None) if amp else None, enabled=amp):
-            output = self.model(images)
-        terms = rate_distortion(output, images, config.lmbda)
         self.optimizer.zero_grad()
-        terms["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.clip_norm)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"non-finite gradient at step {self.step}: lower lr (now {config.lr})")
-        self.optimizer.step()
-        aux_loss = self.model.aux_loss()
         self.aux_optimizer.zero_grad()
-        aux_loss.backward()
+        sums: dict[str, torch.Tensor] = {}
+        for i, (part, *drawn) in enumerate(parts):
+            torch.manual_seed(hash((config.seed, self.step, part)) % 2**63)  # the quantisation noise
+            tensors = [self._ready(tensor) for tensor in drawn]
+            with self.fabric.no_backward_sync(self.module, enabled=i + 1 < len(parts)):
+                terms = self.module(*tensors)
+                # the quantiles' own loss shares no parameter with the other: one backward pass serves both
+                self.fabric.backward((terms["loss"] + terms.pop("aux_loss")) * share)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0) + value.detach() * share
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+        # float16's loss scaler meets infinite gradients on its way to the right scale, and skips those steps itself
+        judged = sums["loss"] if config.autocast == "float16" else norm
+        if not judged.isfinite():
+            raise FloatingPointError(f"training diverged at step {self.step}: lower lr (now {config.lr})")
+        self.optimizer.step()
         self.aux_optimizer.step()
-        self.ema.update_parameters(self.model)
+        self.ema.update_parameters(self.module.module)
         self.step += 1
-        return {name: value.item() for name, value in terms.items()}
+        return {name: value.item() for name, value in self.fabric.all_reduce(sums, reduce_op="mean").items()}
+
+    def _ready(self, drawn: torch.Tensor) -> torch.Tensor:
+        layout = torch.channels_last if drawn.ndim == 4 else torch.preserve_format
+        return drawn.to(self.fabric.device, memory_format=layout)
 
     def run(self, until: int | None = None, progress: Callable[[dict], None] = lambda row: None) -> None:
         """Train to step ``until`` (default: the end), then export if the end is reached.
 
         Args:
-            progress: called with a dict of ``LOG_FIELDS`` every ``log_every`` steps.
+            progress: called, in the first process only, with a dict of ``LOG_FIELDS`` every ``log_every`` steps.
         """
         config = self.config
         until = config.steps if until is None else min(until, config.steps)
         window: list[dict[str, float]] = []
         begun = time.monotonic()
         images = 0
-        while self.step < until:
-            images += config.stage_at(self.step).batch
-            window.append(self.train_step())
+        for parts in prefetch(self.draw, range(self.step, until)):
+            stage = config.stage_at(self.step)
+            images += stage.batch + stage.labelled
+            window.append(self.train_step(parts))
             if self.step % config.log_every == 0 or self.step == until:
                 elapsed, begun = time.monotonic() - begun, time.monotonic()
                 self.seconds += elapsed
                 mean = {key: sum(row[key] for row in window) / len(window) for key in window[0]}
                 row = dict(step=self.step, seconds=round(self.seconds, 1), lr=config.lr_at(self.step - 1),
-                           loss=mean["loss"], bpp=mean["bpp"], psnr=-10 * math.log10(mean["mse"]),
-                           images_per_second=images / elapsed)
-                self._log(row)
-                progress(row)
+                           psnr=-10 * math.log10(mean.pop("mse")), images_per_second=images / elapsed, **mean)
+                if self.fabric.is_global_zero:
+                    self._log(row)
+                    progress(row)
                 window, images = [], 0
             if self.step % config.checkpoint_every == 0 or self.step == until:
                 self.save()
-        if self.step == config.steps:
-            export(self.checkpoint, self.out / "codec.safetensors")
+        if self.step == config.steps and self.fabric.is_global_zero:
+            export(self.checkpoint, self.out)
 
     # ---- files --------------------------------------------------------------------------------------------------
 
@@ -188,29 +159,38 @@ class Trainer:
         return self.out / "last.pt"
 
     def save(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
         state = dict(config=dataclasses.asdict(self.config), step=self.step, seconds=self.seconds,
-                     model=self.model.state_dict(), ema=self.ema.state_dict(),
-                     optimizer=self.optimizer.state_dict(), aux_optimizer=self.aux_optimizer.state_dict())
+                     model=self.module.module.state_dict(), ema=self.ema.state_dict(),
+                     optimizer=self.optimizer.state_dict(), aux_optimizer=self.aux_optimizer.state_dict(),
+                     precision=self.precision.state_dict())
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
 
     def _resume(self) -> None:
-        if not self.checkpoint.exists():
-            return
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        ours = dataclasses.asdict(self.config)
-        changed = [k for k in ours if k != "notes" and ours[k] != state["config"].get(k)]
+        if self.checkpoint.exists():
+            self._load()
+            log.info("resumed at step %d of %d", self.step, self.config.steps)
+        if self.fabric.is_global_zero:
+            self._trim_log()  # also of a run that was killed before its first checkpoint
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
+        ours, theirs = dataclasses.asdict(self.config), state["config"]
+        changed = [k for k in ours if k not in ("notes", "init") and ours[k] != theirs.get(k)]
+        if Path(ours["init"]).name != Path(theirs.get("init", "")).name:  # the same file may lie elsewhere now
+            changed.append("init")
         if changed:
             raise ValueError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): "
                              "use another output folder, or delete this one")
-        self.model.load_state_dict(state["model"])
+        self.module.module.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
+        self.precision.load_state_dict(state["precision"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self._trim_log()
-        log.info("resumed at step %d of %d", self.step, self.config.steps)
 
     def _log(self, row: dict) -> None:
         path = self.out / "log.csv"
@@ -234,22 +214,107 @@ class Trainer:
         os.replace(partial, path)
 
 
-def export(checkpoint: Path, path: Path) -> None:
-    """Write the moving average in a trainer's checkpoint as a CompressAI state dict (safetensors), ready for coding."""
+def _precision(autocast: str, device: torch.device) -> Precision:
+    if autocast == "none":
+        return Precision()
+    if autocast == "float16" and device.type == "cpu":
+        raise ValueError("autocast = 'float16' needs a GPU: on a CPU use 'bfloat16' or 'none'")
+    return MixedPrecision("bf16-mixed" if autocast == "bfloat16" else "16-mixed", device.type)
+
+
+def _fabric(device: torch.device, precision: Precision) -> Fabric:
+    """One process on ``device``; as many as ``torchrun`` started, where it did."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1:
+        devices = 1 if device.index is None else [device.index]
+        fabric = Fabric(accelerator=device.type, devices=devices, plugins=[precision])
+    else:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        fabric = Fabric(accelerator=device.type, devices=local, num_nodes=processes // local, strategy="ddp",
+                        plugins=[precision])
+    fabric.launch()
+    return fabric
+
+
+def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam, or SOAP (Vyas et al., arXiv 2409.11321): Adam in the eigenbasis of Shampoo's preconditioner.
+
+    Rate and distortion pull along few, ill-scaled directions, which a diagonal preconditioner sees badly: SOAP needs a
+    fraction of Adam's steps here (``benchmarks/optimizers.py``).
+    """
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.lr)
+    from pytorch_optimizer import SOAP
+
+    return SOAP(parameters, lr=config.lr, weight_decay=0.0, precondition_frequency=10, max_precondition_dim=256)
+
+
+def _moving_average(decay: float) -> Callable:
+    """Exponential moving average whose memory grows with the run up to ``decay``, so that it never lags far behind."""
+
+    @torch.no_grad()
+    def update(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+        seen = int(count)
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + seen) / (10 + seen)))
+
+    return update
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the moving average in a trainer's checkpoint into folder ``out``, and a plot of the log that lies there.
+
+    ``codec.safetensors`` is a CompressAI state dict, ready for coding; ``classifier.safetensors`` the linear layer.
+    """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     config = state["config"]
+    averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
     model = Codec(config["N"], config["M"])
-    averaged = {key.removeprefix("module."): value for key, value in state["ema"].items() if key.startswith("module.")}
-    model.load_state_dict(averaged)
+    model.load_state_dict({k.removeprefix("codec."): v for k, v in averaged.items() if k.startswith("codec.")})
     optimizer = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-2)
     for _ in range(500):  # the quantiles bound the coder's tables: settle them on the averaged densities
         optimizer.zero_grad()
         model.aux_loss().backward()
         optimizer.step()
     model.update(force=True)
-    tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     metadata = {"arch": "hyperprior", "seconds": f"{state['seconds']:.0f}", "steps": str(state["step"])}
     metadata |= {key: str(config[key]) for key in ("name", "N", "M", "lmbda")}
-    partial = Path(path).with_suffix(".partial")
-    save_file(tensors, partial, metadata=metadata)
+    parts = {"codec": model.state_dict()}
+    if classifier := {k.removeprefix("classifier."): v for k, v in averaged.items() if k.startswith("classifier.")}:
+        parts["classifier"] = classifier
+    for name, tensors in parts.items():
+        path = Path(out) / f"{name}.safetensors"
+        partial = path.with_suffix(".partial")
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+        os.replace(partial, path)
+    if (Path(out) / "log.csv").exists():
+        plot_curve(Path(out) / "log.csv", Path(out) / "curve.png")
+
+
+def plot_curve(log_path: Path, path: Path) -> None:
+    """Picture of a trainer's log: each logged term over the steps."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    with log_path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy") if rows[-1].get(name)]
+    units = {"psnr": "PSNR, dB", "bpp": "bits per pixel", "ms_ssim": "MS-SSIM", "cross_entropy": "cross-entropy, nats"}
+    lines = -(-len(names) // 3)
+    figure = Figure(figsize=(3.4 * min(len(names), 3), 2.6 * lines), layout="constrained")
+    panels = iter(figure.subplots(lines, min(len(names), 3), squeeze=False).flat)
+    for name, axes in zip(names, panels):
+        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        axes.plot(*zip(*points), linewidth=1, marker="." if len(points) < 30 else "")
+        axes.set(xlabel="step", title=units.get(name, name))
+        if name == "loss":
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(alpha=0.3)
+    for axes in panels:  # left over in the last line
+        axes.remove()
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", dpi=120)
     os.replace(partial, path)

@@ -1,0 +1,153 @@
+"""What a training config (TOML, one per shipped model in ``configs/``) may say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .model import STRIDE
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CHOICES = {
+    "distortion": ("mse", "ms-ssim", "none"),
+    "optimizer": ("adam", "soap"),
+    "autocast": ("none", "bfloat16", "float16"),
+}
+POSITIVE = ("N", "M", "lr", "clip_norm", "log_every", "checkpoint_every")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
+MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels and ``labelled`` labelled images.
+
+    A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
+    so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
+    """
+
+    steps: int
+    crop: int
+    batch: int
+    labelled: int = 0
+    micro_batches: int = 1
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if min(self.steps, self.crop, self.batch, self.micro_batches) < 1 or self.crop % STRIDE:
+            raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {STRIDE}")
+        if self.batch % self.micro_batches or self.labelled % self.micro_batches or self.labelled < 0:
+            raise ValueError(f"{self}: batch and labelled must be multiples of micro_batches")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Loss: ``rate_weight bpp + lmbda D + class_weight CE``, where D is ``255² MSE`` or ``1 - MS-SSIM``.
+
+    Learning rate: linear warm-up, then a cosine to zero over all stages.
+    """
+
+    name: str
+    data: list[str]  # folders of photographs, under the data root
+    lmbda: float
+    stages: list[Stage]
+    N: int = 128
+    M: int = 192
+    init: str = ""  # a codec to start from, relative to the config file
+    rate_weight: float = 1.0
+    distortion: str = "mse"
+    class_weight: float = 0.0
+    labelled_data: list[str] = field(default_factory=list)  # .npz shards, or folders of class folders
+    seed: int = 0
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    aux_lr: float = 1e-3
+    warmup_steps: int = 300
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    autocast: str = "none"
+    log_every: int = 50
+    checkpoint_every: int = 500
+    notes: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in POSITIVE + NOT_NEGATIVE:
+            value = getattr(self, name)
+            if not (0 < value < math.inf or (value == 0 and name in NOT_NEGATIVE)):
+                raise ValueError(f"{name} = {value}: must be positive{' or 0' if name in NOT_NEGATIVE else ''}")
+        if self.ema_decay >= 1:
+            raise ValueError(f"ema_decay = {self.ema_decay}: must be below 1")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(choices)}")
+        if not self.stages:
+            raise ValueError("needs at least one [[stages]] with steps, crop and batch")
+        if not self.data:
+            raise ValueError("data must name at least one folder of photographs")
+        if not (self.rate_weight or self.distortion != "none" or self.class_weight):
+            raise ValueError("every term of the loss is switched off: rate_weight, distortion and class_weight")
+        if self.distortion == "ms-ssim" and min(s.crop for s in self.stages) < MS_SSIM_SIDE:
+            raise ValueError(f"distortion = 'ms-ssim' needs crops of {MS_SSIM_SIDE} px or more")
+        if self.class_weight and not (self.labelled_data and all(s.labelled for s in self.stages)):
+            raise ValueError("class_weight needs labelled_data, and labelled = IMAGES in every stage")
+        if not self.class_weight and (self.labelled_data or any(s.labelled for s in self.stages)):
+            raise ValueError("labelled_data, or labelled images in a stage, change nothing without class_weight")
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainConfig":
+        """Read a TOML config; ``init`` becomes a path that holds from any folder.
+
+        Raises:
+            ValueError: an unknown, missing or unreadable setting; the message names it.
+            OSError: the file cannot be read.
+        """
+        path = Path(path)
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"{path}: not valid TOML: {error}") from None
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(raw) - known):
+            raise ValueError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
+        stages = raw.get("stages", [])
+        if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
+            raise ValueError(f"{path}: stages must be tables in double brackets, [[stages]]")
+        try:
+            config = cls(**raw | {"stages": [Stage(**stage) for stage in stages]})
+            return dataclasses.replace(config, init=config.init and str((path.parent / config.init).resolve()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def stage_at(self, step: int) -> Stage:
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        raise IndexError("step past the end of the run")
+
+    def lr_at(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def _check_types(settings: Stage | TrainConfig) -> None:
+    kinds = {"int": int, "float": (int, float), "str": str}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        kind, each = f.type, [value]
+        if kind.startswith("list["):
+            kind, each = kind[5:-1], value if isinstance(value, list) else [None]
+        if not all(isinstance(v, kinds.get(kind, Stage)) and not isinstance(v, bool) for v in each):
+            raise TypeError(f"{f.name} = {value!r}: must be of type {f.type}")

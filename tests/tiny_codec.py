@@ -1,0 +1,34 @@
+"""What the tests of the codec and of its trainer share: a run of seconds, and how its files are read."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+from cpips.codec.config import Stage, TrainConfig
+
+CONFIG = TrainConfig(name="tiny", data=["photos"], lmbda=0.01, stages=[Stage(5, 64, 2), Stage(3, 128, 1)], N=8, M=12,
+                     warmup_steps=2, log_every=2, checkpoint_every=3, ema_decay=0.5)
+
+
+def toml(config: TrainConfig) -> str:
+    settings = dataclasses.asdict(config)
+    stages = settings.pop("stages")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    for stage in stages:
+        lines += ["[[stages]]", *(f"{key} = {value}" for key, value in stage.items())]
+    return "\n".join(lines)
+
+
+def rows(out: Path) -> list[dict]:
+    """The lines of a run's log."""
+    with (out / "log.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def curve(out: Path) -> list[dict]:
+    """The logged numbers that do not depend on the clock."""
+    clock = ("seconds", "images_per_second")
+    return [{k: float(v) for k, v in row.items() if v and k not in clock} for row in rows(out)]
