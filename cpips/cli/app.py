@@ -10,7 +10,7 @@ from typing import Annotated, Any, Sequence
 import typer
 from typer.core import TyperGroup
 
-from . import compare, demo, heat, models, score, train
+from . import codec, compare, demo, heat, index, models, score, train
 from .common import fail
 
 EPILOG = """Exit codes: 0 all well; 1 some pairs could not be compared; 2 wrong usage or input; 130 interrupted.
@@ -83,5 +83,5 @@ def _cpips(
     """How different two images look, measured with the encoder of a learned image codec."""
 
 
-for _module in (compare, heat, score, models, demo, train):
+for _module in (compare, heat, score, models, demo, codec, index, train):
     _module.add_to(app)

@@ -1,0 +1,163 @@
+"""``cpips index``: the latents of a folder of images in one file, and the search in it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Callable, Iterator, Optional
+
+import typer
+
+from .codec import CodecOption, codec_files
+from .common import BackgroundOption, JsonOption, console, fail, number, print_json, print_table, say
+
+DEFAULT = Path("cpips-index")
+_SHOWN = 20  # errors; --json has them all
+
+commands = typer.Typer(help="Keep a folder of images as compressed latents, and find the images nearest to one.",
+                       rich_markup_mode="markdown")
+
+
+@commands.command()
+def build(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Folder of the images.")],
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", metavar="INDEX", help="The file to write, or to bring up to date.")] = DEFAULT,
+    codec: CodecOption = None,
+    size: Annotated[int, typer.Option(
+        min=16, metavar="PX", help="Side that all images are brought to, a multiple of 16.")] = 256,
+    background: BackgroundOption = None,
+    restart: Annotated[bool, typer.Option(
+        "--restart", help="Forget the index that is there, and what an interrupted run has done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Store the latents of all images in a folder: a few kilobytes each, and every one exact.
+
+    All images are brought to one square size, which is part of the measure. If INDEX is there, only new and changed
+    images are encoded, and those that are gone drop out. An image that cannot be used is reported and left out, and the
+    exit code is 1. Killed or interrupted, the same command goes on where it stopped (from INDEX.journal, which goes
+    when INDEX is written).
+    """
+    from ..pretrained import DEFAULT_MODEL
+
+    module = _module()
+    model = codec_files().open_codec(codec or DEFAULT_MODEL)
+    _quiet_bombs()
+    seen = 0
+    with _progress() as show:
+
+        def advance(done: int, total: int, error: str | None) -> None:
+            nonlocal seen
+            seen = done
+            show(done, total, error)
+
+        try:
+            summary = module.build(folder, output, model, size=size, background=background, restart=restart,
+                                   progress=advance)
+        except KeyboardInterrupt:
+            say(f"interrupted after {seen} images: what is encoded is in {output}.journal; the same command goes on "
+                "from there")
+            raise
+    if as_json:
+        print_json({"index": str(output), "codec": model.name, "images": summary.images, "encoded": summary.encoded,
+                    "resumed": summary.resumed, "kept": summary.kept, "dropped": summary.dropped,
+                    "bytes": summary.bytes,
+                    "errors": [{"image": name, "error": error} for name, error in summary.errors]})
+    elif summary.images:
+        how = [f"{count} {word}" for count, word in (
+            (summary.encoded, "encoded"), (summary.resumed, "by an interrupted run"), (summary.kept, "kept")) if count]
+        say(f"{output}: {summary.images} images ({', '.join(how)}), {summary.bytes} bytes, "
+            f"{summary.bytes / summary.images:.0f} an image, {model.name}")
+        if summary.dropped:
+            say(f"{summary.dropped} that were in it are gone or have changed")
+    for name, error in summary.errors[:_SHOWN]:
+        fail(error if name in error else f"{name}: {error}")
+    if len(summary.errors) > _SHOWN:
+        fail(f"and {len(summary.errors) - _SHOWN} more: --json lists them")
+    if summary.errors:
+        raise typer.Exit(1 if summary.images else 2)
+
+
+@commands.command()
+def search(
+    arguments: Annotated[list[str], typer.Argument(
+        metavar="[INDEX] IMG", show_default=False,
+        help="The image to look for, or a .cpz file, which is decoded first; before it the index, if not --index.")],
+    count: Annotated[int, typer.Option("-k", min=1, metavar="K", help="How many images to find.")] = 10,
+    index: Annotated[Optional[Path], typer.Option(
+        "--index", "-i", metavar="INDEX", show_default=False, help=f"Default: {DEFAULT}.")] = None,
+    candidates: Annotated[Optional[int], typer.Option(
+        min=1, metavar="N", show_default=False,
+        help="Stored latents that are compared: more misses less. Default: 100, or 10 K if more.")] = None,
+    codec: CodecOption = None,
+    background: BackgroundOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The stored images nearest to IMG: lower is closer, 0 is equal.
+
+    `cpips index search IMG` looks in ./cpips-index. Distances are the metric's own, on the stored latents, with both
+    images at the index's size.
+    """
+    if len(arguments) > 2 or (len(arguments) == 2 and index is not None):
+        raise typer.BadParameter("expected one image, and before it at most one index")
+    path = Path(arguments[0]) if len(arguments) == 2 else index or DEFAULT
+    image = arguments[-1]
+    module = _module()
+    _quiet_bombs()
+    stored = module.LatentIndex.open(path, codec_files().open_codec(codec) if codec else None)
+    found = stored.search(image, count, candidates=candidates, background=background)
+    rows = [(str(stored.locate(name)), distance) for name, distance in found]
+    if as_json:
+        print_json({"signature": stored.signature, "index": str(path), "images": len(stored), "query": image,
+                    "results": [{"image": name, "distance": distance} for name, distance in rows]})
+    else:
+        print_table(["image", "distance"], [(name, number(distance)) for name, distance in rows],
+                    notes=[stored.signature], right=["distance"])
+
+
+def _module() -> ModuleType:
+    """:mod:`cpips.codec.index`.
+
+    Raises:
+        CpipsError: the extra ``index`` is not installed.
+    """
+    codec_files()
+    from ..codec import index
+
+    return index
+
+
+def _quiet_bombs() -> None:
+    import warnings
+
+    from PIL import Image
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # cpips refuses such an image, in its own words
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, Optional[str]], None]]:
+    """Call it for each image; draws a bar if stderr is a terminal."""
+    terminal = console(stderr=True)
+    if terminal is None:
+        yield lambda done, total, error: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("[red]{task.fields[note]}"))
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task("encoding", total=None, note="")
+        failed = 0
+
+        def show(done: int, total: int, error: str | None) -> None:
+            nonlocal failed
+            failed += error is not None
+            bar.update(task, completed=done, total=total, note=f"{failed} failed" if failed else "")
+
+        yield show
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(commands, name="index")
