@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import cpips
+from cpips.pretrained import weights_dir
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -57,6 +60,32 @@ def trunk_and_heads(name: str) -> dict:
         "lpips-alex": {"trunk": weights / "alexnet_features.pth", "heads": weights / "lpips_v0.1_alex.pth"},
         "lpips-squeeze": {"trunk": weights / "squeezenet1_1_features.pth", "heads": weights / "lpips_v0.1_squeeze.pth"},
     }.get(name, {})
+
+
+def is_plain(name: str) -> bool:
+    """Whether a shipped model is one of the plain qualities, trained for rate and distortion only."""
+    return re.fullmatch(r"hyperprior-q\d", name) is not None
+
+
+def shipped() -> list[str]:
+    """The shipped models, the plain qualities first."""
+    return sorted(cpips.list_models(), key=lambda name: (not is_plain(name), name))
+
+
+def codec_file(name: str) -> Path | None:
+    """The whole codec of a shipped model, where it is at hand (the wheel leaves codecs out)."""
+    path = weights_dir() / cpips.model_card(name).get("codec_file", "")
+    return path if path.is_file() else None
+
+
+def at_rate(bpp: float, points: list[dict], key: str = "psnr") -> float | None:
+    """``key`` at ``bpp``, interpolated along ``points`` (monotone cubic over the log of the rate); None outside."""
+    from scipy.interpolate import PchipInterpolator
+
+    points = sorted(points, key=lambda point: point["bpp"])
+    if len(points) < 2 or not points[0]["bpp"] <= bpp <= points[-1]["bpp"]:
+        return None
+    return float(PchipInterpolator(np.log([p["bpp"] for p in points]), [p[key] for p in points])(np.log(bpp)))
 
 
 def _cpuinfo() -> list[str]:

@@ -21,9 +21,17 @@ from scipy import stats
 import cpips
 from _common import DATA, save, table, trunk_and_heads
 
-SETS = {"tid2013": ("mos", "distortion_type"), "live": ("dmos", "distortion")}
+SETS = {"tid2013": "mos", "live": "dmos"}  # the column that holds what people said
 METRICS = ["hyperprior-q4", "random", "lpips-alex", "lpips-squeeze", "ms-ssim", "ssim", "mse"]
 RESAMPLES = 2000
+
+
+def read_set(name: str) -> tuple[Path, list[dict], np.ndarray]:
+    """Folder, rows of the score table, and what people said."""
+    folder = DATA / "human" / name
+    with (folder / "scores.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return folder, rows, np.array([float(row[SETS[name]]) for row in rows])
 
 
 def distances(metric: cpips.protocol.FullReferenceMetric, folder, rows: list[dict]) -> np.ndarray:
@@ -42,6 +50,10 @@ def srcc(a: np.ndarray, b: np.ndarray) -> float:
     return abs(stats.spearmanr(a, b).statistic)
 
 
+def srcc_difference(a: np.ndarray, b: np.ndarray, people: np.ndarray) -> float:
+    return srcc(a, people) - srcc(b, people)
+
+
 def interval(statistic, *samples: np.ndarray) -> list[float]:
     """95 % percentile bootstrap over images, the same resamples for every metric."""
     result = stats.bootstrap(samples, statistic, paired=True, vectorized=False, n_resamples=RESAMPLES,
@@ -57,11 +69,8 @@ def main() -> None:
     parser.add_argument("--cards", type=Path, help="a weights folder: write the shipped models' numbers on their cards")
     args = parser.parse_args()
     result: dict = {"what": "absolute Spearman rank correlation with (D)MOS", "resamples": RESAMPLES, "sets": {}}
-    for name, (score, kind) in SETS.items():
-        folder = DATA / "human" / name
-        with (folder / "scores.csv").open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        people = np.array([float(row[score]) for row in rows])
+    for name in SETS:
+        folder, rows, people = read_set(name)
         references = np.array([row["ref"] for row in rows])
         found = {m: distances(cpips.create_metric(m, **trunk_and_heads(m)), folder, rows) for m in args.metrics}
         entry = result["sets"][name] = {"images": len(rows), "references": len(set(references)), "metrics": {}}
@@ -77,8 +86,8 @@ def main() -> None:
             if metric != args.against and args.against in found:
                 other = found[args.against]
                 entry["metrics"][metric][f"minus_{args.against}"] = {
-                    "difference": round(srcc(values, people) - srcc(other, people), 4),
-                    "interval": interval(lambda a, b, p: srcc(a, p) - srcc(b, p), values, other, people),
+                    "difference": round(srcc_difference(values, other, people), 4),
+                    "interval": interval(srcc_difference, values, other, people),
                 }
     print(table(
         ["metric", *(f"{name} ({entry['images']} images, {entry['references']} references)"

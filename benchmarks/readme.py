@@ -58,15 +58,26 @@ def models() -> str:
     return table(["model", "size", "encoder parameters", "lambda", "training", "Kodak"], rows)
 
 
-def kodak() -> str:
-    result = json.loads((RESULTS / "kodak.json").read_text())
-    return table(["Kodak, mean of 24 images", "bits per pixel", "PSNR (dB)"],
-                 [[n, f"{r['bpp']:.3f}", f"{r['psnr']:.2f}"] for n, r in result["mean"].items()])
+def family() -> str:
+    from family import report
+
+    result = json.loads((RESULTS / "family.json").read_text())
+    return f"{report(result)}\n\n![Agreement against rate, and linear probes, of every shipped model](docs/family.png)"
+
+
+def rate_distortion() -> str:
+    from rate_distortion import report
+
+    result = json.loads((RESULTS / "rate_distortion.json").read_text())
+    return (f"{report(result)}\n\n![PSNR against bits per pixel of cpips, JPEG, WebP, AVIF and the official codec]"
+            "(docs/rate_distortion.png)")
 
 
 def filled(text: str) -> str:
-    for make in (agreement, severity, speed, models, kodak):
+    for make in (agreement, severity, family, speed, models, rate_distortion):
         name = make.__name__
+        if make in (family, rate_distortion) and not (RESULTS / f"{name}.json").exists():
+            continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
             raise SystemExit(f"{README} has no place for {name}")

@@ -1,0 +1,173 @@
+"""Rate and distortion of the shipped codecs on Kodak, beside JPEG, WebP, AVIF and the official codec.
+
+    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES]
+
+Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
+at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
+BD-rate (and BD-PSNR) by the package ``bjontegaard``: how many more bits the plain qualities need at equal PSNR, and how
+many dB more they have at equal rate, over the range that both curves cover. JPEG is measured with and without chroma
+subsampling; WebP has no choice, and on these images 4:4:4 changes little for AVIF, which is taken as Pillow writes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import torch
+from bjontegaard import bd_psnr, bd_rate
+from matplotlib.figure import Figure
+from PIL import Image, features
+from PIL import __version__ as pillow
+
+import cpips
+from _common import DATA, at_rate, codec_file, is_plain, save, shipped, table
+from cpips.codec import official
+from cpips.codec.evaluate import evaluate_codec, load_codec, psnr_8bit
+from cpips.images import from_pil
+
+LADDER = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
+CLASSICAL = {  # name: Pillow's format, settings, qualities
+    "JPEG": ("JPEG", {"optimize": True, "subsampling": "4:2:0"}, LADDER),
+    "JPEG 4:4:4": ("JPEG", {"optimize": True, "subsampling": "4:4:4"}, LADDER),
+    "WebP": ("WEBP", {"method": 6}, (0, *LADDER)),
+    "AVIF": ("AVIF", {"speed": 6, "subsampling": "4:2:0"}, LADDER),
+}
+UNDERTRAINED = 0.5  # dB below the official codec at the same rate
+
+
+def curve(kind: str, settings: dict, qualities: tuple[int, ...], paths: list[Path]) -> list[dict]:
+    """Mean rate and PSNR of Pillow's ``kind`` at each quality."""
+    images = [Image.open(path).convert("RGB") for path in paths]
+    points = []
+    for quality in qualities:
+        bpp = psnr = 0.0
+        for image in images:
+            stream = io.BytesIO()
+            image.save(stream, kind, quality=quality, **settings)
+            bpp += 8 * stream.tell() / (image.width * image.height * len(images))
+            psnr += psnr_8bit(from_pil(image), from_pil(Image.open(stream))) / len(images)
+        points.append({"quality": quality, "bpp": round(bpp, 4), "psnr": round(psnr, 3)})
+    return points
+
+
+def ms_ssim(image: torch.Tensor, decoded: torch.Tensor) -> float:
+    """MS-SSIM over RGB, of images in [0,1] rounded to 8 bits."""
+    import pytorch_msssim
+
+    a, b = ((t * 255).round().clamp(0, 255)[None] for t in (image, decoded))
+    return pytorch_msssim.ms_ssim(a, b, data_range=255).item()
+
+
+def bjontegaard(ours: list[dict], other: list[dict]) -> dict:
+    """BD-rate in percent and BD-PSNR in dB of ``ours`` against ``other``; ``why`` there is none where there is none."""
+    a, b = (sorted(points, key=lambda point: point["bpp"]) for points in (other, ours))
+    for points in (a, b):
+        if len(points) < 4:
+            return {"why": f"{len(points)} point{'s' * (len(points) > 1)}, needs 4"}
+        if any(p["psnr"] >= q["psnr"] for p, q in zip(points, points[1:])):
+            return {"why": "PSNR does not rise with rate"}
+    ranges = {key: [max(a[0][key], b[0][key]), min(a[-1][key], b[-1][key])] for key in ("psnr", "bpp")}
+    if any(low >= high for low, high in ranges.values()):
+        return {"why": "the curves have no range in common"}
+    values = [[p[key] for p in points] for points in (a, b) for key in ("bpp", "psnr")]
+    settings = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
+    return {"rate_percent": round(float(bd_rate(*values, **settings)), 2),
+            "psnr_db": round(float(bd_psnr(*values, **settings)), 3), "common_range": ranges}
+
+
+def measure(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dict:
+    """One shipped codec, from bitstreams that are written and decoded again."""
+    card = cpips.model_card(name)
+    found = evaluate_codec(load_codec(codec_file(name)), paths, ms_ssim=ms_ssim)
+    there = {other: at_rate(found["bpp"], points) for other, points in curves.items()}
+    point = official.BY_LAMBDA.get(card.get("lambda"))
+    return {
+        "lambda": card.get("lambda"), "codec_sha256": card["codec_sha256"],
+        "bpp": round(found["bpp"], 4), "psnr": round(found["psnr"], 3), "ms_ssim": round(found["ms_ssim"], 5),
+        "psnr_at_our_rate": {other: value and round(value, 3) for other, value in there.items()},
+        "ms_ssim_official_at_our_rate": at_rate(found["bpp"], curves["official"], "ms_ssim"),
+        "official_of_this_lambda": point and point._asdict(),
+        "undertrained": there["official"] and found["psnr"] < there["official"] - UNDERTRAINED,
+        "images": [{key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}
+                   for row in found["images"]],
+    }
+
+
+def report(result: dict) -> str:
+    """Markdown: a row for each codec, what the others reach at its rate, and the BD-rates."""
+    others = [name for name in result["curves"] if name != "JPEG 4:4:4"]
+    rows = []
+    for name, c in result["codecs"].items():
+        there = [f"{value:.2f}" if (value := c["psnr_at_our_rate"][other]) else "-" for other in others]
+        state = "undertrained" if c["undertrained"] else ""
+        rows.append([f"`{name}`", f"{c['bpp']:.3f}", f"{c['psnr']:.2f}", f"{c['ms_ssim']:.4f}", *there, state])
+    lines = []
+    for other in others:
+        found = result["bd"][other]
+        if "why" in found:
+            told = f"not computed ({found['why']})"
+        else:
+            low, high = found["common_range"]["psnr"]
+            told = (f"{found['rate_percent']:+.1f} % bits, BD-PSNR {found['psnr_db']:+.2f} dB, "
+                    f"over {low:.1f} to {high:.1f} dB")
+        lines.append(f"- BD-rate of `hyperprior-q*` against {other}: {told}")
+    header = ["codec", "bits per pixel", "PSNR (dB)", "MS-SSIM", *(f"{other} at this rate" for other in others), ""]
+    return table(header, rows) + "\n\n" + "\n".join(lines)
+
+
+def plot(result: dict, path: Path) -> None:
+    styles = {"JPEG": ("#b08d57", "-"), "JPEG 4:4:4": ("#b08d57", ":"), "WebP": ("#5b8c5a", "-"),
+              "AVIF": ("#7b5ea7", "-"), "official": ("#444444", "--")}
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in result["curves"].items():
+        colour, line = styles[name]
+        label = "official bmshj2018-hyperprior (published)" if name == "official" else name
+        axes.plot([p["bpp"] for p in points], [p["psnr"] for p in points], line, color=colour, marker=".", label=label)
+    plain = [c for name, c in result["codecs"].items() if is_plain(name)]
+    if plain:
+        axes.plot([c["bpp"] for c in plain], [c["psnr"] for c in plain], "-o", color="#0b4f8a",
+                  label="hyperprior-q* of cpips")
+    markers = iter("D^sPX")
+    for name, c in result["codecs"].items():
+        if is_plain(name):
+            axes.annotate(name.rsplit("-")[-1], (c["bpp"], c["psnr"]), (6, -12), textcoords="offset points",
+                          color="#0b4f8a")
+        else:
+            axes.plot(c["bpp"], c["psnr"], next(markers), markersize=8, color="#c1440e", fillstyle="none", label=name)
+    axes.set(xlabel="bits per pixel", ylabel="PSNR (dB)", xlim=(0, 1.7), ylim=(24, 41),
+             title=f"Rate and distortion, mean of {result['images']} Kodak images")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", type=Path, default=Path("docs/rate_distortion.png"))
+    parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
+    args = parser.parse_args()
+    paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
+    curves = {name: curve(kind, *rest, paths) for name, (kind, *rest) in CLASSICAL.items()
+              if kind == "JPEG" or features.check(kind.lower())}
+    curves["official"] = [point._asdict() for point in official.POINTS]
+    result = {
+        "what": "mean bits per pixel of real files and mean RGB PSNR on Kodak", "images": len(paths), "pillow": pillow,
+        "libraries": {name: features.version(name) for name in ("libjpeg_turbo", "webp", "avif")},
+        "settings": {name: settings for name, (_, settings, _) in CLASSICAL.items()},
+        "official_source": official.SOURCE,
+        "codecs": {name: measure(name, paths, curves) for name in shipped() if codec_file(name)}, "curves": curves,
+    }
+    ours = [c for name, c in result["codecs"].items() if is_plain(name)]
+    result["bd"] = {name: bjontegaard(ours, points) for name, points in curves.items()}
+    print(report(result))
+    plot(result, args.plot)
+    if args.limit is None:
+        print(save("rate_distortion", result))
+
+
+if __name__ == "__main__":
+    main()
