@@ -21,7 +21,7 @@ import cpips
 from cpips import CPIPS, ImageError, ModelError, WeightsError
 from cpips.encoders import AnalysisTransform
 
-ROOT = Path(cpips.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
