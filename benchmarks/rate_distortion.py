@@ -24,7 +24,8 @@ from PIL import __version__ as pillow
 import cpips
 from _common import DATA, at_rate, codec_file, is_plain, save, shipped, table
 from cpips.codec import official
-from cpips.codec.evaluate import evaluate_codec, load_codec, psnr_8bit
+from cpips.codec.evaluate import evaluate_codec, psnr_8bit
+from cpips.codec.files import open_codec
 from cpips.images import from_pil
 
 LADDER = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -80,7 +81,7 @@ def bjontegaard(ours: list[dict], other: list[dict]) -> dict:
 def measure(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dict:
     """One shipped codec, from bitstreams that are written and decoded again."""
     card = cpips.model_card(name)
-    found = evaluate_codec(load_codec(codec_file(name)), paths, ms_ssim=ms_ssim)
+    found = evaluate_codec(open_codec(name), paths, ms_ssim=ms_ssim)
     there = {other: at_rate(found["bpp"], points) for other, points in curves.items()}
     point = official.BY_LAMBDA.get(card.get("lambda"))
     return {

@@ -52,10 +52,16 @@ def models() -> str:
         card = cpips.model_card(name)
         training, kodak = card["training"], card["kodak"]
         rows.append([f"`{name}`", f"N={card['N']}, M={card['M']}", f"{card['parameters'] / 1e6:.2f} M", f"{card['lambda']:g}",
-                     f"{training['steps']:,} of {training['planned_steps']:,} planned steps, {training['hours']:g} h on "
-                     f"{training['hardware']}",
+                     trained(training), f"{training['hardware']}",
                      f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB"])
-    return table(["model", "size", "encoder parameters", "lambda", "training", "Kodak"], rows)
+    return table(["model", "size", "encoder parameters", "lambda", "training", "on", "Kodak"], rows)
+
+
+def trained(training: dict) -> str:
+    """Steps and hours of a run, after those of the runs that it started from."""
+    own = f"{training['steps']:,} steps, {training['hours']:g} h"
+    before = training.get("init")
+    return f"{trained(before)}; then {own}" if before and "steps" in before else own
 
 
 def family() -> str:
@@ -76,7 +82,7 @@ def rate_distortion() -> str:
 def filled(text: str) -> str:
     for make in (agreement, severity, family, speed, models, rate_distortion):
         name = make.__name__
-        if make in (family, rate_distortion) and not (RESULTS / f"{name}.json").exists():
+        if not (RESULTS / f"{name}.json").exists() and make is not models:
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
