@@ -31,6 +31,16 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.delenv("CPIPS_OFFLINE", raising=False)
 
 
+@pytest.fixture
+def shipped_codecs(_own_cache) -> Path:
+    """The checkout's whole codecs, where an installed package finds them: the wheel leaves them out."""
+    from cpips import pretrained
+
+    folder = pretrained.cache_dir() / "codecs"
+    folder.symlink_to(Path(__file__).resolve().parents[1] / "weights" / "codecs", target_is_directory=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The project's data folder, where it is present."""

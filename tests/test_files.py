@@ -104,7 +104,7 @@ def test_files_on_disk_compare_like_their_images(codec, tmp_path):
             assert result.distance == direct
 
 
-def test_real_codec_and_images(shared_data, tmp_path):
+def test_real_codec_and_images(shared_data, shipped_codecs, tmp_path):
     codec = files.open_codec("hyperprior-q4")
     metric = CPIPS("hyperprior-q4", quantize=True)
     image = shared_data / "images" / "kodak" / "kodim20.png"
@@ -259,7 +259,7 @@ def test_each_refusal_says_what_to_do(codec, packed, tmp_path):
         container.read(tmp_path)
 
 
-def test_files_of_another_codec_are_refused(codec, packed, tmp_path):
+def test_files_of_another_codec_are_refused(codec, packed, shipped_codecs, tmp_path):
     other = tiny_codec(seed=1)
     (tmp_path / "a.cpz").write_bytes(packed)
     with pytest.raises(BitstreamError, match="digest .*--codec"):

@@ -24,7 +24,7 @@ COMMANDS = [commands for commands in COMMANDS if commands] + [["cpips demo"]]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch, shipped_codecs) -> Path:
     """A working directory with the files that the README's examples name."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((100, 80), Image.Resampling.BICUBIC)

@@ -33,9 +33,9 @@ PICTURES = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tif
 def open_codec(model: str | os.PathLike = pretrained.DEFAULT_MODEL) -> Codec:
     """The whole codec of a shipped model, or of a weights file that the trainer wrote.
 
-    Only encoders ship inside the package. Codecs are files of their own: found in ``weights/codecs`` of a checkout, or
-    as ``NAME.safetensors`` under ``codecs`` in the cache directory (``CPIPS_HOME``), where the digest on the model's
-    card is checked.
+    Only encoders ship inside the package. Codecs are files of their own, checked by the digest on the model's card:
+    found in ``weights/codecs`` of the checkout that is imported or worked in, or as ``NAME.safetensors`` under
+    ``codecs`` in the cache directory (``CPIPS_HOME``).
 
     Raises:
         ModelError: no such model.
@@ -47,7 +47,8 @@ def open_codec(model: str | os.PathLike = pretrained.DEFAULT_MODEL) -> Codec:
         codec.name = path.stem if path.stem != "codec" else "custom"
         return codec
     card = pretrained.model_card(str(model))
-    places = [pretrained.weights_dir() / card["codec_file"], pretrained.cache_dir() / card["codec_file"]]
+    roots = (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))
+    places = [root / card["codec_file"] for root in roots]
     found = next((path for path in places if path.is_file()), None)
     if found is None:
         raise WeightsError(f"the codec of {model} is not here: put {Path(card['codec_file']).name} of the project's "
