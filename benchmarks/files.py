@@ -40,17 +40,15 @@ def rank(name: str, codec, metric, full, lpips, out: Path, limit: int | None) ->
     rows, people = rows[:limit], people[:limit]
     compressed = compress_set(folder, rows, codec, out)
     columns: dict[str, list[float]] = {"files": [], "full": [], "lpips": [], "lpips decoded": []}
-    cache: dict[str, tuple] = {}
 
     def views(image: str) -> tuple:
-        if image not in cache or image not in {row["ref"] for row in rows}:
-            pixels = cpips.load_image(folder / image)[None]
-            decoded = files.decompress(compressed[image], codec)[None]
-            cache[image] = (files.embed(metric, codec, compressed[image]), full.embed(pixels), pixels, decoded)
-        return cache[image] if image.startswith("ref") else cache.pop(image)
+        pixels = cpips.load_image(folder / image)[None]
+        decoded = files.decompress(compressed[image], codec)[None]
+        return files.embed(metric, codec, compressed[image]), full.embed(pixels), pixels, decoded
 
+    references = {image: views(image) for image in {row["ref"] for row in rows}}
     for row in rows:
-        (a, fa, xa, da), (b, fb, xb, db) = views(row["ref"]), views(row["dist"])
+        (a, fa, xa, da), (b, fb, xb, db) = references[row["ref"]], views(row["dist"])
         for column, value in zip(columns.values(), (metric.distance(a, b), full.distance(fa, fb), lpips(xa, xb), lpips(da, db))):
             column.append(value.item())
     found = {key: np.array(values) for key, values in columns.items()}

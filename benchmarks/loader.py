@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import random
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import torch
 
 from _common import DATA, save, table
 from cpips.codec.config import TrainConfig
@@ -49,7 +47,6 @@ def main() -> None:
         images = {"step": stage.batch + stage.labelled, "cached": stage.batch, "decoded anew": stage.batch,
                   "labelled": stage.labelled or stage.batch}
         drawn = trainer.draw(0)
-        steps = itertools.count()
 
         def timed(kind: str) -> float:
             """Images a second."""

@@ -6,7 +6,7 @@ Plain torch, no CompressAI; state dicts of CompressAI's hyperprior models are re
 from __future__ import annotations
 
 import hashlib
-from typing import Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -109,11 +109,7 @@ class AnalysisTransform(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 over the tensors' names, shapes and bytes (fp32), whatever file or layout they came in."""
-        sha = hashlib.sha256()
-        for name, tensor in sorted(self.named_buffers()):
-            sha.update(f"{name}{tuple(tensor.shape)}".encode())
-            sha.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return sha.hexdigest()
+        return tensors_digest(self.named_buffers())
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], persistent: bool = True) -> "AnalysisTransform":
@@ -174,6 +170,15 @@ class AnalysisTransform(nn.Module):
                 state[f"g_a.{2 * i + 1}.beta"] = (torch.ones(N, **float32) + _PEDESTAL).sqrt()
                 state[f"g_a.{2 * i + 1}.gamma"] = (0.1 * torch.eye(N, **float32) + _PEDESTAL).sqrt()
         return cls.from_state_dict(state, persistent)
+
+
+def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over tensors' names, shapes and fp32 bytes, in the order of their names."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(named, key=lambda item: item[0]):
+        sha.update(f"{name}{tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _fold(stored: Tensor, minimum: float) -> Tensor:

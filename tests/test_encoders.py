@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 import cpips
 from cpips import ModelError, WeightsError, pretrained
 from cpips.encoders import STRIDES, TAPS, AnalysisTransform
+from helpers import state_of
 
 
 def theirs_of(compressai, N: int, M: int, seed: int = 0):
@@ -129,18 +130,6 @@ def test_an_encoder_needs_channels(N, M):
 
 
 # ---- state dicts ----------------------------------------------------------------------------------------------------
-
-
-def state_of(N: int = 4, M: int = 6) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for i, (inputs, outputs) in enumerate([(3, N), (N, N), (N, N), (N, M)]):
-        state[f"g_a.{2 * i}.weight"] = torch.randn(outputs, inputs, 5, 5, generator=generator)
-        state[f"g_a.{2 * i}.bias"] = torch.randn(outputs, generator=generator)
-        if i < 3:
-            state[f"g_a.{2 * i + 1}.beta"] = torch.rand(N, generator=generator) + 0.5
-            state[f"g_a.{2 * i + 1}.gamma"] = torch.rand(N, N, generator=generator)
-    return state
 
 
 KEYS = list(state_of())

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import shutil
-import subprocess
 import sys
-import textwrap
 import threading
 
 import pytest
@@ -19,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import cpips
 from cpips import CPIPS
 from cpips.encoders import AnalysisTransform
+from helpers import run_two
 
 FORMS = {
     "latent": {}, "taps": {"form": "taps"}, "local": {"form": "local"}, "structure": {"form": "structure"},
@@ -280,23 +277,6 @@ json.dump({"losses": losses, "gradient": gradient.tolist(), "frozen": frozen, "d
           open(f"{folder}/{rank}.json", "w"))
 dist.destroy_process_group()
 """
-
-
-def run_two(script: str, folder) -> list[dict]:
-    """Two processes that find each other through a file; what each leaves in its RANK.json."""
-    (folder / "script.py").write_text(textwrap.dedent(script))
-    env = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-    processes = [subprocess.Popen([sys.executable, str(folder / "script.py"), str(rank), str(folder)], env=env,
-                                  stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stderr.close()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.slow

@@ -21,20 +21,9 @@ from safetensors.torch import load_file, save_file
 import cpips
 from cpips import CPIPS, ModelError, WeightsError, pretrained
 from cpips.encoders import AnalysisTransform
+from helpers import state_of
 
 ZOO = "compressai:bmshj2018-hyperprior/mse/3"
-
-
-def state_of(N: int = 4, M: int = 6) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for i, (inputs, outputs) in enumerate([(3, N), (N, N), (N, N), (N, M)]):
-        state[f"g_a.{2 * i}.weight"] = torch.randn(outputs, inputs, 5, 5, generator=generator)
-        state[f"g_a.{2 * i}.bias"] = torch.randn(outputs, generator=generator)
-        if i < 3:
-            state[f"g_a.{2 * i + 1}.beta"] = torch.rand(N, generator=generator) + 0.5
-            state[f"g_a.{2 * i + 1}.gamma"] = torch.rand(N, N, generator=generator)
-    return state
 
 
 DIGEST = AnalysisTransform.from_state_dict(state_of()).digest()

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-import json
-import os
 import pickle
-import subprocess
 import sys
-import textwrap
 import warnings
 
 import pytest
@@ -20,6 +16,7 @@ import cpips
 from cpips import ImageError, ModelError
 from cpips.codec._compressai import declare_torchvision_ops
 from cpips.encoders import AnalysisTransform
+from helpers import run_two
 
 
 @pytest.fixture(scope="module")
@@ -386,19 +383,7 @@ def test_two_processes_with_unequal_shares(torchmetrics, CPIPS, tmp_path):
     """The mean over all images, not the mean of the processes' means; also where a process had none."""
     shares = [batches()[:2] + batches(), batches()[2:]]
     torch.save(shares, tmp_path / "shares.pt")
-    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
-    env = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-    processes = [subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(rank), str(tmp_path)], env=env,
-                                  stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stderr.close()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    first, second = run_two(SCRIPT, tmp_path)
     single = {"mean": CPIPS(tiny()), "sum": CPIPS(tiny(), reduction="sum"), "psnr": CPIPS("psnr")}
     for x, y in shares[0] + shares[1]:
         for adapter in single.values():

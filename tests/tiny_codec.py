@@ -1,4 +1,4 @@
-"""What the tests of the codec and of its trainer share: a run of seconds, and how its files are read."""
+"""What the tests of the codec and of its trainer share: a codec, a run of seconds, and how its files are read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ import dataclasses
 import json
 from pathlib import Path
 
+import torch
+
 from cpips.codec.config import Stage, TrainConfig
+from cpips.codec.model import Codec, is_table
 
 CONFIG = TrainConfig(name="tiny", data=["photos"], lmbda=0.01, stages=[Stage(5, 64, 2), Stage(3, 128, 1)], N=8, M=12,
                      warmup_steps=2, log_every=2, checkpoint_every=3, ema_decay=0.5)
+
+
+def make_codec(seed: int = 0) -> Codec:
+    """Untrained, but with a latent that does not all round to zero."""
+    torch.manual_seed(seed)
+    codec = Codec(8, 12)
+    state = {k: v.detach().clone() for k, v in codec.state_dict().items() if not is_table(k)}
+    state["g_a.6.weight"] *= 300  # else all of it rounds to zero
+    state["h_s.4.bias"] += 3
+    codec = Codec.from_state_dict(state)
+    codec.name = "tiny"
+    return codec
 
 
 def toml(config: TrainConfig) -> str:

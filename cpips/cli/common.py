@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, Sequence
 
 import typer
 
@@ -32,15 +33,12 @@ def make_metric(name: str | None, device: str, dtype: str, background: str | Non
     Raises:
         CpipsError: an unknown metric, device, type or colour.
     """
-    import warnings
-
     import torch
-    from PIL import Image
 
     from .. import create_metric, images, pretrained
     from ..errors import ModelError
 
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # cpips refuses such an image, in its own words
+    quiet_bombs()
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
     if background is not None:
@@ -64,6 +62,15 @@ def _device(name: str) -> Any:
     if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ModelError(f"device {name!r} is not available here: choose from {', '.join(present)}")
     return device
+
+
+def quiet_bombs() -> None:
+    """Keep Pillow's warning of a huge image back: cpips refuses such an image, in its own words."""
+    import warnings
+
+    from PIL import Image
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------
@@ -106,6 +113,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes:
     terminal.print(table)
     for note in notes:
         terminal.print(Text(note, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[str | None, int], None]]:
+    """Call it after each item with its error, or None, and how many there are; draws a bar if stderr is a terminal."""
+    terminal = console(stderr=True)
+    if terminal is None:
+        yield lambda error, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("[red]{task.fields[note]}"))
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None, note="")
+        failed = 0
+
+        def advance(error: str | None, total: int) -> None:
+            nonlocal failed
+            failed += error is not None
+            bar.update(task, advance=1, total=total, note=f"{failed} failed" if failed else "")
+
+        yield advance
 
 
 def print_json(value: Any) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Callable, Iterator, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from .codec import CodecOption, codec_files
-from .common import BackgroundOption, JsonOption, console, fail, number, print_json, print_table, say
+from .common import (BackgroundOption, JsonOption, counting, fail, number, print_json, print_table, quiet_bombs,
+                     say)
 
 DEFAULT = Path("cpips-index")
 _SHOWN = 20  # errors; --json has them all
@@ -43,14 +43,14 @@ def build(
 
     module = _module()
     model = codec_files().open_codec(codec or DEFAULT_MODEL)
-    _quiet_bombs()
+    quiet_bombs()
     seen = 0
-    with _progress() as show:
+    with counting("encoding") as show:
 
         def advance(done: int, total: int, error: str | None) -> None:
             nonlocal seen
             seen = done
-            show(done, total, error)
+            show(error, total)
 
         try:
             summary = module.build(folder, output, model, size=size, background=background, restart=restart,
@@ -104,7 +104,7 @@ def search(
     path = Path(arguments[0]) if len(arguments) == 2 else index or DEFAULT
     image = arguments[-1]
     module = _module()
-    _quiet_bombs()
+    quiet_bombs()
     stored = module.LatentIndex.open(path, codec_files().open_codec(codec) if codec else None)
     found = stored.search(image, count, candidates=candidates, background=background)
     rows = [(str(stored.locate(name)), distance) for name, distance in found]
@@ -126,37 +126,6 @@ def _module() -> ModuleType:
     from ..codec import index
 
     return index
-
-
-def _quiet_bombs() -> None:
-    import warnings
-
-    from PIL import Image
-
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # cpips refuses such an image, in its own words
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, Optional[str]], None]]:
-    """Call it for each image; draws a bar if stderr is a terminal."""
-    terminal = console(stderr=True)
-    if terminal is None:
-        yield lambda done, total, error: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-               TextColumn("[red]{task.fields[note]}"))
-    with Progress(*columns, console=terminal, transient=True) as bar:
-        task = bar.add_task("encoding", total=None, note="")
-        failed = 0
-
-        def show(done: int, total: int, error: str | None) -> None:
-            nonlocal failed
-            failed += error is not None
-            bar.update(task, completed=done, total=total, note=f"{failed} failed" if failed else "")
-
-        yield show
 
 
 def add_to(app: typer.Typer) -> None:

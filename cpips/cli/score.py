@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Callable, Iterator, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .common import (BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, console, fail, make_metric,
+from .common import (BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, counting, fail, make_metric,
                      print_json, say)
 
 if TYPE_CHECKING:
@@ -66,12 +65,12 @@ def score(
         table = read_folders(pairs, images)
     measure = make_metric(metric, device, dtype, background)
     done = 0
-    with _progress(len(table)) as advance:
+    with counting("comparing") as advance:
 
         def count(row: int, result: Result) -> None:
             nonlocal done
             done = row + 1
-            advance(result)
+            advance(result.error, len(table))
 
         try:
             summary = score_table(table, measure, output, batch_size=batch_size, workers=workers, force=force,
@@ -92,29 +91,6 @@ def score(
         fail(f"and {summary.failed - len(summary.errors)} more: see the column 'error' of {output}")
     if summary.failed:
         raise typer.Exit(2 if summary.failed == summary.rows else 1)
-
-
-@contextmanager
-def _progress(rows: int) -> Iterator[Callable[[Result], None]]:
-    """Call it for each row; draws a bar if stderr is a terminal."""
-    terminal = console(stderr=True)
-    if terminal is None:
-        yield lambda result: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-               TextColumn("[red]{task.fields[note]}"))
-    with Progress(*columns, console=terminal, transient=True) as bar:
-        task = bar.add_task("comparing", total=rows, note="")
-        failed = 0
-
-        def advance(result: Result) -> None:
-            nonlocal failed
-            failed += result.error is not None
-            bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
-
-        yield advance
 
 
 def add_to(app: typer.Typer) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +35,7 @@ SUFFIX = ".cpz"
 MAGIC = b"\x89CPZ\r\n\x1a\n"
 VERSION = 1
 _FIXED = struct.Struct("<8sIIIII")  # after the name
-_SEAL = 8
+SEAL = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def pack(stream: Bitstream, name: str, digest: str) -> bytes:
         _FIXED.pack(bytes.fromhex(digest)[:8], stream.height, stream.width, len(stream.z), len(stream.y), stream.checksum),
         stream.z, stream.y,
     ))
-    return body + _seal(body)
+    return body + seal(body)
 
 
 def unpack(data: bytes, name: str = "the file") -> Compressed:
@@ -94,14 +93,14 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
                              "it is of a later cpips, or damaged")
     fixed = 10 + (data[9] if len(data) > 9 else 0)
     begin = fixed + _FIXED.size
-    if len(data) < begin + _SEAL:
+    if len(data) < begin + SEAL:
         raise BitstreamError(f"{name} is cut short after {len(data)} bytes, in its header: copy it again")
     digest, height, width, z_length, y_length, checksum = _FIXED.unpack_from(data, fixed)
-    expected = begin + z_length + y_length + _SEAL
+    expected = begin + z_length + y_length + SEAL
     if len(data) != expected:
         what = "cut short" if len(data) < expected else "longer than it should be, or damaged"
         raise BitstreamError(f"{name} is {what}: it has {len(data)} bytes, its header says {expected}; copy it again")
-    if _seal(data[:-_SEAL]) != data[-_SEAL:]:
+    if seal(data[:-SEAL]) != data[-SEAL:]:
         raise BitstreamError(f"{name} is damaged (its checksum does not hold): copy it again")
     try:
         codec = data[10:fixed].decode()
@@ -111,7 +110,7 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
         raise BitstreamError(f"{name} claims to hold {width}x{height} px: expected 1 or more and at most "
                              "PIL.Image.MAX_IMAGE_PIXELS; raise that if you trust the file")
     middle = begin + z_length
-    stream = Bitstream(data[begin:middle], data[middle:-_SEAL], height, width, checksum)
+    stream = Bitstream(data[begin:middle], data[middle:-SEAL], height, width, checksum)
     return Compressed(stream, codec, digest.hex())
 
 
@@ -142,17 +141,6 @@ def read(path: str | os.PathLike) -> Compressed:
         raise BitstreamError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def write(path: str | os.PathLike, data: bytes) -> None:
-    """Write ``data`` under ``path`` whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def check_codec(compressed: Compressed, codec: Codec, name: str = "the file") -> None:
     """Raise :class:`BitstreamError` unless ``codec`` is the one that wrote it."""
     if not codec.digest.startswith(compressed.codec_digest):
@@ -160,5 +148,6 @@ def check_codec(compressed: Compressed, codec: Codec, name: str = "the file") ->
                              f"this codec has {codec.digest[:16]}: give the weights it was made with (--codec FILE)")
 
 
-def _seal(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=_SEAL).digest()
+def seal(body: bytes) -> bytes:
+    """The checksum at the end of a file: ``SEAL`` bytes of BLAKE2b."""
+    return hashlib.blake2b(body, digest_size=SEAL).digest()

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from .. import images, pretrained
 from ..errors import BitstreamError, CpipsError, ImageError, WeightsError
 from ..metric import CPIPS, Embedding
 from ..scoring import Result
+from ..scoring.tables import atomic
 from . import container
 from .container import Compressed
 from .evaluate import load_codec
@@ -78,7 +78,8 @@ def compress(image: str | os.PathLike | Tensor, path: str | os.PathLike, codec: 
     """Write ``image``, a file or ``(3,H,W)`` in [0,1], as ``.cpz``; returns the bytes of the file."""
     tensor = image if isinstance(image, Tensor) else images.load(image, background)
     data = container.pack(codec.encode(tensor), codec.name, codec.digest)
-    container.write(path, data)
+    with atomic(Path(path)) as file:
+        file.write(data)
     return len(data)
 
 
@@ -108,9 +109,8 @@ def save_picture(image: Tensor, path: str | os.PathLike) -> None:
     """Write ``(3,H,W)`` in [0,1] as a lossless 8-bit picture (PNG, WebP, TIFF or BMP, by the suffix)."""
     kind = picture_format(path)
     pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    container.write(path, stream.getvalue())
+    with atomic(Path(path)) as file:
+        Image.fromarray(pixels).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
 
 
 def file_metric(codec: Codec, **settings) -> CPIPS:

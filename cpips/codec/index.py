@@ -23,7 +23,6 @@ trust.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -54,7 +53,6 @@ SKETCH = "sums of 2x2 cells, count sketch (PCG64, seed 0), cosine"
 DIMS = 256  # of a sketch
 MAGIC = b"\x89CPX\r\n\x1a\n"
 VERSION = 1  # of the format, and of the rules RESIZE and SKETCH
-_SEAL = 8
 _MUST_AGREE = ("version", "codec", "codec_digest", "size", "resize", "background", "sketch", "dims", "folder")
 _BAD_IMAGE = (CpipsError, OSError, MemoryError)
 
@@ -257,7 +255,7 @@ class LatentIndex:
     def _graph(self) -> Any:
         start = self._start + int(self._ends[-1])
         data = self._data[start:]
-        if _seal(data).hex() != self.manifest["graph"]:
+        if container.seal(data).hex() != self.manifest["graph"]:
             raise IndexFileError(f"{self.path} is damaged (the checksum of its graph does not hold): `cpips index "
                                  "build` repairs it")
         try:
@@ -296,10 +294,10 @@ def _read(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
     with path.open("rb") as stream:
         data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     end = 12 + int.from_bytes(data[8:12], "little")
-    if len(data) < max(12, end + _SEAL):
+    if len(data) < max(12, end + container.SEAL):
         raise IndexFileError(f"{path} is cut short after {len(data)} bytes, in its manifest: copy it again, or build "
                              "it anew with --restart")
-    if _seal(data[:end]) != data[end: end + _SEAL]:
+    if container.seal(data[:end]) != data[end: end + container.SEAL]:
         raise IndexFileError(f"{path} is damaged (its manifest's checksum does not hold): copy it again, or build it "
                              "anew with --restart")
     try:
@@ -322,11 +320,11 @@ def _read(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
     if version != VERSION:
         raise IndexFileError(f"{path} has version {version} of the index format, and this cpips reads version "
                              f"{VERSION}: build it anew with --restart")
-    expected = end + _SEAL + sum(lengths) + manifest["graph_bytes"]
+    expected = end + container.SEAL + sum(lengths) + manifest["graph_bytes"]
     if len(data) != expected:
         raise IndexFileError(f"{path} has {len(data)} bytes and its manifest says {expected}: copy it again, or "
                              "build it anew with --restart")
-    return data, end + _SEAL, manifest
+    return data, end + container.SEAL, manifest
 
 
 def _is_index(path: Path) -> bool:
@@ -352,10 +350,6 @@ def _usearch() -> Any:
         raise CpipsError(f"the search needs usearch ({error}): pip install 'cpips[index]' -c "
                          "constraints.txt") from error
     return Index
-
-
-def _seal(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=_SEAL).digest()
 
 
 # ---- building -------------------------------------------------------------------------------------------------------
@@ -476,13 +470,13 @@ def _write(out: Path, header: dict[str, Any], entries: Sequence[_Entry], old: La
     # one thread: with more, the graph is another one each time
     graph.add(np.arange(len(entries), dtype=np.uint64), np.stack([entry.vector for entry in entries]), threads=1)
     saved = bytes(graph.save())
-    manifest = {**header, "graph": _seal(saved).hex(), "graph_bytes": len(saved),
+    manifest = {**header, "graph": container.seal(saved).hex(), "graph_bytes": len(saved),
                 "paths": [entry.key[0] for entry in entries], "bytes": [entry.length for entry in entries],
                 "stamps": [entry.key[1:] for entry in entries]}
     text = json.dumps(manifest, separators=(",", ":")).encode()
     head = MAGIC + len(text).to_bytes(4, "little") + text
     with atomic(out) as stream:
-        stream.write(head + _seal(head))
+        stream.write(head + container.seal(head))
         for entry in entries:
             stream.write(entry.source.read(entry.place))
         stream.write(saved)

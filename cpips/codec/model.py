@@ -8,7 +8,6 @@ any image size, the training loss, and the count of real bytes.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import zlib
 from functools import cached_property
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoders import AnalysisTransform
+from ..encoders import AnalysisTransform, tensors_digest
 from ..errors import BitstreamError, WeightsError
 from ._compressai import import_compressai
 from .container import Bitstream
@@ -135,12 +134,7 @@ class Codec(ScaleHyperprior):
     @cached_property  # in the instance's __dict__, so not a submodule
     def digest(self) -> str:
         """SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file they came."""
-        sha = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            if not is_table(name):
-                sha.update(f"{name}{tuple(tensor.shape)}".encode())
-                sha.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return sha.hexdigest()
+        return tensors_digest((name, tensor) for name, tensor in self.state_dict().items() if not is_table(name))
 
     @cached_property
     def _analysis(self) -> AnalysisTransform:

@@ -29,7 +29,7 @@ from .data import Labelled
 from .evaluate import codec_metadata, evaluate_codec, load_codec
 from .model import Codec, is_table
 from .objective import Classifier, top1_accuracy
-from .train import export
+from .train import export, replace
 
 FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in half precision may make
 
@@ -58,7 +58,7 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path])
         parts[f"codecs/{config.name}-classifier"] = dict(pretrained.read_weights(run / "classifier.safetensors"))
     (weights / "codecs").mkdir(parents=True, exist_ok=True)
     for name, state in parts.items():
-        _replace(weights / f"{name}.safetensors", lambda path: save_file(state, path, metadata=metadata))
+        _write_weights(weights / f"{name}.safetensors", state, metadata)
     encoder = parts[config.name]
     facts = {"parameters": sum(v.numel() for v in encoder.values()), "dtype": str(codec["g_a.0.weight"].dtype).split(".")[1],
              "fp16_change": float(f"{change:.2g}"), "encoder_sha256": pretrained.load_encoder(encoder)[2]}
@@ -112,7 +112,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
     if labelled is not None and "classifier_file" in files:
         card["classification"] = classification(codec, weights / files["classifier_file"], labelled)
     text = json.dumps(card, indent=2) + "\n"
-    _replace(weights / f"{config.name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    replace(weights / f"{config.name}.json", lambda path: path.write_text(text, encoding="utf-8"))
     return card
 
 
@@ -170,11 +170,12 @@ def gap(kodak: dict, lmbda: float) -> dict:
             "minus_official": {key: round(kodak[key] - getattr(point, key), n) for key, n in DECIMALS.items()}}
 
 
-def _replace(path: Path, write) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    write(partial)
-    partial.chmod(0o644)  # safetensors writes files that only their owner may read
-    os.replace(partial, path)
+def _write_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    def write(partial: Path) -> None:
+        save_file(dict(state), partial, metadata=metadata)
+        partial.chmod(0o644)  # safetensors writes files that only their owner may read
+
+    replace(path, write)
 
 
 def main() -> None:

@@ -165,9 +165,7 @@ class Trainer:
                      model=self.module.module.state_dict(), ema=self.ema.state_dict(),
                      optimizer=self.optimizer.state_dict(), aux_optimizer=self.aux_optimizer.state_dict(),
                      precision=self.precision.state_dict())
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        replace(self.checkpoint, lambda path: torch.save(state, path))
 
     def _resume(self) -> None:
         if self.checkpoint.exists():
@@ -209,9 +207,7 @@ class Trainer:
         lines = path.read_text().splitlines()
         kept = [line for line in lines[1:]
                 if line.count(",") == len(LOG_FIELDS) - 1 and int(line.split(",", 1)[0]) <= self.step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("\n".join([",".join(LOG_FIELDS), *kept]) + "\n")
-        os.replace(partial, path)
+        replace(path, lambda partial: partial.write_text("\n".join([",".join(LOG_FIELDS), *kept]) + "\n"))
 
 
 def _precision(autocast: str, device: torch.device) -> Precision:
@@ -282,10 +278,8 @@ def export(checkpoint: Path, out: Path) -> None:
     if classifier := {k.removeprefix("classifier."): v for k, v in averaged.items() if k.startswith("classifier.")}:
         parts["classifier"] = classifier
     for name, tensors in parts.items():
-        path = Path(out) / f"{name}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
-        os.replace(partial, path)
+        whole = {k: v.detach().contiguous() for k, v in tensors.items()}
+        replace(Path(out) / f"{name}.safetensors", lambda path: save_file(whole, path, metadata=metadata))
     if (Path(out) / "log.csv").exists():
         plot_curve(Path(out) / "log.csv", Path(out) / "curve.png")
 
@@ -315,6 +309,14 @@ def plot_curve(log_path: Path, path: Path) -> None:
         axes.grid(alpha=0.3)
     for axes in panels:  # left over in the last line
         axes.remove()
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=120)
+    replace(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file that takes the name ``path`` when it is whole.
+
+    The unfinished file has always the same name: runs that are killed leave one, not one each.
+    """
+    partial = path.with_suffix(path.suffix + ".partial")
+    write(partial)
     os.replace(partial, path)
