@@ -161,16 +161,16 @@ class CPIPS(FullReferenceMetric):
             ImageError: input that cannot be compared; the message says what came and how to mend it.
         """
         x, y = self._prepare_pair(x, y)
-        return self._reduce(self._weighted(self._embed(x), self._embed(y), mask), reduction)
+        return self._reduce(self._compare_features(self._features(x), self._features(y), mask), reduction)
 
     def map(self, x: images.ImageLike, y: images.ImageLike) -> Tensor:
         """Where the images differ: ``(N,1,H,W)``, whose mean over H and W is the distance."""
         x, y = self._prepare_pair(x, y)
-        return self._map(self._embed(x), self._embed(y))
+        return self._map(self._features(x), self._features(y))
 
     def embed(self, image: images.ImageLike) -> Embedding:
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""
-        return self._embed(self._prepare(image))
+        return self._features(self._prepare(image))
 
     def embed_latent(self, latent: Tensor, size: tuple[int, int]) -> Embedding:
         """The embedding of images of which the rounded latent is known, from a compressed file say.
@@ -206,7 +206,7 @@ class CPIPS(FullReferenceMetric):
                 raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a "
                                  "side; for all pairs use metric.pairwise")
             a, b = (a.expand(len(b)), b) if len(a) == 1 else (a, b.expand(len(a)))
-        return self._reduce(self._weighted(a, b, mask), reduction)
+        return self._reduce(self._compare_features(a, b, mask), reduction)
 
     def pairwise(self, a: images.ImageLike | Embedding, b: images.ImageLike | Embedding | None = None) -> Tensor:
         """All distances ``(A,B)`` between A and B images (or embeddings): A + B encodings, A * B comparisons.
@@ -217,7 +217,7 @@ class CPIPS(FullReferenceMetric):
         a = self._own(a) if isinstance(a, Embedding) else self.embed(a)
         b = a if b is None else self._own(b) if isinstance(b, Embedding) else self.embed(b)
         _check_comparable(a, b)
-        return torch.stack([self._weighted(one.expand(len(b)), b, None) for one in a])
+        return torch.stack([self._compare_features(one.expand(len(b)), b) for one in a])
 
     @property
     def signature(self) -> str:
@@ -234,7 +234,7 @@ class CPIPS(FullReferenceMetric):
 
     # ---- the parts, in the order in which they run --------------------------------------------------------------------
 
-    def _embed(self, x: Tensor) -> Embedding:
+    def _features(self, x: Tensor) -> Embedding:
         size = (x.shape[2], x.shape[3])
         features, strides = [], []
         scaled = x.to(self.encoder.dtype)
@@ -282,7 +282,7 @@ class CPIPS(FullReferenceMetric):
             total = total * _root_slope(self._scalar(a, b))[:, None, None, None]
         return total
 
-    def _weighted(self, a: Embedding, b: Embedding, mask: Tensor | None) -> Tensor:
+    def _compare_features(self, a: Embedding, b: Embedding, mask: Tensor | None = None) -> Tensor:
         if mask is not None:
             mask = _check_mask(mask, a.size, a.features[0])
             return (self._map(a, b) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))

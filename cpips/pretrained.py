@@ -21,6 +21,7 @@ from typing import Any, Iterable, Mapping, Union
 import torch
 from torch import Tensor
 
+from ._version import __version__
 from .encoders import AnalysisTransform
 from .errors import ModelError, WeightsError
 
@@ -130,7 +131,7 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}: expected a .safetensors file or a torch checkpoint")
     if sha256 is not None:
-        _verify(path, sha256)
+        verify(path, sha256)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -154,15 +155,28 @@ def _is_path(model: str) -> bool:
     return model.endswith(_FILE_SUFFIXES) or os.sep in model or (model not in list_models() and Path(model).is_file())
 
 
-def _verify(path: Path, sha256: str) -> None:
+def verify(path: Path, sha256: str) -> None:
+    """Refuse a file whose SHA-256 does not begin with ``sha256``.
+
+    Raises:
+        WeightsError: the message has both.
+    """
     found = _sha256(path)
     if not found.startswith(sha256):
-        raise WeightsError(f"{path} is damaged or was tampered with: its SHA-256 is {found}, expected {sha256}; "
+        raise WeightsError(f"{path} is damaged or was tampered with: its SHA-256 is {found}, expected {_told(sha256)}; "
                            "delete it and install or download it again")
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):  # VGG16's file has half a gigabyte
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _told(sha256: str) -> str:
+    return sha256 if len(sha256) == 64 else f"{sha256}..."
 
 
 # ---- the zoo and the cache ------------------------------------------------------------------------------------------------
@@ -192,11 +206,15 @@ def _fetch_zoo(model: str, offline: bool | None) -> Path:
     return fetch(f"{ZOO_URL}bmshj2018-hyperprior-{infix}{quality}-{digest}.pth.tar", digest, offline=offline)
 
 
-def fetch(url: str, sha256: str, *, offline: bool | None = None, timeout: float = 30.0) -> Path:
+def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | None = None,
+          timeout: float = 30.0) -> Path:
     """Path of the cached copy of ``url``, downloaded if need be; it appears under its name only when whole and verified.
 
     Args:
-        sha256: expected digest, whole or its first digits.
+        sha256: expected digest, whole or its first digits, where only a file name tells it: eight of them show an
+            accident and no forgery.
+        path: the copy's place; default: the URL's last part in :func:`cache_dir`.
+        offline: ``True`` forbids the download (default: the environment variable ``CPIPS_OFFLINE``).
         timeout: seconds without an answer after which the download is given up.
 
     Raises:
@@ -205,13 +223,13 @@ def fetch(url: str, sha256: str, *, offline: bool | None = None, timeout: float 
     import http.client
     import urllib.request  # 30 ms that a shipped model does not cost
 
-    path = cache_dir() / url.rsplit("/", 1)[1]
+    path = path or cache_dir() / url.rsplit("/", 1)[1]
     if path.is_file():
-        _verify(path, sha256)
+        verify(path, sha256)
         return path
     if is_offline(offline):
-        raise WeightsError(f"{path.name} is not in the cache and offline mode is on: download {url} elsewhere and "
-                           f"put it at {path}, or unset CPIPS_OFFLINE")
+        raise WeightsError(f"{path.name} is not in the cache and offline mode is on: download {url} (SHA-256 "
+                           f"{_told(sha256)}) elsewhere and put it at {path}, or unset CPIPS_OFFLINE")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
@@ -221,16 +239,19 @@ def fetch(url: str, sha256: str, *, offline: bool | None = None, timeout: float 
                            "folder that can be written") from error
     try:
         with stream:
-            with urllib.request.urlopen(url, timeout=timeout) as answer:
+            # some servers refuse urllib's own name
+            request = urllib.request.Request(url, headers={"User-Agent": f"cpips/{__version__}"})
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
                 while block := answer.read(1 << 20):
                     stream.write(block)
         found = _sha256(partial)
         if not found.startswith(sha256):
             raise WeightsError(f"{url} gave other bytes than expected, cut short perhaps (SHA-256 {found}, expected "
-                               f"{sha256}): try again, or put the file at {path}")
+                               f"{_told(sha256)}): try again, or put the file at {path}")
         os.replace(partial, path)
     except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
-        raise WeightsError(f"could not download {url} ({str(error)!r}): check the connection, or put the file at {path}") from error
+        raise WeightsError(f"could not download {url} ({str(error)!r}): check the connection, or put the file at "
+                           f"{path} (SHA-256 {_told(sha256)})") from error
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -7,6 +7,8 @@ nothing.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,8 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 class FullReferenceMetric(nn.Module):
-    """Base of the metrics; a subclass gives :meth:`_compare` and its facts.
+    """Base of the metrics; a subclass gives :meth:`_compare`, or :meth:`_features` and :meth:`_compare_features`, and
+    its facts.
 
     Args:
         reduction: ``'none'`` for ``(N,)``, ``'mean'`` or ``'sum'`` for a scalar, as in torch.
@@ -48,9 +51,19 @@ class FullReferenceMetric(nn.Module):
 
     # ---- what a subclass gives ------------------------------------------------------------------------------------
 
+    def _features(self, x: Tensor) -> Any:
+        """What is compared of a checked batch ``(N,3,H,W)`` in [0,1], float32 at least."""
+        raise NotImplementedError
+
+    def _compare_features(self, f: Any, g: Any) -> Tensor:
+        """Distances ``(N,)`` of what :meth:`_features` gave for two batches of one type."""
+        raise NotImplementedError
+
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         """Distances ``(N,)`` of two checked float batches ``(N,3,H,W)`` in [0,1], on one device."""
-        raise NotImplementedError
+        x, y = widen(x, y)
+        # one batch after the other, not as one: equal images then have equal features to the last bit
+        return self._compare_features(self._features(x), self._features(y))
 
     # ---- the call -------------------------------------------------------------------------------------------------
 
@@ -58,6 +71,34 @@ class FullReferenceMetric(nn.Module):
         """``(N,)`` (or a scalar, see ``reduction``) of images as :func:`cpips.images.as_batch` accepts them."""
         x, y = self._prepare_pair(x, y)
         return self._reduce(self._mark_invalid(self._compare(x, y), x, y), reduction)
+
+    def triplet(self, reference: images.ImageLike, first: images.ImageLike, second: images.ImageLike,
+                ) -> tuple[Tensor, Tensor]:
+        """Distances ``(N,)`` of the reference to each of two images, as a 2AFC judgement asks (BAPPS).
+
+        Those of two calls to the last bit, ``reduction`` apart. The features of the reference are computed once; twice
+        if one of the two images is float64 and nothing else is, for images are compared in the wider of their types.
+        A metric without features (PSNR, SSIM ...) compares twice.
+
+        Args:
+            reference, first, second: as many images each, of one size, as :func:`cpips.images.as_batch` accepts them.
+
+        Raises:
+            ImageError: input that cannot be compared; the message says what came and how to mend it.
+        """
+        x, *others = self._prepare_all({"the reference": reference, "the first image": first,
+                                        "the second image": second})
+        if type(self)._compare is not FullReferenceMetric._compare:  # it compares images, not features
+            distances = [self._compare(x, other) for other in others]
+        else:
+            distances, features = [], {}
+            for other in others:
+                wide, other = widen(x, other)
+                if wide.dtype not in features:
+                    features[wide.dtype] = self._features(wide)
+                distances.append(self._compare_features(features[wide.dtype], self._features(other)))
+        d0, d1 = (self._mark_invalid(distance, x, other) for distance, other in zip(distances, others))
+        return d0, d1
 
     def train(self, mode: bool = True):
         """Nothing: a metric has no training mode."""
@@ -92,11 +133,16 @@ class FullReferenceMetric(nn.Module):
         return batch
 
     def _prepare_pair(self, x: images.ImageLike, y: images.ImageLike) -> tuple[Tensor, Tensor]:
-        x, y = self._prepare(x, "the first image"), self._prepare(y, "the second image")
-        if x.device != y.device:
-            raise ImageError(f"the images are on {x.device} and {y.device}: move one, y.to({str(x.device)!r})")
-        images.check_same_size(x, y)
+        x, y = self._prepare_all({"the first image": x, "the second image": y})
         return x, y
+
+    def _prepare_all(self, named: dict[str, images.ImageLike]) -> list[Tensor]:
+        x, *others = batches = [self._prepare(image, name) for name, image in named.items()]
+        for y in others:
+            if x.device != y.device:
+                raise ImageError(f"the images are on {x.device} and {y.device}: move one, y.to({str(x.device)!r})")
+            images.check_same_size(x, y)
+        return batches
 
     def _mark_invalid(self, distances: Tensor, *batches: Tensor) -> Tensor:
         """NaN for the images whose values could not be read beforehand and are not in [0,1]."""
@@ -108,6 +154,12 @@ class FullReferenceMetric(nn.Module):
     def _reduce(self, distances: Tensor, reduction: str | None = None) -> Tensor:
         reduction = _check_reduction(self.reduction if reduction is None else reduction)
         return distances if reduction == "none" else getattr(distances, reduction)()
+
+
+def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in one type of at least float32."""
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    return x.to(dtype), y.to(dtype)
 
 
 def _check_reduction(reduction: str) -> str:

@@ -28,7 +28,7 @@ def _same_numbers_every_run():
 def _own_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache, and none reaches the network by accident."""
     monkeypatch.setenv("CPIPS_HOME", str(tmp_path_factory.mktemp("cpips-home")))
-    monkeypatch.delenv("CPIPS_OFFLINE", raising=False)
+    monkeypatch.setenv("CPIPS_OFFLINE", "1")
 
 
 @pytest.fixture

@@ -6,6 +6,9 @@ import copy
 import functools
 import json
 import pickle
+import subprocess
+import sys
+import types
 import warnings
 
 import pytest
@@ -13,16 +16,18 @@ import torch
 from torch import Tensor
 
 import cpips
-from cpips.baselines import BASELINES, DISTS, LPIPS, MS_SSIM, MSE, PSNR, SSIM, create
+from cpips.baselines import BASELINES, DISTS, LPIPS, MS_SSIM, MSE, PSNR, SSIM, STLPIPS, create, stlpips
 from cpips.baselines.trunks import NETS, trunk_state
 from cpips.codec._compressai import declare_torchvision_ops
 from cpips.errors import ImageError, ModelError, WeightsError
 from cpips.images import load
+from cpips.protocol import FullReferenceMetric
 
 NETWORKS = list(NETS)
 WITHOUT_WEIGHTS = ["mse", "psnr", "ssim", "ms-ssim"]
-LEARNED = ["lpips-alex", "lpips-squeeze", "lpips-vgg", "dists"]
-_RANDOM = {"lpips": {"trunk": "random", "heads": "ones"}, "dists": {"trunk": "random", "weights": "ones"}}
+LEARNED = ["lpips-alex", "lpips-squeeze", "lpips-vgg", "stlpips-alex", "stlpips-vgg", "dists"]
+_RANDOM = {"lpips": {"trunk": "random", "heads": "ones"}, "stlpips": {"weights": "random"},
+           "dists": {"trunk": "random", "weights": "ones"}}
 _PERFECT = {"psnr": float("inf"), "ssim": 1.0, "ms-ssim": 1.0}
 
 
@@ -133,6 +138,38 @@ def test_dists_reads_the_published_weights(shared_data):
     assert ((metric(x, y) > 0) & (metric(x, y) < 1)).all()
 
 
+@pytest.fixture
+def stlpips_package(monkeypatch):
+    """The authors' package, or a skip. It imports two that it does not ask for and, for this, does not use."""
+    if not stlpips.importlib.util.find_spec("stlpips_pytorch"):
+        pytest.skip("stlpips-pytorch is not installed")
+    for name, attribute in (("IPython", "embed"), ("torchsummary", "summary")):
+        stub = types.ModuleType(name)
+        setattr(stub, attribute, None)
+        monkeypatch.setitem(sys.modules, name, stub)
+    return import_with_torchvision("stlpips_pytorch.stlpips")
+
+
+@pytest.mark.parametrize("net", stlpips.NETS)
+def test_stlpips_equals_the_package(stlpips_package, net):
+    theirs, ours = stlpips_package.LPIPS(net=net, variant="shift_tolerant", verbose=False), STLPIPS(net)
+    for side in (22, 33):
+        x, y = pictures("stlpips", count=1, side=side)
+        others = torch.cat([y, 1 - x, x * 0, x.roll(1, 3)])
+        with torch.no_grad():
+            expected = theirs(x.expand(4, -1, -1, -1), others, normalize=True).flatten()
+        assert torch.allclose(ours(x.expand(4, -1, -1, -1), others), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.shared_data
+def test_stlpips_of_the_authors_example(shared_data):
+    if not stlpips.importlib.util.find_spec("stlpips_pytorch"):
+        pytest.skip("stlpips-pytorch is not installed")
+    example = shared_data / "calibration" / "lpips_example"
+    ref, p0 = (load(example / f"ex_{name}.png")[None] for name in ("ref", "p0"))
+    assert STLPIPS("alex")(ref, p0).item() == pytest.approx(0.7777554988861084, rel=1e-5)  # in the package's readme
+
+
 def test_mse_and_psnr_by_hand():
     x, y = torch.zeros(2, 3, 4, 5), torch.full((2, 3, 4, 5), 0.1)
     assert MSE()(x, y).tolist() == pytest.approx([0.01, 0.01])
@@ -213,10 +250,9 @@ def test_ms_ssim_gradient_where_a_scale_is_cut_off(scale):
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("bias", [-100.0, 0.0])
 def test_gradient_at_dead_features(name, bias):
-    net = "vgg" if name == "dists" else name.split("-")[1]
-    trunk = {key: torch.full_like(value, bias) if key.endswith("bias") else value * (bias != 0)
-             for key, value in random_state(net).items()}
-    metric = create(name, **{**_RANDOM[name.split("-")[0]], "trunk": trunk})
+    metric = copy.deepcopy(make(name))
+    for key, value in metric.trunk.state_dict().items():  # which gives the very tensors
+        value.fill_(bias) if key.endswith("bias") else value.mul_(bias != 0)
     x, y = pictures(name)
     x.requires_grad_()
     d = metric(x, y)
@@ -303,7 +339,8 @@ def test_gradient_is_the_slope(name):
 
 @pytest.mark.parametrize(("name", "minimum"), [
     ("mse", 1), ("psnr", 1), ("ssim", 11), ("ms-ssim", 161),
-    ("lpips-alex", 31), ("lpips-squeeze", 17), ("lpips-vgg", 16), ("dists", 1),
+    ("lpips-alex", 31), ("lpips-squeeze", 17), ("lpips-vgg", 16), ("stlpips-alex", 21), ("stlpips-vgg", 18),
+    ("dists", 1),
 ])
 def test_smallest_side(name, minimum):
     metric = make(name)
@@ -341,9 +378,86 @@ def test_signature(name):
     metric = copy.deepcopy(make(name))
     assert metric.signature.startswith(f"{metric.name}|cpips {cpips.__version__}|")
     if name in LEARNED:
-        assert f"weights {metric.digest[:12]}" in metric.signature and "random-ones" in metric.name
+        assert f"weights {metric.digest[:12]}" in metric.signature and "-random" in metric.name
         metric.trunk.features["0"].weight[0, 0, 0, 0] += 1
         assert f"weights {metric.digest[:12]}" in metric.signature and metric.digest != make(name).digest
+
+
+# ---- three at once --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_triplet_is_two_calls_to_the_bit(name):
+    metric = make(name, reduction="mean")
+    x, y = pictures(name)
+    single, double, half = torch.float32, torch.float64, torch.bfloat16
+    mixed = [(single, single, double), (single, double, single), (double, half, single), (half, double, double)]
+    for dtypes in [[single] * 3, [double] * 3, [half] * 3, *(mixed if name in ("mse", "lpips-squeeze") else [])]:
+        a, b, c = (image.to(dtype) for image, dtype in zip((x, y, 1 - x), dtypes))
+        d0, d1 = metric.triplet(a, b, c)
+        assert torch.equal(d0, metric(a, b, reduction="none")) and torch.equal(d1, metric(a, c, reduction="none"))
+        assert d0.dtype == metric(a, b).dtype and d1.dtype == metric(a, c).dtype
+    same, _ = metric.triplet(x, x.clone(), y)
+    assert torch.equal(same, metric(x, x, reduction="none"))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_triplet_sees_the_reference_once(name):
+    metric, seen = copy.deepcopy(make(name)), []
+    metric.trunk.register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0]))
+    x, y = pictures(name)
+    metric.triplet(x, y, 1 - x)
+    assert len(seen) == 3 and all(any(torch.equal(image, batch) for batch in seen) for image in (x, y, 1 - x))
+    metric.triplet(x.bfloat16(), y, 1 - x)
+    assert len(seen) == 6
+    metric.triplet(x.double(), y, 1 - x)
+    assert len(seen) == 9
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_triplet_has_the_gradients_of_two_calls(name):
+    metric = make(name)
+    x, y = pictures(name, count=1)
+    x, y, z = x.requires_grad_(), y.requires_grad_(), (1 - x.detach()).requires_grad_()
+    expected = torch.autograd.grad((metric(x, y) - metric(x, z)).sum(), (x, y, z))
+    d0, d1 = metric.triplet(x, y, z)
+    got = torch.autograd.grad((d0 - d1).sum(), (x, y, z))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(got, expected))
+
+
+def test_triplet_of_a_metric_that_compares_images(tmp_path):
+    class Own(FullReferenceMetric):
+        def _compare(self, x, y):
+            return (x - y).abs().amax((1, 2, 3))
+
+    class Halved(LPIPS):
+        def _compare(self, x, y):
+            return super()._compare(x, y) / 2
+
+    x, y = pictures("lpips")
+    for metric in (Own(), Halved("squeeze", trunk="random", heads="ones")):
+        assert all(torch.equal(d, metric(x, other)) for d, other in zip(metric.triplet(x, y, 1 - x), (y, 1 - x)))
+    with pytest.raises(NotImplementedError):
+        FullReferenceMetric().triplet(x, y, y)
+
+
+def test_triplet_refuses_what_a_call_refuses():
+    metric = make("mse")
+    x, y = pictures("mse")
+    for wrong, words in [((x, y, y[:, :, 1:]), "different sizes"), ((x, y[:1], y), "batches hold 2 and 1"),
+                         ((x * 2 - 1, y, y), r"the reference has values.*\[-1,1\]"),
+                         ((x, y * torch.nan, y), "the first image holds NaN"),
+                         ((x, y, y * 255), "the second image has values"),
+                         ((x, y, None), "the second image is a NoneType")]:
+        with pytest.raises(ImageError, match=words):
+            metric.triplet(*wrong)
+    invalid = x.clone()
+    invalid[1, 0, 0, 0] = 2
+    for name in ("mse", "lpips-squeeze"):
+        triplet = torch.func.vmap(lambda a, b, c: torch.stack(make(name).triplet(a[None], b[None], c[None])).squeeze(1))
+        for images, bad in [((x, y, y), []), ((invalid, y, y), [0, 1]), ((x, invalid, y), [0]), ((x, y, invalid), [1])]:
+            got = triplet(*images)
+            assert torch.isfinite(got[0]).all() and [i for i in (0, 1) if torch.isnan(got[1, i])] == bad
 
 
 def test_create():
@@ -403,20 +517,69 @@ def test_weights_from_safetensors_and_own_memory(tmp_path):
     assert metric.digest == given.digest
 
 
-@pytest.mark.parametrize(("name", "file"), [
-    ("lpips-alex", "alexnet_features.pth"), ("lpips-squeeze", "squeezenet1_1_features.pth"),
-    ("lpips-vgg", "vgg16_features.pth"), ("dists", "vgg16_features.pth"),
+@pytest.mark.parametrize(("name", "trunk", "rest"), [
+    ("lpips-alex", "alexnet-owt-7be5be79.pth", "lpips_v0.1_alex-df73285e.pth"),
+    ("lpips-squeeze", "squeezenet1_1-b8a52dc0.pth", "lpips_v0.1_squeeze-4a5350f2.pth"),
+    ("lpips-vgg", "vgg16-397923af.pth", "lpips_v0.1_vgg-a78928a0.pth"),
+    ("dists", "vgg16-397923af.pth", "DISTS_weights-f5e65c96.pt"),
 ])
-def test_missing_weights(home, name, file):
+def test_missing_weights(home, name, trunk, rest):
+    """Offline, as all tests are: the message has the file, its address, digest and place, and what goes without."""
     option = "weights" if name == "dists" else "heads"
-    with pytest.raises(WeightsError, match=r"download\.pytorch\.org/models/.*SHA-256") as error:
+    with pytest.raises(WeightsError, match=r"offline mode is on.*trunk='random' needs no file") as error:
         create(name, **{option: "ones"})
-    assert str(home / file) in str(error.value)
-    with pytest.raises(WeightsError, match="(DISTS-pytorch 0.1|lpips 0.1.4).*SHA-256") as error:
+    digest = next(net.sha256 for net in NETS.values() if net.url.endswith(trunk))
+    assert f"https://download.pytorch.org/models/{trunk} (SHA-256 {digest})" in str(error.value)
+    assert f"put it at {home / trunk}" in str(error.value)
+    with pytest.raises(WeightsError, match=r"https://raw\.github.* \(SHA-256 \w{64}\).*'ones' needs no file") as error:
         create(name, trunk="random")
-    assert str(home) in str(error.value)
-    with pytest.raises(WeightsError, match="no such file"):
+    assert f"put it at {home / rest}" in str(error.value)
+    with pytest.raises(WeightsError, match="no such file .*absent.pth: check the path; torchvision's file holds it"):
         create(name, trunk=home / "absent.pth", **{option: "ones"})
+
+
+def test_stlpips_without_its_package(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "stlpips_pytorch", None)
+    with pytest.raises(WeightsError, match="not installed: pip install --no-deps stlpips-pytorch==0.0.2"):
+        create("stlpips-vgg")
+    monkeypatch.delitem(sys.modules, "stlpips_pytorch")
+    folder = tmp_path / "stlpips_pytorch" / "weights" / "vST0.0"
+    folder.mkdir(parents=True)
+    (tmp_path / "stlpips_pytorch" / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WeightsError, match="no such file .*alex_shift_tolerant.pth: another version.*pip install"):
+        create("stlpips-alex")
+    torch.save(stlpips_state("alex"), folder / "alex_shift_tolerant.pth")
+    with pytest.raises(WeightsError, match="tampered with: its SHA-256 is .*, expected b356b382"):
+        create("stlpips-alex")
+    with pytest.raises(ModelError, match="choose from alex, vgg"):
+        STLPIPS("squeeze")
+
+
+def stlpips_state(net: str) -> dict[str, Tensor]:
+    """Random weights under the keys of the authors' file."""
+    spec = stlpips.NETS[net]
+    state = {f"lin{i}.model.1.weight": torch.ones(1, count, 1, 1) for i, count in enumerate(spec.channels)}
+    trunk = make(f"stlpips-{net}").trunk.state_dict()
+    for i, stage in enumerate(spec.stages, 1):
+        for layer in stage:
+            if not isinstance(layer, str):
+                for part in ("weight", "bias"):
+                    state[f"net.slice{i}.{layer.index}.{part}"] = trunk[f"features.{layer.index}.{part}"]
+    return {**state, "scaling_layer.shift": torch.zeros(1), "net.slice1.1.filt": torch.zeros(1)}  # known without a file
+
+
+def test_stlpips_from_files(tmp_path):
+    state = stlpips_state("alex")
+    torch.save(state, tmp_path / "alex.pth")
+    for weights in (state, tmp_path / "alex.pth", str(tmp_path / "alex.pth")):
+        assert STLPIPS("alex", weights=weights).digest == make("stlpips-alex").digest
+    with pytest.raises(WeightsError, match="missing.*another network"):
+        STLPIPS("vgg", weights=state)
+    with pytest.raises(WeightsError, match="NaN"):
+        STLPIPS("alex", weights=state | {"lin0.model.1.weight": torch.full((1, 64, 1, 1), torch.nan)})
+    with pytest.raises(WeightsError, match="no such file"):
+        STLPIPS("alex", weights=tmp_path / "absent.pth")
 
 
 def test_damaged_weights(tmp_path):
@@ -465,10 +628,10 @@ def test_loading_runs_nothing(tmp_path):
 
 
 def test_no_package_of_others_is_imported():
-    import subprocess
-    import sys
-
-    code = ("import sys, cpips.baselines as b; b.create('lpips-alex', trunk='random', heads='ones');"
-            "print([m for m in ('torchvision', 'lpips', 'DISTS_pytorch', 'pytorch_msssim') if m in sys.modules])")
+    code = ("import sys, cpips.baselines as b; b.create('lpips-alex', trunk='random', heads='ones')\n"
+            "try: b.create('stlpips-alex')\n"
+            "except b.stlpips.WeightsError as error: assert 'not installed' in str(error)\n"
+            "print([m for m in ('torchvision', 'lpips', 'DISTS_pytorch', 'pytorch_msssim', 'stlpips_pytorch')"
+            " if m in sys.modules])")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -131,7 +131,7 @@ def test_alpha_is_laid_over_a_background(call):
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--metric", "lpips-alx"], "did you mean lpips-alex"), (["--metric", "no/such.safetensors"], "no weights file"),
-    (["--metric", "lpips-alex"], "no such file"), (["--dtype", "float8"], "bfloat16"), (["--device", "warp"], "cuda"),
+    (["--metric", "lpips-alex"], "offline mode is on"), (["--dtype", "float8"], "bfloat16"), (["--device", "warp"], "cuda"),
     (["--device", "cuda:99"], "not available here"), (["--background", "blurple"], "not a colour"),
     (["--colour"], "--colour"),
 ])

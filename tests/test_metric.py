@@ -597,6 +597,25 @@ def test_embeddings_that_do_not_match_are_refused():
             metric.distance(stranger, small)
 
 
+def test_triplet_is_two_calls_to_the_bit(metric):
+    x, y, z = torch.rand(3, 2, 3, 33, 20)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        images = x.to(dtype), y.to(dtype), z.to(dtype)
+        d0, d1 = metric.triplet(*images)
+        assert torch.equal(d0, metric(images[0], images[1])) and torch.equal(d1, metric(images[0], images[2]))
+    for images in ((x, y.double(), z), (x.bfloat16(), y, z.double()), (x.double(), y.half(), z)):
+        d0, d1 = metric.triplet(*images)
+        assert torch.equal(d0, metric(images[0], images[1])) and torch.equal(d1, metric(images[0], images[2]))
+    assert metric.triplet(x, x.clone(), y)[0].eq(0).all()
+
+
+def test_triplet_encodes_the_reference_once():
+    metric = CPIPS(encoder(), reduction="sum")
+    count = Count(metric)
+    d0, d1 = metric.triplet(*torch.rand(3, 4, 3, 20, 20))
+    assert (count.calls, count.images) == (3, 12) and d0.shape == d1.shape == (4,)
+
+
 # ---- settings -------------------------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,20 @@ def test_compiled_map_and_training_step(pair):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpips", "mse"])
+def test_triplet_as_one_graph(name, pair):
+    metric = make() if name == "cpips" else cpips.create_metric(name)
+    fast = compiled(metric.triplet, "aot_eager")
+    whole, other, invalid = *pair, pair[0].clone()
+    invalid[1, 0, 3, 4] = float("nan")
+    for got, expected in zip(fast(whole, other, whole), metric.triplet(whole, other, whole)):
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6)
+    for images, expected in [((invalid, other, whole), [[False, True], [False, True]]),
+                             ((whole, invalid, other), [[False, True], [False, False]])]:
+        assert [torch.isnan(d).tolist() for d in fast(*images)] == expected
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["latent", "taps"])
 def test_exported_for_any_batch_and_size(form, invalid):
     metric, dim = make(form), torch.export.Dim.DYNAMIC
@@ -171,6 +185,9 @@ def test_vmap_of_batches(metric):
 
 def test_invalid_images_are_nan_in_vmap(invalid):
     metric, whole = make(), invalid.nan_to_num(0).clamp(0, 1)
+    triplet = torch.func.vmap(lambda *images: metric.triplet(*(image[None] for image in images)))
+    assert [torch.isnan(d).flatten().tolist() for d in triplet(whole, invalid, whole)] == [
+        [False, True, False, True], [False] * 4]
     for pair in ((invalid, whole), (whole, invalid)):
         got = torch.func.vmap(lambda a, b: metric(a[None], b[None])[0])(*pair)
         assert torch.isnan(got).tolist() == [False, True, False, True]

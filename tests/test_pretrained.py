@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import http.server
+import importlib.util
 import json
 import os
 import pickle
@@ -20,6 +23,8 @@ from safetensors.torch import load_file, save_file
 
 import cpips
 from cpips import CPIPS, ModelError, WeightsError, pretrained
+from cpips.baselines import DISTS, LPIPS, _common, dists, lpips, trunks
+from cpips.codec._compressai import declare_torchvision_ops
 from cpips.encoders import AnalysisTransform
 from helpers import state_of
 
@@ -229,15 +234,18 @@ def payload(tmp_path: Path) -> bytes:
 
 
 class Server:
-    """A web server on this machine that sends ``body`` in the way of ``mode`` and counts what it was asked."""
+    """A web server on this machine that sends ``body``, or what ``files`` holds under the name that was asked for, in
+    the way of ``mode``, and counts what it was asked."""
 
     def __init__(self, body: bytes):
+        self.files: dict[str, bytes] = {}
         self.body, self.mode, self.requests, self.quit = body, "good", 0, threading.Event()
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 outer.requests += 1
+                outer.body = outer.files.get(self.path.rsplit("/", 1)[1], outer.body)
                 getattr(outer, outer.mode)(self)
 
             def log_message(self, *args):
@@ -304,7 +312,7 @@ def server(tmp_path, monkeypatch):
     """The zoo, on this machine, with one known file."""
     body = payload(tmp_path)
     server = Server(body)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "CPIPS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pretrained, "ZOO_URL", server.url)
     monkeypatch.setitem(pretrained._ZOO_DIGESTS, "mse", [hashlib.sha256(body).hexdigest()[:8]] * 8)
@@ -345,6 +353,7 @@ def test_a_silent_server_is_given_up(server):
 
 
 def test_a_refused_connection(monkeypatch):
+    monkeypatch.delenv("CPIPS_OFFLINE")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(pretrained, "ZOO_URL", f"http://127.0.0.1:{unused.getsockname()[1]}/")
@@ -467,6 +476,165 @@ def test_every_digest_of_the_zoo_is_compressais(compressai):
     for metric, digests in pretrained._ZOO_DIGESTS.items():
         for quality, digest in enumerate(digests, 1):
             assert digest in model_urls["bmshj2018-hyperprior"][metric][quality]
+
+
+# ---- the weights of baselines ---------------------------------------------------------------------------------------
+
+
+def saved(state: dict[str, torch.Tensor], path: Path) -> bytes:
+    torch.save(state, path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def baselines(server, tmp_path, monkeypatch):
+    """LPIPS-Squeeze's two files, and DISTS' alpha and beta, on this machine."""
+    squeeze = trunks.NETS["squeeze"]
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(squeeze.channels)}
+    trunk = saved(trunks.random_state(squeeze) | {"classifier.1.bias": torch.zeros(1)}, tmp_path / "t")
+    server.files = {
+        "squeeze.pth": saved(heads, tmp_path / "h"),
+        "weights.pt": saved({key: torch.ones(1, 1475, 1, 1) for key in ("alpha", "beta")}, tmp_path / "w"),
+    }
+    digest = {name: hashlib.sha256(body).hexdigest() for name, body in server.files.items()}
+    sha256 = hashlib.sha256(trunk).hexdigest()
+    name = f"squeezenet1_1-{sha256[:8]}.pth"
+    server.files[name] = trunk
+    here = dataclasses.replace(squeeze, url=f"{server.url}models/{name}", sha256=sha256)
+    monkeypatch.setitem(trunks.NETS, "squeeze", here)
+    monkeypatch.setattr(lpips, "_HEADS_URL", server.url + "v0.1/")
+    monkeypatch.setitem(lpips._HEADS_SHA256, "squeeze", digest["squeeze.pth"])
+    monkeypatch.setattr(dists, "_URL", server.url + "DISTS_pytorch/weights.pt")
+    monkeypatch.setattr(dists, "_SHA256", digest["weights.pt"])
+    return server
+
+
+def in_trunks() -> list[str]:
+    return sorted(path.name for path in _common.folder().iterdir()) if _common.folder().is_dir() else []
+
+
+def test_baselines_download_once_then_read_the_cache(baselines, tmp_path):
+    metric = cpips.create_metric("lpips-squeeze")
+    heads, trunk = (digest[:8] for digest in (lpips._HEADS_SHA256["squeeze"], trunks.NETS["squeeze"].sha256))
+    assert baselines.requests == 2
+    assert in_trunks() == [f"lpips_v0.1_squeeze-{heads}.pth", f"squeezenet1_1-{trunk}.pth"]
+    kept = _common.folder() / f"squeezenet1_1-{trunk}.pth"
+    assert kept.read_bytes() == (tmp_path / "t").read_bytes()  # classifier and all, so that its digest can be checked
+    given = LPIPS("squeeze", trunk=tmp_path / "t", heads=tmp_path / "h")
+    assert metric.name == "lpips-squeeze" and metric.digest == given.digest
+    assert LPIPS("squeeze", offline=True).digest == metric.digest and baselines.requests == 2
+    distance = DISTS(trunk="random")
+    assert baselines.requests == 3 and distance.digest == DISTS(trunk="random", weights="ones").digest
+    LPIPS("squeeze", trunk="random", heads="ones"), LPIPS("squeeze", trunk=tmp_path / "t", heads=tmp_path / "h")
+    assert baselines.requests == 3
+
+
+def test_the_first_digits_of_a_digest_are_checked(baselines, monkeypatch):
+    """All that the name of a file tells."""
+    net = trunks.NETS["squeeze"]
+    monkeypatch.setitem(trunks.NETS, "squeeze", dataclasses.replace(net, sha256=net.sha256[:8]))
+    LPIPS("squeeze", heads="ones"), LPIPS("squeeze", heads="ones", offline=True)
+    assert in_trunks() == [f"squeezenet1_1-{net.sha256[:8]}.pth"] and baselines.requests == 1
+    monkeypatch.setitem(trunks.NETS, "squeeze", dataclasses.replace(net, sha256="b8a52dc0"))
+    with pytest.raises(WeightsError, match=r"gave other bytes than expected.*expected b8a52dc0\.\.\."):
+        LPIPS("squeeze", heads="ones")
+
+
+def test_ones_own_file_comes_before_a_download(baselines, tmp_path):
+    _common.folder().mkdir(parents=True)
+    own = {key: value + 1 for key, value in torch.load(tmp_path / "h", weights_only=True).items()}
+    torch.save(own, _common.folder() / "lpips_v0.1_squeeze.pth")
+    for _ in range(2):
+        metric = LPIPS("squeeze", trunk="random")
+        assert torch.equal(metric.lin0, own["lin0.model.1.weight"].flatten()) and baselines.requests == 0
+        (_common.folder() / f"lpips_v0.1_squeeze-{lpips._HEADS_SHA256['squeeze'][:8]}.pth").write_bytes(b"")
+
+
+@pytest.mark.parametrize("mode", ["missing", "broken", "truncated", "wrong", "empty", "page", "chunked", "nonsense",
+                                  "hangup"])
+def test_a_failed_download_of_a_baseline_leaves_nothing(baselines, mode):
+    baselines.mode = mode
+    for make in (lambda: LPIPS("squeeze", heads="ones"), lambda: LPIPS("squeeze"), lambda: DISTS(trunk="random")):
+        with pytest.raises(WeightsError, match="(trunk|heads|weights).*http://127.0.0.1.*put the file.*needs no file"):
+            make()
+    assert in_trunks() == []
+    baselines.mode = "good"
+    LPIPS("squeeze")
+
+
+def test_a_silent_server_of_a_baseline_is_given_up(baselines, monkeypatch):
+    monkeypatch.setattr(_common, "fetch", functools.partial(pretrained.fetch, timeout=0.2))
+    baselines.mode = "silent"
+    with pytest.raises(WeightsError, match="the LPIPS heads for squeeze: could not download.*timed out"):
+        LPIPS("squeeze")
+    assert in_trunks() == []
+
+
+def test_baselines_offline(baselines, monkeypatch):
+    """By argument and by environment: file, address, digest and place are told, and nothing is asked for."""
+    net = trunks.NETS["squeeze"]
+
+    def refused(**settings):
+        with pytest.raises(WeightsError, match="offline mode is on") as error:
+            LPIPS("squeeze", **settings)
+        return str(error.value)
+
+    message = refused(heads="ones", offline=True)
+    place = _common.folder() / f"squeezenet1_1-{net.sha256[:8]}.pth"
+    for part in (f"download {net.url} (SHA-256 {net.sha256})", f"put it at {place}", "unset CPIPS_OFFLINE", "'random'"):
+        assert part in message
+    monkeypatch.setenv("CPIPS_OFFLINE", "1")
+    assert lpips._HEADS_SHA256["squeeze"] in refused(trunk="random")
+    with pytest.raises(WeightsError, match=f"offline mode is on.*{dists._SHA256}"):
+        DISTS(trunk="random")
+    assert baselines.requests == 0 and in_trunks() == []
+    LPIPS("squeeze", offline=False)
+    assert baselines.requests == 2
+
+
+def test_a_damaged_copy_of_a_baselines_weights_is_not_trusted(baselines):
+    DISTS(trunk="random")
+    (copy,) = _common.folder().iterdir()
+    copy.write_bytes(copy.read_bytes()[:-1])
+    for offline in (True, False):
+        with pytest.raises(WeightsError, match="DISTS weights: .*tampered with.*delete it"):
+            DISTS(trunk="random", offline=offline)
+
+
+@pytest.mark.shared_data
+def test_genuine_heads_have_the_digests_that_are_asked_for(shared_data, server, monkeypatch):
+    weights = shared_data / "weights"
+    server.files = {f"{net}.pth": (weights / f"lpips_v0.1_{net}.pth").read_bytes() for net in trunks.NETS}
+    server.files["weights.pt"] = (weights / "DISTS_weights.pt").read_bytes()
+    monkeypatch.setattr(lpips, "_HEADS_URL", server.url)
+    monkeypatch.setattr(dists, "_URL", server.url + "weights.pt")
+    for net in trunks.NETS:
+        given = LPIPS(net, trunk="random", heads=weights / f"lpips_v0.1_{net}.pth")
+        assert LPIPS(net, trunk="random").digest == given.digest
+    assert DISTS(trunk="random").digest == DISTS(trunk="random", weights=weights / "DISTS_weights.pt").digest
+    assert server.requests == 4 and in_trunks() == [
+        "DISTS_weights-f5e65c96.pt", "lpips_v0.1_alex-df73285e.pth", "lpips_v0.1_squeeze-4a5350f2.pth",
+        "lpips_v0.1_vgg-a78928a0.pth"]
+
+
+@pytest.mark.parametrize(("package", "folder", "files"), [
+    ("lpips", "weights/v0.1", {f"{net}.pth": digest for net, digest in lpips._HEADS_SHA256.items()}),
+    ("DISTS_pytorch", "", {"weights.pt": dists._SHA256})])
+def test_digests_are_those_of_the_authors_packages(package, folder, files):
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        pytest.skip(f"{package} is not installed")
+    for name, digest in files.items():
+        assert pretrained._sha256(Path(spec.origin).parent / folder / name) == digest
+
+
+def test_trunks_are_torchvisions():
+    declare_torchvision_ops()
+    models = pytest.importorskip("torchvision").models
+    for net, enum in [("alex", "AlexNet_Weights"), ("squeeze", "SqueezeNet1_1_Weights"), ("vgg", "VGG16_Weights")]:
+        known = trunks.NETS[net]
+        assert known.url == getattr(models, enum).IMAGENET1K_V1.url
+        assert len(known.sha256) == 64 and f"-{known.sha256[:8]}.pth" in known.url
 
 
 def test_cards_are_plain_data():

@@ -1,7 +1,8 @@
 """The metrics that others use, behind the protocol of :class:`~cpips.protocol.FullReferenceMetric`.
 
 Frozen, checked and finite like :class:`cpips.CPIPS`, so that a comparison compares metrics and not conventions.
-Nothing is downloaded: LPIPS and DISTS read their weights from files, see their ``trunk``, ``heads`` and ``weights``.
+LPIPS and DISTS find their weights in a path, in the cache, or download them and verify their SHA-256; ST-LPIPS reads
+them from the package that holds them. Each has a control that needs no file (``'random'``, ``'ones'``).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from ..protocol import FullReferenceMetric
 from .classical import MS_SSIM, MSE, PSNR, SSIM
 from .dists import DISTS
 from .lpips import LPIPS
+from .stlpips import STLPIPS
 
-__all__ = ["BASELINES", "DISTS", "LPIPS", "MSE", "MS_SSIM", "PSNR", "SSIM", "create"]
+__all__ = ["BASELINES", "DISTS", "LPIPS", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "create"]
 
 BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
     "mse": MSE,
@@ -25,6 +27,8 @@ BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
     "lpips-alex": partial(LPIPS, "alex"),
     "lpips-squeeze": partial(LPIPS, "squeeze"),
     "lpips-vgg": partial(LPIPS, "vgg"),
+    "stlpips-alex": partial(STLPIPS, "alex"),
+    "stlpips-vgg": partial(STLPIPS, "vgg"),
     "dists": DISTS,
 }
 

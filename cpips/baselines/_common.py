@@ -1,4 +1,4 @@
-"""What the baselines share: sums in a wide enough type, and weights from files."""
+"""What the baselines share: sums in a wide enough type, and weights from files and downloads."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Mapping, Union
+from typing import Callable, Mapping, Union
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..pretrained import cache_dir, read_weights
+from ..pretrained import cache_dir, fetch, read_weights
 
 Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], None]
 Shapes = Mapping[str, "tuple[int, ...]"]
-
-
-def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors in one type of at least float32."""
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    return x.to(dtype), y.to(dtype)
 
 
 def no_autocast(x: Tensor) -> torch.autocast:
@@ -34,13 +28,30 @@ def folder() -> Path:
     return cache_dir() / "trunks"
 
 
-def load_state(source: Source, shapes: Shapes, *, file: str, what: str, origin: str, family: str) -> dict[str, Tensor]:
+def find(file: str, url: str, sha256: str, offline: bool | None = None) -> Path:
+    """``file`` in :func:`folder`, one's own and taken as it is; else the copy of ``url`` there, downloaded if need be.
+
+    Args:
+        sha256: of what is behind the URL, whole or its first digits; a copy that differs is refused at every load.
+        offline: as for :func:`cpips.pretrained.fetch`.
+
+    Raises:
+        WeightsError: neither is there and it cannot be downloaded, or the copy is damaged.
+    """
+    own, name = folder() / file, url.rsplit("/", 1)[1]
+    if sha256[:8] not in name:  # as torch.hub names files: the digits tell a copy from one's own file
+        name = f"{own.stem}-{sha256[:8]}{own.suffix}"
+    return own if own.is_file() else fetch(url, sha256, path=own.with_name(name), offline=offline)
+
+
+def load_state(source: Source, shapes: Shapes, *, default: Callable[[], Path], what: str, origin: str, instead: str,
+               family: str) -> dict[str, Tensor]:
     """Copies, in float32, of the tensors that ``shapes`` names.
 
     Args:
         source: a state dict; a path (``.safetensors``, anything else is read by ``torch.load(weights_only=True)``);
-            ``None`` for ``file`` in :func:`folder`.
-        what, origin: what the weights are and where to get them, for the messages.
+            ``None`` for the path that ``default`` gives.
+        what, origin, instead: what the weights are, where to get them and what to do without, for the messages.
         family: pattern of the keys that belong to such weights; one of them that is not in ``shapes`` shows another
             network, while foreign keys (a classifier's, say) are left alone.
 
@@ -49,14 +60,16 @@ def load_state(source: Source, shapes: Shapes, *, file: str, what: str, origin: 
     """
     path = None
     if not isinstance(source, Mapping):
-        path = folder() / file if source is None else Path(source)
+        try:
+            path = default() if source is None else Path(source)
+        except WeightsError as error:
+            raise WeightsError(f"{what}: {error}; {instead}") from error
         if not path.is_file():
-            mend = f"save it there, or pass its path; {origin}" if source is None else f"check the path; {origin}"
-            raise WeightsError(f"{what}: no such file {path}: {mend}")
+            raise WeightsError(f"{what}: no such file {path}: check the path; {origin}; {instead}")
         try:
             source = read_weights(path)
         except WeightsError as error:
-            raise WeightsError(f"{what}: {error}; {origin}") from error
+            raise WeightsError(f"{what}: {error}; {origin}; {instead}") from error
     came = f"{what}, from {path or 'the given state dict'}"
     problems = []
     if missing := [key for key in shapes if key not in source]:
@@ -74,7 +87,7 @@ def load_state(source: Source, shapes: Shapes, *, file: str, what: str, origin: 
         elif not value.isfinite().all():
             problems.append(f"{key} holds NaN or Inf")
     if problems:
-        raise WeightsError(f"{came}: {_some(problems, '; ')}; {origin}")
+        raise WeightsError(f"{came}: {_some(problems, '; ')}; {origin}; {instead}")
     return {key: source[key].detach().to("cpu", torch.float32, copy=True).contiguous() for key in shapes}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric
-from ._common import no_autocast, widen
+from ..protocol import FullReferenceMetric, widen
+from ._common import no_autocast
 
 
 class MSE(FullReferenceMetric):

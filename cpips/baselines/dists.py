@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric
-from ._common import Source, digest, load_state, no_autocast, widen
+from ..protocol import FullReferenceMetric, widen
+from ._common import Source, digest, find, load_state, no_autocast
 from .trunks import NETS, Net, Trunk, trunk_state
 
 _C1 = _C2 = 1e-6
+_URL = "https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch/weights.pt"
 _SHA256 = "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218"
 
 
@@ -26,21 +28,24 @@ class DISTS(FullReferenceMetric):
     the shorter side to 256 px first, so do that yourself to match their tables.
 
     Args:
-        trunk: torchvision's VGG16 weights: a path, a state dict, ``None`` for the file in ``$CPIPS_HOME/trunks``, or
-            ``'random'`` for a fixed random draw (for timing and tests).
-        weights: alpha and beta: a path, a state dict, ``None`` for ``DISTS_weights.pt`` in ``$CPIPS_HOME/trunks``, or
-            ``'ones'`` for equal weights.
+        trunk: torchvision's VGG16 weights: a path, a state dict, ``'random'`` for a fixed random draw (for timing and
+            tests), or ``None`` for ``vgg16_features.pth`` in ``trunks`` of the cache directory, or else torchvision's
+            file (528 MB), downloaded there once and verified by its SHA-256.
+        weights: alpha and beta: a path, a state dict, ``'ones'`` for equal weights, or ``None`` for
+            ``DISTS_weights.pt`` there, or else the authors' file, downloaded likewise (12 kB).
+        offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
         reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
 
     Raises:
-        WeightsError: weights missing, damaged or of another network.
+        WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
 
     alpha: Tensor
     beta: Tensor
 
-    def __init__(self, *, trunk: Source = None, weights: Source = None, persistent: bool = True, **kwargs: Any):
+    def __init__(self, *, trunk: Source = None, weights: Source = None, persistent: bool = True,
+                 offline: bool | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         net = NETS["vgg"]
         self.name = "dists" + ("-random" if isinstance(trunk, str) and trunk == "random" else "")
@@ -49,22 +54,24 @@ class DISTS(FullReferenceMetric):
             self.name += "-ones"
             alpha = beta = torch.ones(count)
         else:
-            state = load_state(weights, {"alpha": (1, count, 1, 1), "beta": (1, count, 1, 1)}, file="DISTS_weights.pt",
+            state = load_state(weights, {"alpha": (1, count, 1, 1), "beta": (1, count, 1, 1)},
+                               default=partial(find, "DISTS_weights.pt", _URL, _SHA256, offline),
                                what="the DISTS weights", family=r"(alpha|beta)",
-                               origin=f"the package DISTS-pytorch 0.1 holds them as weights.pt (SHA-256 {_SHA256}); "
-                                      "weights='ones' needs no file, and is not calibrated")
+                               origin=f"the package DISTS-pytorch 0.1 holds them as weights.pt (SHA-256 {_SHA256})",
+                               instead="weights='ones' needs no file, and is not calibrated")
             alpha, beta = state["alpha"].flatten(), state["beta"].flatten()
         total = alpha.sum() + beta.sum()
-        self.trunk = _Trunk(net, trunk_state(net, trunk), persistent)
+        self.trunk = _Trunk(net, trunk_state(net, trunk, offline), persistent)
         self.register_buffer("alpha", alpha / total, persistent)
         self.register_buffer("beta", beta / total, persistent)
 
-    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = widen(x, y)
-        texture, structure = zip(*(_compare_channels(f.to(x.dtype), g.to(x.dtype))
-                                   for f, g in zip([x, *self.trunk(x)], [y, *self.trunk(y)])))
-        alpha, beta = self.alpha.to(x.dtype), self.beta.to(x.dtype)
-        return (torch.cat(texture, 1) * alpha + torch.cat(structure, 1) * beta).sum(1)
+    def _features(self, x: Tensor) -> list[Tensor]:
+        return [x, *self.trunk(x)]
+
+    def _compare_features(self, f: list[Tensor], g: list[Tensor]) -> Tensor:
+        texture, structure = (torch.cat(parts, 1) for parts in zip(*(  # widened: autocast's features are half precision
+            _compare_channels(*widen(*pair)) for pair in zip(f, g))))
+        return (texture * self.alpha.to(texture.dtype) + structure * self.beta.to(structure.dtype)).sum(1)
 
     @property
     def digest(self) -> str:

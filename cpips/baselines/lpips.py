@@ -5,15 +5,17 @@ Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Me
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric
-from ._common import Source, digest, load_state, widen
+from ..protocol import FullReferenceMetric, widen
+from ._common import Shapes, Source, digest, find, load_state
 from .trunks import Trunk, find_net, trunk_state
 
+_HEADS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
 _HEADS_SHA256 = {
     "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
     "squeeze": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
@@ -21,7 +23,40 @@ _HEADS_SHA256 = {
 }
 
 
-class LPIPS(FullReferenceMetric):
+class LinearDistance(FullReferenceMetric):
+    """What LPIPS and its offspring share: a trunk's features, and one weight for each of its channels (buffers ``lin0``
+    ...)."""
+
+    net: str
+    version: str
+    trunk: Trunk
+
+    def _add_heads(self, heads: list[Tensor], persistent: bool) -> None:
+        for i, weight in enumerate(heads):
+            self.register_buffer(f"lin{i}", weight, persistent)
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        return self.trunk(x)
+
+    def _compare_features(self, f: list[Tensor], g: list[Tensor]) -> Tensor:
+        total: Any = 0
+        for i, pair in enumerate(zip(f, g)):
+            a, b = widen(*pair)  # autocast's features are half precision
+            difference = (_unit(a) - _unit(b)).square().mean((2, 3))
+            total = total + (difference * getattr(self, f"lin{i}").to(a.dtype)).sum(1)
+        return total
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights as they are now."""
+        return digest(self)
+
+    @property
+    def signature(self) -> str:
+        return f"{super().signature}|net {self.net} {self.version}|weights {self.digest[:12]}"
+
+
+class LPIPS(LinearDistance):
     """Learned distance between network features (equation 1 of the paper): 0 for equal images, seldom above 1.
 
         d = sum_l mean_hw sum_c w_lc (u_lc - u'_lc)^2,   u = f / |f|_2 over channels
@@ -32,46 +67,32 @@ class LPIPS(FullReferenceMetric):
 
     Args:
         net: ``'alex'`` (the authors' choice for measuring), ``'squeeze'``, or ``'vgg'`` (their choice for optimising).
-        trunk: torchvision's weights of the network: a path, a state dict, ``None`` for the file in
-            ``$CPIPS_HOME/trunks``, or ``'random'`` for a fixed random draw (for timing and tests).
-        heads: the channel weights w of v0.1: a path, a state dict, ``None`` for ``lpips_v0.1_{net}.pth`` in
-            ``$CPIPS_HOME/trunks``, or ``'ones'`` for the uncalibrated distance.
+        trunk: torchvision's weights of the network: a path, a state dict, ``'random'`` for a fixed random draw (for
+            timing and tests), or ``None`` for ``{alexnet,squeezenet1_1,vgg16}_features.pth`` in ``trunks`` of the cache
+            directory, or else torchvision's file (233, 5 or 528 MB), downloaded there once and verified by its
+            SHA-256.
+        heads: the channel weights w of v0.1: a path, a state dict, ``'ones'`` for the uncalibrated distance, or
+            ``None`` for ``lpips_v0.1_{net}.pth`` there, or else the authors' file, downloaded likewise (6 to 11 kB).
+        offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
         reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
 
     Raises:
         ModelError: an unknown net.
-        WeightsError: weights missing, damaged or of another network.
+        WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
 
+    version = "v0.1"
+
     def __init__(self, net: str = "alex", *, trunk: Source = None, heads: Source = None, persistent: bool = True,
-                 **kwargs: Any):
+                 offline: bool | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         spec = find_net(net)
         self.net, self.min_side = net, spec.min_side
         self.name = f"lpips-{net}" + _note(trunk, "random") + _note(heads, "ones")
-        weights = _load_heads(net, spec.channels, heads)
-        self.trunk = Trunk(spec, trunk_state(spec, trunk), persistent)
-        for i, weight in enumerate(weights):
-            self.register_buffer(f"lin{i}", weight, persistent)
-
-    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = widen(x, y)
-        total = x.new_zeros(len(x))
-        # one image after the other, not as one batch: equal images then have equal features to the last bit
-        for i, (f, g) in enumerate(zip(self.trunk(x), self.trunk(y))):
-            difference = (_unit(f.to(x.dtype)) - _unit(g.to(x.dtype))).square().mean((2, 3))
-            total = total + (difference * getattr(self, f"lin{i}").to(x.dtype)).sum(1)
-        return total
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights as they are now."""
-        return digest(self)
-
-    @property
-    def signature(self) -> str:
-        return f"{super().signature}|net {self.net} v0.1|weights {self.digest[:12]}"
+        weights = _load_heads(net, spec.channels, heads, offline)  # first: these files are small
+        self.trunk = Trunk(spec, trunk_state(spec, trunk, offline), persistent)
+        self._add_heads(weights, persistent)
 
 
 def _unit(f: Tensor) -> Tensor:
@@ -79,15 +100,21 @@ def _unit(f: Tensor) -> Tensor:
     return f / ((f.square().sum(1, keepdim=True) + 1e-16).sqrt() + 1e-10)
 
 
-def _load_heads(net: str, channels: tuple[int, ...], source: Source) -> list[Tensor]:
+def _load_heads(net: str, channels: tuple[int, ...], source: Source, offline: bool | None) -> list[Tensor]:
     if isinstance(source, str) and source == "ones":
         return [torch.ones(count) for count in channels]
-    shapes = {f"lin{i}.model.1.weight": (1, count, 1, 1) for i, count in enumerate(channels)}
-    state = load_state(source, shapes, file=f"lpips_v0.1_{net}.pth", what=f"the LPIPS heads for {net}",
-                       family=r"lin\d+\.",
+    file, url = f"lpips_v0.1_{net}.pth", f"{_HEADS_URL}{net}.pth"
+    state = load_state(source, head_shapes(channels), default=partial(find, file, url, _HEADS_SHA256[net], offline),
+                       what=f"the LPIPS heads for {net}", family=r"lin\d+\.",
                        origin=f"the package lpips 0.1.4 holds them as lpips/weights/v0.1/{net}.pth (SHA-256 "
-                              f"{_HEADS_SHA256[net]}); heads='ones' needs no file, and is not calibrated")
+                              f"{_HEADS_SHA256[net]})",
+                       instead="heads='ones' needs no file, and is not calibrated")
     return [value.flatten() for value in state.values()]
+
+
+def head_shapes(channels: tuple[int, ...]) -> Shapes:
+    """Of the heads' tensors, under the keys of the authors' files."""
+    return {f"lin{i}.model.1.weight": (1, count, 1, 1) for i, count in enumerate(channels)}
 
 
 def _note(source: Source, word: str) -> str:

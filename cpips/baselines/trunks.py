@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Union
+from functools import partial
+from typing import Mapping, NamedTuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ._common import Shapes, Source, load_state
+from ._common import Shapes, Source, find, load_state
 
 
 class Conv(NamedTuple):
@@ -63,7 +64,7 @@ class Net:
 
     file: str
     url: str
-    sha256: str  # of the file behind the URL, as much of it as is known
+    sha256: str  # of the file behind the URL
     min_side: int  # px; below it a pooling window has nothing left
     channels: tuple[int, ...]
     pool: tuple[int, int, bool]
@@ -87,7 +88,8 @@ NETS = {
          (Conv(8, 384, 256),), (Conv(10, 256, 256),)),
     ),
     "squeeze": Net(
-        "squeezenet1_1_features.pth", "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth", "b8a52dc0...",
+        "squeezenet1_1_features.pth", "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+        "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
         17, (64, 128, 256, 384, 384, 512, 512), (3, 2, True),
         ((Conv(0, 3, 64, 3, 2, 0),), (POOL, Fire(3, 64, 16, 64), Fire(4, 128, 16, 64)),
          (POOL, Fire(6, 128, 32, 128), Fire(7, 256, 32, 128)), (POOL, Fire(9, 256, 48, 192)),
@@ -105,22 +107,24 @@ NETS = {
 }
 
 
-def find_net(net: str) -> Net:
-    if net not in NETS:
-        raise ModelError(f"net {net!r} is unknown: choose from {', '.join(NETS)}")
-    return NETS[net]
+def find_net(net: str, nets: Mapping[str, Net] = NETS) -> Net:
+    if net not in nets:
+        raise ModelError(f"net {net!r} is unknown: choose from {', '.join(nets)}")
+    return nets[net]
 
 
-def trunk_state(net: Net, source: Source) -> dict[str, Tensor]:
+def trunk_state(net: Net, source: Source, offline: bool | None = None) -> dict[str, Tensor]:
     """Weights for ``net``: ``'random'`` (one fixed draw), or as :func:`~cpips.baselines._common.load_state` says."""
     if isinstance(source, str) and source == "random":
-        return _random_state(net)
-    return load_state(source, net.shapes, file=net.file, what=f"the trunk {net.file}", family=r"features\.",
+        return random_state(net)
+    return load_state(source, net.shapes, default=partial(find, net.file, net.url, net.sha256, offline),
+                      what=f"the trunk {net.file}", family=r"features\.",
                       origin=f"torchvision's file holds it: {net.url} (SHA-256 {net.sha256}), its classifier is not "
-                             "needed; trunk='random' needs no file, and measures nothing")
+                             "needed",
+                      instead="trunk='random' needs no file, and measures nothing")
 
 
-def _random_state(net: Net) -> dict[str, Tensor]:
+def random_state(net: Net) -> dict[str, Tensor]:
     """He's draw, which keeps the variance from layer to layer (arXiv:1502.01852), and biases of zero."""
     generator = torch.Generator().manual_seed(0)
     return {key: torch.zeros(shape) if len(shape) == 1 else
@@ -128,7 +132,7 @@ def _random_state(net: Net) -> dict[str, Tensor]:
             for key, shape in net.shapes.items()}
 
 
-class _Conv(nn.Module):
+class TrunkConv(nn.Module):
     weight: Tensor
     bias: Tensor
 
@@ -138,16 +142,18 @@ class _Conv(nn.Module):
         self.register_buffer("weight", state[f"{name}.weight"], persistent)
         self.register_buffer("bias", state[f"{name}.bias"], persistent)
 
+    def convolve(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.padding)
+
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride, self.padding)
-        return F.relu(x)
+        return F.relu(self.convolve(x))
 
 
 class _Fire(nn.Module):
     def __init__(self, fire: Fire, name: str, state: dict[str, Tensor], persistent: bool):
         super().__init__()
         for part, conv in fire.parts().items():
-            self.add_module(part, _Conv(conv, f"{name}.{part}", state, persistent))
+            self.add_module(part, TrunkConv(conv, f"{name}.{part}", state, persistent))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.squeeze(x)
@@ -170,7 +176,7 @@ class Trunk(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1), persistent=False)
         self.features = nn.ModuleDict({
-            str(layer.index): (_Conv if isinstance(layer, Conv) else _Fire)(
+            str(layer.index): (TrunkConv if isinstance(layer, Conv) else _Fire)(
                 layer, f"features.{layer.index}", state, persistent) for layer in net.layers})
 
     def forward(self, x: Tensor) -> list[Tensor]:
