@@ -361,14 +361,14 @@ def test_two_runs_at_once_are_refused(metric, table_of, tmp_path):
 
 def test_a_full_disk_stops_the_run_and_keeps_the_journal(metric, table_of, tmp_path, monkeypatch):
     table, out = read_table(table_of(8)), tmp_path / "out.csv"
-    write = cpips.scoring.run._Journal._write
+    write = cpips.scoring.journal.Journal._write
 
     def full(self, entry):
         if entry.get("row") == 5:
             raise OSError(28, "No space left on device")
         write(self, entry)
 
-    monkeypatch.setattr(cpips.scoring.run._Journal, "_write", full)
+    monkeypatch.setattr(cpips.scoring.journal.Journal, "_write", full)
     with pytest.raises(OSError, match="No space left"):
         score_table(table, metric, out)
     monkeypatch.undo()

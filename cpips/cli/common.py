@@ -36,14 +36,22 @@ def make_metric(name: str | None, device: str, dtype: str, background: str | Non
     import torch
 
     from .. import create_metric, images, pretrained
-    from ..errors import ModelError
 
     quiet_bombs()
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
     if background is not None:
         images.composite(torch.zeros(4, 1, 1), background)  # a wrong colour is told now, not for each image
     metric = create_metric(name or pretrained.DEFAULT_MODEL, background=background)
+    return place(metric, device, dtype)
+
+
+def place(metric: FullReferenceMetric, device: str, dtype: str) -> FullReferenceMetric:
+    """``metric`` on the device and in the type that the options name."""
+    import torch
+
+    from ..errors import ModelError
+
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
     return metric.to(device=_device(device), dtype=getattr(torch, dtype))
 
 
@@ -155,9 +163,9 @@ def say(text: str, style: str = "") -> None:
         terminal.print(text, style=style or None, markup=False, soft_wrap=True)
 
 
-def fail(message: str) -> None:
-    """``cpips: error: message`` on stderr, on one line."""
-    say(f"cpips: error: {one_line(message)}", "bold red")
+def fail(message: str, program: str = "cpips") -> None:
+    """``PROGRAM: error: message`` on stderr, on one line."""
+    say(f"{program}: error: {one_line(message)}", "bold red")
 
 
 def one_line(text: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable
+from typing import Any, Callable
 
 from ..protocol import FullReferenceMetric
+from .journal import Journal, journal_path
 from .pairs import MAX_PIXELS, Result, score_pairs
-from .tables import Table, TableError, check_output, json_line, write_table
+from .tables import Table, TableError, check_output, write_table
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def score_table(
         raise TableError(f"{output} exists: pass --force to overwrite it, or choose another name")
     header = dict(journal=1, signature=metric.signature, dtype=_dtype(metric), background=metric.background,
                   table=table.digest(), rows=len(table))
-    with closing(_Journal(journal_path(output), header, restart)) as journal:
-        results = list(journal.results)
+    with closing(Journal(journal_path(output), header, _result, restart)) as journal:
+        results = list(journal.rows)
         resumed = len(results)
         for row, result in enumerate(results):
             progress(row, result)
@@ -66,7 +66,7 @@ def score_table(
         with closing(distances):
             for row, pair in enumerate(rest, resumed):
                 result = Result(error=pair) if isinstance(pair, str) else next(distances)
-                journal.append(row, result)
+                journal.append(distance=result.distance, error=result.error)
                 results.append(result)
                 progress(row, result)
         write_table(output, table, results, metric.signature)
@@ -75,81 +75,10 @@ def score_table(
     return Summary(len(results), len(failed), resumed, tuple(failed[:5]))
 
 
-def journal_path(output: Path) -> Path:
-    return output.with_name(output.name + ".journal.jsonl")
+def _result(entry: dict[str, Any]) -> Result:
+    distance = entry["distance"]
+    return Result(None if distance is None else float(distance), entry["error"])
 
 
 def _dtype(metric: FullReferenceMetric) -> str:
     return next((str(buffer.dtype).removeprefix("torch.") for buffer in metric.buffers()), "float32")
-
-
-class _Journal:
-    """A header line, then a line per row in order. Reading drops a last line that a kill left half written."""
-
-    def __init__(self, path: Path, header: dict[str, Any], restart: bool):
-        self.path = path
-        self.results: list[Result] = []
-        self.stream = path.open("a+b")
-        try:
-            _lock(self.stream, path)
-            if restart:
-                self.stream.truncate(0)
-            self._read(json.loads(json.dumps(header)))  # as it is when read back: tuples are lists
-            if self.stream.tell() == 0:
-                self._write(header)
-        except BaseException:
-            self.stream.close()
-            raise
-
-    def _read(self, header: dict[str, Any]) -> None:
-        self.stream.seek(0)
-        lines = self.stream.read().split(b"\n")[:-1]  # after the last newline: nothing, or half a line
-        for number, line in enumerate(lines):
-            try:
-                entry = json.loads(line)
-                if number:
-                    distance = entry["distance"]
-                    self.results.append(Result(None if distance is None else float(distance), entry["error"]))
-                damaged = number > 0 and not entry["row"] == number - 1 < header["rows"]
-            except (ValueError, KeyError, TypeError):
-                damaged = True
-            if damaged:
-                raise TableError(f"{self.path}, line {number + 1}, is damaged: start anew with --restart")
-            if number == 0 and entry != header:
-                changed = [key for key in header if not isinstance(entry, dict) or entry.get(key) != header[key]]
-                raise TableError(f"{self.path} is the journal of another run ({', '.join(changed)} differ): "
-                                 "finish that one, start anew with --restart, or choose another output")
-        end = sum(len(line) + 1 for line in lines)
-        self.stream.truncate(end)
-        self.stream.seek(end)
-
-    def append(self, row: int, result: Result) -> None:
-        self._write(dict(row=row, distance=result.distance, error=result.error))
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        self.stream.write(json_line(entry).encode())
-        self.stream.flush()  # a kill loses nothing that the kernel has
-
-    def remove(self) -> None:
-        self.stream.close()
-        self.path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        try:
-            self.stream.close()
-        except OSError:  # what could not be flushed was reported when it was written
-            pass
-
-
-def _lock(stream: IO[bytes], path: Path) -> None:
-    """Two runs at once would write every row twice. The lock goes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TableError(f"{path} is in use by another run: wait for it, or choose another output") from None
-    except OSError:  # a file system without locks
-        pass
