@@ -1,0 +1,22 @@
+"""bapps_eval: which perceptual metric agrees with people? Data sets, scores, statistics, reports.
+
+    bapps-eval run DATA -m cpips -m lpips-alex -o results     # distances, resumable
+    bapps-eval score results/*.parquet                        # scores, from the distances alone
+    bapps-eval report results -o report.html                  # one page
+
+or with arrays of your own:
+
+    from bapps_eval import two_afc, jnd_average_precision
+    two_afc(d0, d1, judge), jnd_average_precision(d, same)
+"""
+
+from .dataset import Dataset, DatasetError
+from .distances import Distances, DistancesError
+from .scores import (ScoreError, human_ceiling, jnd_average_precision, krcc, majority_ceiling, plcc, rmse, srcc, two_afc,
+                     two_afc_likelihood)
+from .scoring import compare, score
+
+__all__ = [
+    "Dataset", "DatasetError", "Distances", "DistancesError", "ScoreError", "compare", "human_ceiling",
+    "jnd_average_precision", "krcc", "majority_ceiling", "plcc", "rmse", "score", "srcc", "two_afc", "two_afc_likelihood",
+]

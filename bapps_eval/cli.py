@@ -1,0 +1,261 @@
+"""The command ``bapps-eval``: check, pack, run, score, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Callable, Optional, Sequence
+
+import typer
+
+from cpips.cli.common import DeviceOption, DtypeOption, JsonOption, counting, fail, place, print_json, print_table, say
+from cpips.cli.program import Commands, application
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+    from .distances import Distances
+
+PROGRAM = "bapps-eval"
+EPILOG = """Exit codes: 0 all well; 1 `check` found problems; 2 wrong usage or input; 130 interrupted.
+
+`bapps-eval run DATA -m cpips -m lpips-alex -o results`, then `bapps-eval score results` and
+`bapps-eval report results -o report.html --data DATA`."""
+
+SplitOption = Annotated[str, typer.Option(metavar="SPLIT", help="Of BAPPS: val or train.")]
+ResizeOption = Annotated[Optional[str], typer.Option(
+    metavar="RULE", show_default=False,
+    help="none, or pil-bilinear-64 and the like. Default: the data set's own (BAPPS: pil-bilinear-64; others: none).")]
+ResamplesOption = Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")]
+RunsArgument = Annotated[list[Path], typer.Argument(
+    metavar="RUN...", show_default=False, help="Files of distances (.parquet), or folders that hold them.")]
+DataArgument = Annotated[Path, typer.Argument(
+    metavar="DATA", show_default=False,
+    help="A folder in a published layout (BAPPS, TID2013, KADID-10k, CSIQ, LIVE, PIPAL), a pack, or a CSV table.")]
+
+
+class _Commands(Commands):
+    program = PROGRAM
+
+
+app = application(_Commands, EPILOG)
+
+
+@app.callback()
+def _bapps_eval(
+    debug: Annotated[bool, typer.Option(
+        "--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
+) -> None:
+    """Which perceptual metric agrees with people?"""
+
+
+@app.command()
+def check(data: DataArgument, split: SplitOption = "val", as_json: JsonOption = False) -> None:
+    """Whether a data set is whole and readable: pairing, counts, images, label ranges, and what is missing."""
+    from .check import check_folder
+
+    with counting("reading") as advance:
+        reports = check_folder(data, split=split, progress=_Steps(advance))
+    if as_json:
+        print_json([dataclasses.asdict(report) | {"ok": report.ok} for report in reports])
+    else:
+        for report in reports:
+            _print_check(report)
+    if not all(report.ok for report in reports):
+        raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    data: DataArgument,
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", metavar="DIR", show_default=False, help="Folder to make; it must not exist.")],
+    split: SplitOption = "val",
+    resize: ResizeOption = None,
+    task: Annotated[Optional[str], typer.Option(
+        metavar="TASK", show_default=False, help="2afc or jnd, of a folder that holds both.")] = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
+) -> None:
+    """Make a packed copy, decoded and resized once, that loads without opening a file an item."""
+    from .dataset import DatasetError
+    from .layouts import open_datasets
+    from .layouts.packed import pack as make
+
+    found = [d for d in open_datasets(data, split=split, resize=resize) if task in (None, d.task)]
+    if len(found) != 1:
+        raise DatasetError(f"{data} holds {', '.join(d.name for d in found) or 'nothing of that task'}: a pack holds one "
+                           "data set, choose it with --task")
+    with counting("packing") as advance:
+        path = make(found[0], output, workers=workers, progress=_Steps(advance))
+    say(f"{len(found[0])} items of {found[0].name} packed: {path}")
+
+
+@app.command()
+def run(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", show_default=False, help="Data sets: folders, packs, CSV.")],
+    metric: Annotated[list[str], typer.Option(
+        "--metric", "-m", metavar="NAME", show_default=False,
+        help="A metric that `cpips models` lists, a weights file, or module:function. May be given often.")],
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", metavar="DIR", show_default=False, help="Folder for the distances.")],
+    weights: Annotated[Optional[Path], typer.Option(
+        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS and DISTS. Default: the cache.")] = None,
+    split: SplitOption = "val",
+    resize: ResizeOption = None,
+    task: Annotated[Optional[str], typer.Option(
+        metavar="TASK", show_default=False, help="Only 2afc, jnd or mos.")] = None,
+    limit: Annotated[Optional[int], typer.Option(
+        min=1, metavar="N", show_default=False, help="N items, evenly spread: for a quick look; the result says so.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    batch_size: Annotated[int, typer.Option(
+        min=1, metavar="N", help="Items compared together; fewer of large images, or if memory runs out.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
+    force: Annotated[bool, typer.Option("--force", help="Make outputs of other weights or data anew.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what interrupted runs have done.")] = False,
+) -> None:
+    """Every item's distance by every metric, into DIR/DATASET@METRIC.parquet.
+
+    Killed or interrupted, the same command goes on where it stopped; what is complete is not run again.
+    """
+    from .metrics import create_metric
+    from .run import run as run_one
+
+    metrics = [place(create_metric(name, weights), device, dtype) for name in metric]
+    for dataset in _datasets(data, split, resize, task, limit):
+        for what in dataset.missing:
+            say(f"{dataset.name} is partial: {what}", "yellow")
+        for one in metrics:
+            with counting(f"{dataset.name}, {one.name}") as advance:
+                steps = _Steps(advance)
+                try:
+                    _, path = run_one(dataset, one, output, batch_size=batch_size, workers=workers, force=force,
+                                      restart=restart, progress=steps)
+                except KeyboardInterrupt:
+                    say(f"interrupted at item {steps.done} of {len(dataset)}; the same command goes on from there")
+                    raise
+            say(str(path))
+
+
+@app.command()
+def score(
+    runs: RunsArgument,
+    format: Annotated[str, typer.Option(
+        metavar="FORMAT", help="text, markdown, latex or csv.")] = "text",
+    resamples: ResamplesOption = 10_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Scores, intervals and paired tests, from the distances alone: no images, no metric."""
+    from .report.tables import FORMATS, table
+    from .scores import ScoreError
+
+    if format not in FORMATS:
+        raise ScoreError(f"format {format!r} is unknown: choose from {', '.join(FORMATS)}")
+    found = compared(read_runs(runs), resamples)
+    if as_json:
+        print_json(found)
+    else:
+        print(table(found, format=format))
+
+
+@app.command()
+def report(
+    runs: RunsArgument,
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", metavar="PAGE.html", show_default=False, help="The page to write.")],
+    data: Annotated[Optional[list[Path]], typer.Option(
+        "--data", "-d", metavar="DATA", show_default=False,
+        help="The data sets, for the gallery of triplets on which metrics disagree. May be given often.")] = None,
+    maps: Annotated[Optional[list[str]], typer.Option(
+        "--map", metavar="NAME", show_default=False, help="Draw heat maps of this cpips model in the gallery.")] = None,
+    split: SplitOption = "val",
+    resize: ResizeOption = None,
+    resamples: ResamplesOption = 10_000,
+    gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 12,
+) -> None:
+    """One self-contained page: tables, cost against agreement, scatter plots, and where metrics disagree."""
+    from .report.page import write_report
+
+    datasets = _datasets(data or [], split, resize, None, None)
+    path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
+                        maps=_maps(maps) if maps else None)
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+class _Steps:
+    """Turns "so many are done" into the single steps of a bar; a new total begins anew."""
+
+    def __init__(self, advance: Callable[[Optional[str], int], None]):
+        self.advance, self.done, self.total = advance, 0, None
+
+    def __call__(self, done: int, total: int) -> None:
+        if total != self.total:
+            self.done, self.total = 0, total
+        for self.done in range(self.done + 1, done + 1):
+            self.advance(None, total)
+
+
+def read_runs(paths: Sequence[Path]) -> list[Distances]:
+    """Distances of files, and of folders of them."""
+    from . import distances
+    from .distances import DistancesError
+
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not inside:
+            raise DistancesError(f"{path} holds no .parquet files: give what `{PROGRAM} run` wrote")
+        files += inside
+    return [distances.read(file) for file in files]
+
+
+def compared(runs: Sequence[Distances], resamples: int) -> list[dict]:
+    """Comparisons of the runs, a data set (and resize rule) each, in the order in which they come."""
+    from .scoring import compare, same_items
+
+    return [compare(together, resamples) for together in same_items(runs)]
+
+
+def _datasets(paths: Sequence[Path], split: str, resize: str | None, task: str | None,
+              limit: int | None) -> list[Dataset]:
+    from .dataset import DatasetError
+    from .layouts import open_datasets
+
+    found = [d for path in paths for d in open_datasets(path, split=split, resize=resize) if task in (None, d.task)]
+    if paths and not found:
+        raise DatasetError(f"no data set of the task {task!r} in {', '.join(map(str, paths))}")
+    if limit is not None:
+        found = [d.subset([len(d) * i // limit for i in range(limit)]) if limit < len(d) else d for d in found]
+    return found
+
+
+def _maps(names: Sequence[str]):
+    """``(metric name, reference, image) -> (H,W)`` for the models named, None for other metrics."""
+    import torch
+
+    import cpips
+
+    models = {model.name: model for model in (cpips.CPIPS(name) for name in names)}
+
+    def draw(name, reference, image):
+        if name not in models:
+            return None
+        with torch.inference_mode():
+            return models[name].map(reference, image)[0, 0].numpy()
+
+    return draw
+
+
+def _print_check(found) -> None:
+    rows = [[group, str(count)] for group, count in found.groups.items()]
+    notes = [f"partial: {what}" for what in found.missing] + list(found.notes)
+    print_table(["group", "items"], rows, title=f"{found.name}: {found.items} items", right=["items"], notes=notes)
+    for problem in found.problems:
+        fail(problem, PROGRAM)
+
+
+def main() -> None:
+    """Run the command line of this process; always ends in SystemExit."""
+    app()

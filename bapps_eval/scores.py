@@ -1,0 +1,280 @@
+"""Scores of a metric against people, from plain arrays.
+
+Every score is an exact function of the set of items: permuting them changes no bit, ties have one defined meaning, and
+NaN is an error, never a disagreement. Distances are "lower is closer"; turn similarities round before.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+from scipy import ndimage, optimize, stats
+
+from cpips.errors import CpipsError
+
+ArrayLike = Sequence[float] | np.ndarray
+
+# the means that the LPIPS paper prints (arXiv 1801.03924, table 5): unweighted means over families
+MEANS_2AFC = {
+    "Distortions": ("traditional", "cnn"),
+    "Real": ("superres", "deblur", "color", "frameinterp"),
+    "All": ("traditional", "cnn", "superres", "deblur", "color", "frameinterp"),
+}
+MEANS_JND = {"mean": ("traditional", "cnn")}
+
+
+class ScoreError(CpipsError, ValueError):
+    """Arrays that cannot be scored; the message says why."""
+
+
+# ---- 2AFC -----------------------------------------------------------------------------------------------------------
+
+
+def two_afc(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> float:
+    """Mean share of people who agree with the metric, in [0,1] (Zhang et al., arXiv 1801.03924, section 3.2).
+
+    Args:
+        d0, d1: ``(n,)`` distances of the reference to p0 and to p1.
+        judge: ``(n,)`` share of people who prefer p1, in [0,1].
+
+    Raises:
+        ScoreError: NaN, different lengths, no items, or a judge outside [0,1].
+    """
+    return _mean(two_afc_credits(d0, d1, judge))
+
+
+def two_afc_credits(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> np.ndarray:
+    """Per triplet the share of people who agree with the metric; one half where the distances are equal."""
+    d0, d1, judge = _arrays(d0=d0, d1=d1, judge=judge)
+    _check_share(judge, "judge")
+    return np.where(d0 < d1, 1 - judge, np.where(d1 < d0, judge, 0.5))
+
+
+def human_ceiling(judge: ArrayLike) -> float:
+    """What a person scores on average against all judges, himself among them: mean of h² + (1-h)² (the paper's human)."""
+    (judge,) = _arrays(judge=judge)
+    _check_share(judge, "judge")
+    return _mean(judge**2 + (1 - judge) ** 2)
+
+
+def majority_ceiling(judge: ArrayLike) -> float:
+    """What an oracle scores that always sides with the majority: mean of max(h, 1-h). No metric can score more."""
+    (judge,) = _arrays(judge=judge)
+    _check_share(judge, "judge")
+    return _mean(np.maximum(judge, 1 - judge))
+
+
+def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells: int = 64, width: float = 0.03,
+                       folds: int = 5) -> float:
+    """Expected log2-likelihood of one judgement, in bits: -1 is guessing, :func:`likelihood_ceiling` the most.
+
+    Unlike agreement it rewards a metric for knowing how sure people are. A judgement is a binomial draw whose
+    probability is a smooth function of both distances (Hepburn et al., arXiv 2403.10390): the distances are made
+    uniform by their ranks, so that units and monotone transformations do not matter, and the probability of preferring
+    p1 at (u0, u1) is the kernel-weighted mean of the judges near it, with its mirror image (u1, u0) counted as well.
+    Each triplet is judged by a probability that was estimated from the other folds.
+
+    Args:
+        cells: cells of the grid on which the probability is estimated, along each side.
+        width: standard deviation of the Gaussian kernel, in units of the rank, (0,1).
+    """
+    d0, d1, judge = _arrays(d0=d0, d1=d1, judge=judge)
+    _check_share(judge, "judge")
+    if len(judge) < 2 * folds:
+        raise ScoreError(f"{len(judge)} triplets are too few for {folds} folds: expected {2 * folds} or more")
+    order = np.lexsort((judge, d1, d0))  # folds by the order of the values, whatever order the items came in
+    d0, d1, judge = d0[order], d1[order], judge[order]
+    ranks = stats.rankdata(np.concatenate([d0, d1]))
+    u = ((ranks - 0.5) / len(ranks) * cells).astype(int).reshape(2, -1)
+    fold = np.arange(len(judge)) % folds
+    votes = np.zeros((folds, 2, cells, cells))  # per fold: votes for p1, and all votes
+    for f in range(folds):
+        mine = fold == f
+        for (a, b), share in (((u[0], u[1]), judge), ((u[1], u[0]), 1 - judge)):
+            np.add.at(votes[f, 0], (a[mine], b[mine]), share[mine])
+            np.add.at(votes[f, 1], (a[mine], b[mine]), 1)
+    total = votes.sum(0)
+    bits = np.empty(len(judge))
+    for f in range(folds):
+        chosen, all_votes = (ndimage.gaussian_filter(grid, width * cells, mode="constant", truncate=6)
+                             for grid in total - votes[f])
+        # a tenth of a vote for each side: where no votes are near, one half; and no certainty
+        p = ((chosen + 0.1 / cells) / (all_votes + 0.2 / cells))[u[0], u[1]]
+        mine = fold == f
+        bits[mine] = (judge * np.log2(p) + (1 - judge) * np.log2(1 - p))[mine]
+    return _mean(bits)
+
+
+def likelihood_ceiling(judge: ArrayLike) -> float:
+    """The most that :func:`two_afc_likelihood` can be: minus the entropy of each triplet's own votes, in bits."""
+    (judge,) = _arrays(judge=judge)
+    _check_share(judge, "judge")
+    return _mean(-stats.entropy(np.stack([judge, 1 - judge]), base=2))
+
+
+# ---- JND ------------------------------------------------------------------------------------------------------------
+
+
+def jnd_average_precision(d: ArrayLike, same: ArrayLike) -> float:
+    """Average precision with which small distances tell pairs that people call the same, in [0,1].
+
+    The VOC way (interpolated precision, every recall), on shares: of a pair that a share s calls the same, s counts
+    as a true and 1 - s as a false positive (Zhang et al., arXiv 1801.03924, section 4). Pairs of equal distance enter
+    together, as no threshold can part them.
+
+    Args:
+        d: ``(n,)`` distances.
+        same: ``(n,)`` share of people who say "same", in [0,1].
+
+    Raises:
+        ScoreError: NaN, different lengths, a share outside [0,1], or nobody who says "same".
+    """
+    d, same = _arrays(d=d, same=same)
+    _check_share(same, "same")
+    order, ends = tie_ends(d, same)
+    return float(average_precision(same[order], ends, np.ones((1, len(d))))[0])
+
+
+def average_precision(same: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``(r,)`` average precisions of items in the order of their distances, item i taken ``counts[:, i]`` times.
+
+    Args:
+        same: ``(n,)``.
+        ends: of each group of equal distances the number of its last item.
+        counts: ``(r,n)``.
+    """
+    positives = np.cumsum(counts * same, 1)[:, ends]
+    taken = np.cumsum(counts, 1)[:, ends]
+    total = positives[:, -1:]
+    if not (total > 0).all():
+        raise ScoreError("nobody calls any pair the same: there is no recall to speak of")
+    precision = positives / np.maximum(taken, 1e-300)
+    envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+    steps = np.diff(positives / total, axis=1, prepend=0)
+    return (steps * envelope).sum(1)
+
+
+# ---- MOS ------------------------------------------------------------------------------------------------------------
+
+
+def srcc(d: ArrayLike, quality: ArrayLike) -> float:
+    """Spearman's rank correlation of closeness and quality: 1 where the metric orders as people do."""
+    d, quality = _pairs(d, quality)
+    return float(stats.spearmanr(-d, quality).statistic)
+
+
+def krcc(d: ArrayLike, quality: ArrayLike) -> float:
+    """Kendall's rank correlation (tau-b) of closeness and quality."""
+    d, quality = _pairs(d, quality)
+    return float(stats.kendalltau(-d, quality).statistic)
+
+
+def logistic_fit(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> np.ndarray:
+    """``(n,)`` scores predicted from distances by the fitted logistic function, as the VQEG asks before PLCC.
+
+    4: b1 / (1 + exp(-(x - b2) / b3)) + b4, monotone (VQEG final report, 2003).
+    5: b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5 (Sheikh et al., IEEE TIP 15(11), 2006, equation 8).
+
+    Raises:
+        ScoreError: fewer than six items, distances that are not finite, all equal distances.
+    """
+    return logistic_curve(d, quality, parameters)(np.asarray(d, dtype=np.float64))
+
+
+def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4):
+    """The function that :func:`logistic_fit` applies, to draw it."""
+    if parameters not in (4, 5):
+        raise ScoreError(f"a logistic fit has 4 or 5 parameters, not {parameters}")
+    d, quality = _pairs(d, quality)
+    if not np.isfinite(d).all():
+        raise ScoreError("a distance is infinite (PSNR of equal images?): no curve passes there; leave such items out")
+    if len(d) < 6:
+        raise ScoreError(f"{len(d)} items are too few for a logistic fit: expected 6 or more")
+    center, scale = d.mean(), d.std()
+    x, y = (d - center) / scale, (quality - quality.mean()) / quality.std()
+    sign = -1.0 if np.corrcoef(x, y)[0, 1] <= 0 else 1.0
+
+    def four(b, x):
+        return b[0] * _sigmoid((x - b[1]) * np.exp(b[2])) + b[3]
+
+    def five(b, x):
+        return b[0] * (0.5 - _sigmoid(-b[1] * (x - b[2]))) + b[3] * x + b[4]
+
+    if parameters == 4:
+        model, starts = four, [(sign * 4, m, s, -sign * 2) for m in (-0.5, 0.5) for s in (0.0, 1.5)]
+    else:
+        model, starts = five, [(sign * 4, s, m, 0.0, 0.0) for m in (-0.5, 0.5) for s in (0.5, 3.0)]
+        starts.append((0.0, 1.0, 0.0, sign, 0.0))  # the straight line is one of them
+    fits = [optimize.least_squares(lambda b: model(b, x) - y, start, method="lm", max_nfev=200) for start in starts]
+    best = min(fits, key=lambda fit: fit.cost).x
+    offset, spread = quality.mean(), quality.std()
+    return lambda values: model(best, (np.asarray(values, dtype=np.float64) - center) / scale) * spread + offset
+
+
+def plcc(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
+    """Pearson's correlation of opinion scores and :func:`logistic_fit`."""
+    return _fit_quality(d, quality, parameters)[0]
+
+
+def rmse(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
+    """Root mean squared error of :func:`logistic_fit`, in units of the opinion score."""
+    return _fit_quality(d, quality, parameters)[1]
+
+
+def _fit_quality(d: ArrayLike, quality: ArrayLike, parameters: int) -> tuple[float, float]:
+    d, quality = _pairs(d, quality)
+    fitted = logistic_fit(d, quality, parameters)
+    spread = fitted.std()
+    correlation = float(np.corrcoef(fitted, quality)[0, 1]) if spread > 0 else 0.0
+    return correlation, float(np.sqrt(np.mean((fitted - quality) ** 2)))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))  # without overflow on either side
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _arrays(**named: ArrayLike) -> list[np.ndarray]:
+    """Float64 copies ``(n,)``, checked; one length for all."""
+    found = {name: np.asarray(value, dtype=np.float64) for name, value in named.items()}
+    for name, array in found.items():
+        if array.ndim != 1:
+            raise ScoreError(f"{name} has shape {array.shape}: expected one axis (flatten it, as in lpips' (N,1,1,1))")
+        if not array.size:
+            raise ScoreError(f"{name} is empty")
+        if (bad := np.isnan(array)).any():
+            raise ScoreError(f"{name} holds NaN, first at item {int(np.flatnonzero(bad)[0])} ({int(bad.sum())} in all): "
+                             "a metric that fails must not count as one that disagrees")
+    if len({len(array) for array in found.values()}) > 1:
+        raise ScoreError("lengths differ: " + ", ".join(f"{name} {len(array)}" for name, array in found.items()))
+    return list(found.values())
+
+
+def _pairs(d: ArrayLike, quality: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    d, quality = _arrays(d=d, quality=quality)
+    for name, array in (("d", d), ("quality", quality)):
+        if (array == array[0]).all():
+            raise ScoreError(f"all values of {name} are equal: there is nothing to correlate")
+    order = np.lexsort((quality, d))
+    return d[order], quality[order]
+
+
+def _check_share(share: np.ndarray, name: str) -> None:
+    if (bad := (share < 0) | (share > 1)).any():
+        first = int(np.flatnonzero(bad)[0])
+        raise ScoreError(f"{name} is {share[first]:g} at item {first}: expected a share of people, in [0,1]")
+
+
+def tie_ends(d: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order by distance (ties by ``second``, so that sums are the same to the bit), and ends of the groups of ties."""
+    order = np.lexsort((second, d))
+    ends = np.flatnonzero(np.append(d[order][1:] != d[order][:-1], True)) if len(d) > 1 else np.array([0])
+    return order, ends
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean, summed in the order of the values: the same for every order of the items."""
+    return float(np.sort(values).mean())

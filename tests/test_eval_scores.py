@@ -1,0 +1,341 @@
+"""bapps_eval's scores and statistics, against published numbers, by-hand values and slow independent versions."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import bapps_eval
+from bapps_eval import scores, scoring, statistics
+from bapps_eval.distances import Distances, DistancesError
+from bapps_eval.scores import MEANS_2AFC, ScoreError
+
+FAMILIES = MEANS_2AFC["All"]
+
+
+@pytest.fixture(scope="module")
+def published(shared_data):
+    return np.load(shared_data / "bapps_scores" / "bapps_2afc_val_scores.npz")
+
+
+def published_run(file, model):
+    """The published distances of a network, as if `bapps-eval run` had written them."""
+    families = sorted(FAMILIES)
+    ids = [f"{family}/{i:06d}" for family in families for i in file[f"{family}__index"]]
+    join = lambda key: np.concatenate([file[f"{family}__{key}"] for family in families])
+    groups = np.array([i.split("/")[0] for i in ids])
+    values = np.stack([join(f"{model}__d0"), join(f"{model}__d1")], 1)
+    return make_run("2afc", model, ids, groups, join("judge_p1"), values)
+
+
+def make_run(task, name, ids, groups, opinions, values, *, references=None, lower=True, higher_is_better=True):
+    dataset = {"name": f"set-{task}", "task": task, "higher_is_better": higher_is_better, "resize": "none",
+               "missing": [], "notes": [], "digest": "0123456789abcdef" * 4, "items": len(ids), "root": ""}
+    references = np.array(ids if references is None else references)
+    values = np.asarray(values, dtype=float).reshape(len(ids), -1)
+    return Distances(ids, np.asarray(groups), references, np.asarray(opinions, dtype=float), values, dataset,
+                     {"name": name, "signature": name, "lower_is_better": lower}, {"seconds": 1.0})
+
+
+def random_triplets(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    d0, d1 = rng.random((2, n)).round(2)
+    return d0, d1, rng.binomial(5, 1 / (1 + np.exp(-4 * (d0 - d1)))) / 5
+
+
+# ---- 2AFC -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("model, expected, mean", [
+    ("alex_vanilla", [77.48, 82.87, 71.19, 61.04, 65.23, 62.43], 70.04),
+    ("vgg_shift_tolerant", [78.83, 83.53, 71.07, 61.20, 64.58, 63.03], 70.37),
+])
+def test_the_published_distances_give_the_published_scores(published, model, expected, mean):
+    found = scoring.score(published_run(published, model), resamples=200)
+    assert [found["families"][family]["score"] * 100 for family in FAMILIES] == pytest.approx(expected, abs=0.005)
+    assert found["means"]["All"] * 100 == pytest.approx(mean, abs=0.005)
+    assert found["means"]["Distortions"] == pytest.approx(np.mean([found["families"][f]["score"] for f in FAMILIES[:2]]))
+    assert sum(family["items"] for family in found["families"].values()) == 36344
+    assert found["headline"]["complete"]
+
+
+@pytest.mark.shared_data
+def test_the_published_votes_give_the_human_ceiling(published):
+    human = scoring.score(published_run(published, "alex_vanilla"), resamples=200)["ceilings"]["human"]
+    expected = [80.84, 84.35, 73.60, 66.09, 68.83, 68.61]
+    assert [human["families"][family] * 100 for family in FAMILIES] == pytest.approx(expected, abs=0.005)
+    assert human["means"]["All"] * 100 == pytest.approx(73.72, abs=0.005)
+
+
+def test_two_afc_by_hand():
+    assert bapps_eval.two_afc([1, 2, 3, 3], [2, 1, 3, 3], [0.2, 0.2, 1, 0]) == pytest.approx((0.8 + 0.2 + 0.5 + 0.5) / 4)
+    assert bapps_eval.human_ceiling([0.2, 0.5]) == pytest.approx((0.68 + 0.5) / 2)
+    assert bapps_eval.majority_ceiling([0.2, 0.5]) == pytest.approx((0.8 + 0.5) / 2)
+    assert bapps_eval.two_afc([0], [math.inf], [0]) == 1  # an infinite distance has an order
+
+
+def test_two_afc_turns_over_with_the_metric_and_with_the_sides():
+    d0, d1, judge = random_triplets()
+    score = bapps_eval.two_afc(d0, d1, judge)
+    assert bapps_eval.two_afc(-d0, -d1, judge) == pytest.approx(1 - score)
+    assert bapps_eval.two_afc(d1, d0, 1 - judge) == pytest.approx(score)
+    assert score <= bapps_eval.majority_ceiling(judge)
+
+
+# ---- likelihood -----------------------------------------------------------------------------------------------------
+
+
+def test_likelihood_finds_what_the_votes_hold():
+    """Votes drawn from a known probability: the estimate comes near its entropy, which nothing can beat on average."""
+    rng = np.random.default_rng(0)
+    d0, d1 = rng.random((2, 20000))
+    p = 1 / (1 + np.exp(-6 * (d0 - d1)))
+    judge = rng.binomial(5, p) / 5
+    best = np.mean(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    found = bapps_eval.two_afc_likelihood(d0, d1, judge)
+    assert best - 0.02 < found < best + 0.005
+    assert -1.02 < bapps_eval.two_afc_likelihood(*rng.random((2, 20000)), judge) < -0.99
+    assert scores.likelihood_ceiling(judge) > found
+    assert scores.likelihood_ceiling([0.5, 1.0]) == pytest.approx(-0.5)
+
+
+def test_likelihood_knows_no_units_and_no_sides():
+    d0, d1, judge = random_triplets(2000)
+    found = bapps_eval.two_afc_likelihood(d0, d1, judge)
+    assert bapps_eval.two_afc_likelihood(np.exp(3 * d0), np.exp(3 * d1), judge) == found
+    assert bapps_eval.two_afc_likelihood(d0 * 1e9, d1 * 1e9, judge) == found
+    assert bapps_eval.two_afc_likelihood(d1, d0, 1 - judge) == pytest.approx(found, abs=2e-3)  # other folds
+
+
+# ---- JND ------------------------------------------------------------------------------------------------------------
+
+
+def slow_average_precision(d, same):
+    """Interpolated precision over every recall that a threshold can reach, one threshold after the other."""
+    points = []
+    for threshold in sorted(set(d)):
+        taken = [s for x, s in zip(d, same) if x <= threshold]
+        points.append((sum(taken) / sum(same), sum(taken) / len(taken)))
+    area, before = 0.0, 0.0
+    for i, (recall, _) in enumerate(points):
+        area += (recall - before) * max(precision for _, precision in points[i:])
+        before = recall
+    return area
+
+
+@pytest.mark.parametrize("digits", [1, 2, 9])
+def test_jnd_equals_the_slow_way_with_and_without_ties(digits):
+    rng = np.random.default_rng(digits)
+    d = rng.random(150).round(digits)
+    same = rng.integers(0, 4, 150) / 3
+    assert bapps_eval.jnd_average_precision(d, same) == pytest.approx(slow_average_precision(d, same), abs=1e-12)
+
+
+def test_jnd_by_hand():
+    assert bapps_eval.jnd_average_precision([1, 2, 3, 4], [1, 1, 0, 0]) == 1
+    assert bapps_eval.jnd_average_precision([1, 2], [0, 1]) == 0.5
+    assert bapps_eval.jnd_average_precision([7, 7, 7, 7], [1, 0, 1, 0]) == 0.5  # one threshold takes all
+    with pytest.raises(ScoreError, match="nobody calls any pair the same"):
+        bapps_eval.jnd_average_precision([1, 2], [0, 0])
+
+
+# ---- MOS ------------------------------------------------------------------------------------------------------------
+
+
+def test_correlations_have_the_sign_of_agreement():
+    d = np.array([0.1, 0.2, 0.3, 0.9, 1.5, 2.0])
+    assert bapps_eval.srcc(d, -d) == pytest.approx(1) and bapps_eval.krcc(d, -d) == pytest.approx(1)
+    assert bapps_eval.srcc(d, d) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("parameters", [4, 5])
+def test_plcc_sees_through_a_logistic_and_rmse_has_the_units_of_the_opinions(parameters):
+    rng = np.random.default_rng(0)
+    d = rng.random(500) * 40
+    clean = 2 + 6 / (1 + np.exp((d - 15) / 4))
+    assert bapps_eval.plcc(d, clean, parameters) == pytest.approx(1, abs=1e-6)
+    noisy = clean + rng.normal(size=500) * 0.3
+    assert bapps_eval.rmse(d, noisy, parameters) == pytest.approx(0.3, rel=0.1)
+    assert bapps_eval.plcc(d, noisy, parameters) > abs(stats.pearsonr(d, noisy).statistic)
+    assert bapps_eval.plcc(d * 1e-9 + 5, noisy, parameters) == pytest.approx(bapps_eval.plcc(d, noisy, parameters), abs=1e-4)
+
+
+def test_what_cannot_be_correlated_is_told():
+    with pytest.raises(ScoreError, match="all values of d are equal"):
+        bapps_eval.srcc([1, 1, 1], [1, 2, 3])
+    with pytest.raises(ScoreError, match="infinite"):
+        bapps_eval.plcc([1, 2, 3, 4, 5, math.inf], [1, 2, 3, 4, 5, 6])
+    with pytest.raises(ScoreError, match="too few"):
+        bapps_eval.plcc([1, 2, 3], [3, 2, 1])
+
+
+# ---- every score ----------------------------------------------------------------------------------------------------
+
+SCORES = {
+    "two_afc": lambda a, b, c: bapps_eval.two_afc(a, b, c),
+    "likelihood": lambda a, b, c: bapps_eval.two_afc_likelihood(a, b, c),
+    "jnd": lambda a, b, c: bapps_eval.jnd_average_precision(a, c),
+    "human": lambda a, b, c: bapps_eval.human_ceiling(c),
+    "majority": lambda a, b, c: bapps_eval.majority_ceiling(c),
+    "srcc": lambda a, b, c: bapps_eval.srcc(a, c + b),
+    "krcc": lambda a, b, c: bapps_eval.krcc(a, c + b),
+    "plcc": lambda a, b, c: bapps_eval.plcc(a, c + b),
+    "rmse5": lambda a, b, c: bapps_eval.rmse(a, c + b, 5),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_permuted_data_set_has_the_same_score_to_the_last_bit(name):
+    arrays = random_triplets()
+    expected = SCORES[name](*arrays)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        order = rng.permutation(len(arrays[0]))
+        assert SCORES[name](*(array[order] for array in arrays)) == expected
+
+
+@pytest.mark.parametrize("name", ["two_afc", "likelihood", "jnd", "srcc", "krcc", "plcc"])
+def test_nan_is_an_error(name):
+    d0, d1, judge = random_triplets()
+    d0[17] = math.nan
+    with pytest.raises(ScoreError, match="NaN, first at item 17"):
+        SCORES[name](d0, d1, judge)
+
+
+@pytest.mark.parametrize("arrays, said", [
+    (([1, 2], [1], [0, 1]), "lengths differ"),
+    (([[1], [2]], [1, 2], [0, 1]), "expected one axis"),
+    (([], [], []), "empty"),
+    (([1, 2], [2, 1], [0, 1.2]), "judge is 1.2 at item 1"),
+    (([1, 2], [2, 1], [0, math.nan]), "NaN"),
+])
+def test_arrays_that_cannot_be_scored(arrays, said):
+    with pytest.raises(ScoreError, match=said):
+        bapps_eval.two_afc(*arrays)
+
+
+# ---- statistics -----------------------------------------------------------------------------------------------------
+
+
+def test_bootstrap_means_are_those_of_drawing_items():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 6, 500) / 5
+    fast = statistics.bootstrap_means(values[:, None], np.repeat("a", 500), 20000)["a"][:, 0]
+    slow = rng.choice(values, (20000, 500)).mean(1)
+    assert fast.mean() == pytest.approx(values.mean(), abs=3e-4)
+    assert fast.std() == pytest.approx(slow.std(), rel=0.03)
+    assert np.quantile(fast, 0.025) == pytest.approx(np.quantile(slow, 0.025), abs=2e-3)
+
+
+def test_bootstrap_srcc_is_that_of_repeating_items():
+    rng = np.random.default_rng(0)
+    d, quality, clusters = rng.random(90).round(1), rng.random(90).round(1), np.repeat(list("abcdefghi"), 10)
+    for labels in (np.arange(90), clusters):
+        found = statistics.bootstrap_srcc(d, quality, labels, 7, seed=3)
+        counts = np.concatenate(list(statistics.resample_counts(labels, 7, seed=3))).astype(int)
+        slow = [stats.spearmanr(np.repeat(-d, c), np.repeat(quality, c)).statistic for c in counts]
+        assert found == pytest.approx(slow, abs=1e-12)
+    assert (counts.reshape(7, 9, 10) == counts.reshape(7, 9, 10)[:, :, :1]).all()  # whole clusters
+
+
+def test_bootstrap_average_precision_is_that_of_repeating_items():
+    rng = np.random.default_rng(0)
+    d, same = rng.random(60).round(1), rng.integers(0, 4, 60) / 3
+    found = statistics.bootstrap_average_precision(d, same, np.arange(60), 7, seed=3)
+    counts = np.concatenate(list(statistics.resample_counts(np.arange(60), 7, seed=3))).astype(int)
+    slow = [bapps_eval.jnd_average_precision(np.repeat(d, c), np.repeat(same, c)) for c in counts]
+    assert found == pytest.approx(slow, abs=1e-12)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    held = 0
+    for trial in range(200):
+        credits = rng.random(60) < 0.7
+        drawn = statistics.bootstrap_means(credits[:, None], np.repeat("a", 60), 400, seed=trial)["a"][:, 0]
+        held += 0.7 in statistics.Interval.of(drawn)
+    assert 0.88 < held / 200 < 0.99
+
+
+def mos_run(name, noise, seed=0, lower=True, references=12):
+    rng = np.random.default_rng(seed)
+    n = 240
+    quality = np.random.default_rng(99).random(n)
+    d = -quality + noise * rng.normal(size=n)
+    return make_run("mos", name, [f"{i:04d}" for i in range(n)], np.arange(n) % 4, quality, d if lower else -d,
+                    references=[f"r{i % references}" for i in range(n)], lower=lower)
+
+
+def test_metrics_are_ranked_and_tied_ones_are_marked():
+    found = scoring.compare([mos_run("bad", 2.0), mos_run("good", 0.2), mos_run("twin", 0.2001, seed=0)], resamples=500)
+    assert [entry["metric"]["name"] for entry in found["scores"]] == ["good", "twin", "bad"] and found["best"] == "good"
+    good, twin, bad = (entry["against_best"] for entry in found["scores"])
+    assert good is None and twin["tied"] and not bad["tied"]
+    assert bad["difference"] < 0 and bad["p"] < 0.01 < twin["p"] and bad["interval"][1] < 0
+    again = scoring.compare([mos_run("good", 0.2), mos_run("bad", 2.0), mos_run("twin", 0.2001, seed=0)], resamples=500)
+    assert again == found
+
+
+def test_a_similarity_scores_as_its_distance_does():
+    distance, similarity = (scoring.score(mos_run("m", 0.3, lower=lower), 200) for lower in (True, False))
+    for key in ("srcc", "krcc", "interval", "groups"):
+        assert distance[key] == similarity[key]
+    assert distance["plcc"] == pytest.approx(similarity["plcc"], abs=1e-6)
+
+
+def test_dmos_is_turned_round():
+    up = mos_run("m", 0.3)
+    down = make_run("mos", "m", up.ids, up.groups, -up.opinions, up.values, references=up.references,
+                    higher_is_better=False)
+    assert scoring.score(down, 200)["srcc"] == scoring.score(up, 200)["srcc"] > 0.5
+
+
+def test_intervals_resample_references_where_there_are_enough():
+    assert scoring.score(mos_run("m", 0.3), 200)["resampled"] == "reference"
+    assert scoring.score(mos_run("m", 0.3, references=9), 200)["resampled"] == "item"
+
+
+def two_afc_run(name, flip, seed=5, families=FAMILIES):
+    d0, d1, judge = random_triplets(1200, seed)
+    rng = np.random.default_rng(int(flip * 100))
+    swap = rng.random(1200) < flip
+    values = np.stack([np.where(swap, d1, d0), np.where(swap, d0, d1)], 1)
+    return make_run("2afc", name, [f"{i:04d}" for i in range(1200)], np.array(families)[np.arange(1200) % len(families)],
+                    judge, values)
+
+
+def test_paired_2afc_differences():
+    found = scoring.compare([two_afc_run("noisy", 0.3), two_afc_run("clean", 0.0)], resamples=500)
+    noisy = found["scores"][1]
+    assert found["best"] == "clean" and not noisy["against_best"]["tied"]
+    told = noisy["headline"]["score"] - found["scores"][0]["headline"]["score"]
+    assert noisy["against_best"]["difference"] == pytest.approx(told)
+    assert noisy["likelihood"]["means"]["All"] < found["scores"][0]["likelihood"]["means"]["All"]
+
+
+def test_means_over_absent_families_are_not_made_up():
+    found = scoring.score(two_afc_run("m", 0.0, families=("cnn", "traditional", "color")), 200)
+    assert found["means"]["Distortions"] is not None
+    assert found["means"]["Real"] is None and found["means"]["All"] is None and found["intervals"]["All"] is None
+    assert not found["headline"]["complete"]
+
+
+def test_ties_are_counted():
+    run = two_afc_run("m", 0.0)
+    found = scoring.score(run, 200)
+    assert found["ties"] == int((run.values[:, 0] == run.values[:, 1]).sum()) > 0
+    assert found["ties"] == sum(family["ties"] for family in found["families"].values())
+
+
+def test_only_runs_of_the_same_items_are_compared():
+    one, other = mos_run("a", 0.2), mos_run("b", 0.2)
+    for key, value in (("digest", "f" * 64), ("resize", "pil-bilinear-64")):
+        changed = make_run("mos", "b", other.ids, other.groups, other.opinions, other.values)
+        changed.dataset[key] = value
+        with pytest.raises(DistancesError, match=f"another data set.*{key}"):
+            scoring.compare([one, changed])
+        assert len(scoring.same_items([one, changed])) == 2
+    with pytest.raises(DistancesError, match="a came twice"):
+        scoring.compare([one, mos_run("a", 0.3)])
