@@ -1,5 +1,5 @@
-"""The README and the pages in docs/ are run: Python blocks, `cpips` commands, and the README's numbers against the kept
-results."""
+"""The README and the pages in docs/ are run: Python blocks, `cpips` and `bapps-eval` commands, and the README's numbers
+against the kept results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eval_trees import bapps_tree
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +20,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.M | re.S)]
 PYTHON = [code for language, code in BLOCKS if language == "python"]
-COMMANDS = [[line for line in code.splitlines() if line.startswith("cpips ")] for language, code in BLOCKS if language == "sh"]
+MODULES = {"cpips": "cpips", "bapps-eval": "bapps_eval"}
+COMMANDS = [[line for line in code.splitlines() if line.split(" ")[0] in MODULES] for language, code in BLOCKS if language == "sh"]
 COMMANDS = [commands for commands in COMMANDS if commands] + [["cpips demo"]]
 
 
@@ -34,6 +36,7 @@ def folder(tmp_path, monkeypatch, shipped_codecs) -> Path:
     (tmp_path / "photos").mkdir()
     for angle in range(3):
         image.rotate(90 * angle).save(tmp_path / "photos" / f"{angle}.jpg")
+    bapps_tree(tmp_path / "bapps")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -54,7 +57,8 @@ def test_commands_run(commands, folder):
     if any(word in " ".join(commands) for word in (".cpz", "index")) and importlib.util.find_spec("compressai") is None:
         pytest.skip("CompressAI (extra codec) is not installed")
     for command in commands:
-        done = subprocess.run([sys.executable, "-m", "cpips", *command.split("#")[0].split()[1:]], capture_output=True, text=True)
+        program, *arguments = command.split("#")[0].split()
+        done = subprocess.run([sys.executable, "-m", MODULES[program], *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         for name in re.findall(r"-o (\S+)", command):
             assert (folder / name).stat().st_size > 0
@@ -79,5 +83,6 @@ def test_numbers_are_the_kept_ones(monkeypatch):
     assert module.filled(README) == README
 
 
-def test_console_script_is_installed():
-    assert shutil.which("cpips", path=str(Path(sys.executable).parent)), "install the package: pip install ."
+def test_console_scripts_are_installed():
+    for program in MODULES:
+        assert shutil.which(program, path=str(Path(sys.executable).parent)), "install the package: pip install ."

@@ -1,0 +1,257 @@
+"""One self-contained page: which metric agrees with people, how sure that is, what it costs, where metrics disagree.
+
+Nothing is loaded from anywhere: styles, script, plots and pictures are inline; the page's own policy forbids the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+import cpips
+
+from .. import scores, scoring, statistics
+from ..dataset import Dataset
+from ..distances import Distances, DistancesError
+from . import gallery as galleries
+from . import plots, tables
+from .gallery import Maps
+from .tables import Cell, Column, Comparison, Grid
+
+REFERENCE_METRIC = "lpips-alex"  # whose time is 1, where it was timed; else the fastest
+POINTS = 4000  # items that a scatter plot draws at most
+PICTURES = 4_500_000  # bytes of pictures in a page, about
+
+_HERE = Path(__file__).parent
+
+
+def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Dataset] = (),
+                 resamples: int = statistics.RESAMPLES, gallery: int = 12, maps: Maps | None = None) -> Path:
+    """Write an HTML page about runs on one or more data sets; it takes its name when it is whole.
+
+    Args:
+        images: data sets whose pictures the gallery shows, matched to the runs by their digest.
+        resamples: of each bootstrap.
+        gallery: items of each pair of metrics; 0 for no gallery.
+        maps: ``(metric name, reference, image) -> (H,W)`` heat maps of ``(H,W,3)`` uint8 images, shown beneath them;
+            None for a metric that has none.
+
+    Raises:
+        DistancesError: no runs, or a metric twice on one data set.
+        ScoreError: opinions that no score can be made of.
+        DatasetError: an image of the gallery cannot be read.
+        OSError: the page cannot be written.
+    """
+    if not runs:
+        raise DistancesError("there are no runs to report: give what `bapps-eval run` wrote")
+    together = scoring.same_items(runs)
+    known = {dataset.digest: dataset for dataset in images}
+    shown = sum(group[0].dataset["digest"] in known for group in together)  # they share the room for pictures
+    comparisons = [scoring.compare(group, resamples) for group in together]
+    sections = [_section(f"set{i}", comparison, group, known.get(group[0].dataset["digest"]), bool(images), gallery,
+                         PICTURES // max(shown, 1), maps)
+                for i, (comparison, group) in enumerate(zip(comparisons, together))]
+    page = _render(sections=sections, overview=tables.overview_grid(comparisons), resamples=resamples,
+                   version=cpips.__version__, level=f"{statistics.LEVEL:.0%}", runs=[_about(run) for run in runs])
+    partial = Path(out).with_name(Path(out).name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, out)
+    return Path(out)
+
+
+def _render(**context: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        script=Markup(script), script_digest=digest, style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        tied=tables.TIED, style_of=plots.style, soft=_soft, **context)
+
+
+def _soft(name: str) -> Markup:
+    """``name`` that may break after its joints, so that long ones do not widen a table."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_/:+-])", name))
+
+
+# ---- a data set -----------------------------------------------------------------------------------------------------
+
+
+def _section(id: str, comparison: Comparison, runs: Sequence[Distances], images: Dataset | None, any_images: bool,
+             gallery: int, budget: int, maps: Maps | None) -> dict[str, Any]:
+    of_name = {run.metric["name"]: run for run in runs}
+    runs = [of_name[s["metric"]["name"]] for s in comparison["scores"]]  # best first
+    mos = comparison["task"] == "mos"
+    return {
+        "id": id, "title": tables.label(comparison["dataset"]), "dataset": comparison["dataset"],
+        "task": comparison["task"], "headline": tables.headline_title(comparison), "best": comparison["best"],
+        "tied": [s["metric"]["name"] for s in comparison["scores"] if tables.tied(s)],
+        "grid": _with_differences(tables.grid(comparison), comparison),
+        "latex": tables.table([comparison], format="latex"),
+        "csv": base64.b64encode(tables.table([comparison], format="csv").encode()).decode(),
+        "cost": _cost(comparison),
+        "panels": _panels(comparison),
+        "scatter": _scatter(runs) if mos else None,
+        "heat": _heat(comparison) if mos and len(comparison["scores"][0]["groups"]) > 1 else None,
+        "gallery": _gallery(runs, gallery, images, budget, maps) if gallery and len(runs) > 1 else [],
+        "pictures": "shown" if images is not None else "unmatched" if any_images else "none",
+        "pictures_resize": images.resize if images is not None else comparison["dataset"]["resize"],
+    }
+
+
+def _with_differences(grid: Grid, comparison: Comparison) -> Grid:
+    """A page has room for the paired differences."""
+    text = tables.printed(comparison["task"])
+
+    def cell(s: dict[str, Any]) -> Cell:
+        if (against := s["against_best"]) is None:
+            return Cell(tables.ABSENT)
+        low, high = against["interval"]
+        return Cell(text(against["difference"]), against["difference"], (text(low), text(high)))
+
+    # the headline first, where a phone shows it without scrolling
+    first = next(i for i, column in enumerate(grid.columns) if column.headline)
+
+    def order(cells: Sequence[Any], difference: Any) -> list[Any]:
+        return [cells[first], difference, *cells[:first], *cells[first + 1 :]]
+
+    return dataclasses.replace(
+        grid, columns=order(grid.columns, Column("To the best")),
+        rows=[[row[0], *order(row[1:], cell(s))] for row, s in zip(grid.rows, comparison["scores"])],
+        feet=[[foot[0], *order(foot[1:], Cell(tables.ABSENT))] for foot in grid.feet],
+        notes=[*(note for note in grid.notes if not note.startswith("PARTIAL")),  # the section begins with that
+               "To the best: paired difference of the headline, with its interval."])
+
+
+def _number(task: str):
+    return (lambda v: f"{v:.3f}") if task == "mos" else (lambda v: f"{v:.2f}")
+
+
+def _mark(name: str, value: float, interval: Sequence[float], task: str, strong: bool) -> plots.Mark:
+    factor = 1 if task == "mos" else 100
+    return plots.Mark(name, factor * value, factor * interval[0], factor * interval[1], tables.printed(task)(value),
+                      strong)
+
+
+def _strong(score: dict[str, Any]) -> bool:
+    return score["against_best"] is None or score["against_best"]["tied"]
+
+
+def _ceilings(comparison: Comparison, family: str | None = None) -> dict[str, float]:
+    """Human and majority of a family, or of the mean of all, in percent; none but for 2AFC."""
+    told = comparison["scores"][0].get("ceilings", {})
+    of = lambda families: families[family] if family else tables.mean_of(families)
+    return {name: 100 * of(told[name]["families"]) for name in ("human", "majority") if told}
+
+
+def _panels(comparison: Comparison) -> list[tuple[str, Markup]]:
+    """Bars of the headline and of each family, all on one axis; 2AFC begins at guessing."""
+    task, found = comparison["task"], comparison["scores"]
+    parts = [(tables.headline_title(comparison), [(s, s["headline"]) for s in found], _ceilings(comparison))]
+    if task != "mos":
+        parts += [(family, [(s, s["families"][family]) for s in found], _ceilings(comparison, family))
+                  for family in found[0]["families"]]
+    panels = [(title, [_mark(s["metric"]["name"], told["score"], told["interval"], task, _strong(s))
+                       for s, told in marks], ceilings) for title, marks, ceilings in parts]
+    base = 50.0 if task == "2afc" else 0.0
+    reach = [v for _, marks, ceilings in panels for v in
+             (base, *(v for m in marks for v in (m.low, m.high)), *ceilings.values())]
+    pad = 0.02 * (max(reach) - min(reach))
+    axis = (min(reach) - pad * (min(reach) < base), max(reach) + pad)
+    return [(title, plots.bars(title, marks, axis, base=base, ceilings=ceilings, number=_number(task)))
+            for title, marks, ceilings in panels]
+
+
+def _cost(comparison: Comparison) -> dict[str, Any] | None:
+    """Score against time; None where fewer than two metrics were timed."""
+    task, items = comparison["task"], comparison["dataset"]["items"]
+    timed = {s["metric"]["name"]: float(s["run"].get("seconds") or 0) / items for s in comparison["scores"]}
+    untimed = [name for name, seconds in timed.items() if not seconds > 0]
+    timed = {name: seconds for name, seconds in timed.items() if seconds > 0}
+    if len(timed) < 2:
+        return None
+    unit = REFERENCE_METRIC if REFERENCE_METRIC in timed else min(timed, key=timed.get)
+    points = [(timed[name] / timed[unit],
+               _mark(name, s["headline"]["score"], s["headline"]["interval"], task, _strong(s)))
+              for s in comparison["scores"] if (name := s["metric"]["name"]) in timed]
+    title = tables.headline_title(comparison)
+    up = {"2afc": f"2AFC agreement, {title} (%)", "jnd": f"JND average precision, {title} (%)", "mos": title}[task]
+    ceilings = {name: value for name, value in _ceilings(comparison).items() if name == "human"}
+    draw = lambda width, height: plots.cost(
+        points, width=width, height=height, across=f"time per item, {plots.shorten(unit, 24)} = 1× (log scale)", up=up,
+        ceilings=ceilings, number=_number(task))
+    machines: dict[str, list[str]] = {}
+    for s in comparison["scores"]:
+        if s["metric"]["name"] in timed:
+            where = [str(s["run"][key]) for key in ("hardware", "device", "dtype") if s["run"].get(key)]
+            machines.setdefault(", ".join(where) or "unknown", []).append(s["metric"]["name"])
+    return {"wide": draw(760, 400), "narrow": draw(380, 400), "unit": unit, "milliseconds": f"{1e3 * timed[unit]:.3g}",
+            "untimed": untimed, "machines": machines}
+
+
+def _heat(comparison: Comparison) -> dict[str, Any]:
+    """SRCC within each group of a MOS set."""
+    found = comparison["scores"]
+    rows = [(group, [s["groups"][group] for s in found]) for group in found[0]["groups"]]
+    told = [row for row in rows if any(value is not None for value in row[1])]
+    return {"metrics": [s["metric"]["name"] for s in found], "rows": told,
+            "untold": [group for group, values in rows if all(value is None for value in values)]}
+
+
+def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
+    first = runs[0]
+    n = len(first.ids)
+    drawn = np.sort(np.random.default_rng(0).choice(n, POINTS, replace=False)) if n > POINTS else np.arange(n)
+    groups = np.asarray(list(map(str, first.groups)))
+    names = sorted(set(groups.tolist()))
+    up_title = f"opinion score ({'higher' if first.dataset['higher_is_better'] else 'lower'} is better)"
+    ids_of = lambda items: [[str(first.ids[i]) for i in items if groups[i] == g] for g in names]
+    metrics = []
+    for run in runs:
+        d, finite = run.values[:, 0], np.isfinite(run.values[:, 0])
+        turned, up = 1 if run.metric["lower_is_better"] else -1, 1 if run.dataset["higher_is_better"] else -1
+        # no curve passes through an infinite distance, and one through the others would not be what PLCC is told of
+        fitted = scores.logistic_curve(run.closeness[:, 0], run.quality) if finite.all() else None
+        curve = (lambda x, f=fitted, s=turned, u=up: f(s * x) * u) if fitted else None
+        mine = drawn[finite[drawn]]
+        name = run.metric["name"]
+        across = f"{plots.shorten(name, 30)} ({'lower' if run.metric['lower_is_better'] else 'higher'} is closer)"
+        svg = plots.scatter(d[mine], first.opinions[mine], groups[mine], names, curve, across=across, up=up_title)
+        metrics.append({"name": name, "svg": svg, "infinite": int((~finite).sum()),
+                        "ids": None if finite.all() else ids_of(mine)})
+    return {"metrics": metrics, "names": names, "drawn": len(drawn), "items": n, "counts": Counter(groups.tolist()),
+            "ids": ids_of(drawn)}
+
+
+def _gallery(runs: Sequence[Distances], count: int, images: Dataset | None, budget: int,
+             maps: Maps | None) -> list[dict[str, Any]]:
+    """Pairs of metrics with their cards; half of the room for pictures is for the first, which is shown at once."""
+    found: list[dict[str, Any]] = []
+    pairs = galleries.pairs(runs)
+    for i, (a, b) in enumerate(pairs):
+        room = budget / (1 if len(pairs) == 1 else 2 if i == 0 else len(pairs) - i)
+        cards, spent = galleries.cards(a, b, count, images, maps, room)
+        budget -= spent
+        found.append({"a": a.metric["name"], "b": b.metric["name"], "cards": cards})
+    return found
+
+
+def _about(run: Distances) -> dict[str, Any]:
+    """What a run tells of itself, as text."""
+    rest = {key: value for key, value in run.run.items() if key != "seconds"}
+    told = [f"{key} {' '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}"
+            for key, value in rest.items()]
+    seconds = run.run.get("seconds")
+    return {"dataset": run.dataset["name"], "metric": run.metric["name"], "signature": run.metric["signature"],
+            "told": told, "seconds": None if seconds is None else f"{seconds:.4g}"}

@@ -1,0 +1,405 @@
+"""Comparisons as tables: Markdown, LaTeX, CSV, plain text. A table of a page is the same grid."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Sequence
+
+from ..statistics import LEVEL
+
+FORMATS = ("text", "markdown", "latex", "csv")
+TIED = "*"
+ABSENT = "–"
+
+Comparison = dict[str, Any]  # what scoring.compare returns
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed value.
+
+    Args:
+        value: the number behind ``text``, for sorting; None where there is none.
+        interval: ``(low, high)`` as printed, or None.
+        bold: the best of its column.
+        mark: not told apart from the best.
+    """
+
+    text: str
+    value: float | None = None
+    interval: tuple[str, str] | None = None
+    bold: bool = False
+    mark: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity.
+
+    Args:
+        better: 1 the more, -1 the less, 0 neither.
+        headline: what metrics are ranked by: formats with little room print the intervals of these columns only.
+    """
+
+    title: str
+    better: int = 1
+    headline: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: the first cell of each row of ``rows`` (metrics) and ``feet`` (ceilings) is its name."""
+
+    title: str
+    corner: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    feet: Sequence[Sequence[Cell]]
+    notes: Sequence[str]
+
+
+def table(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
+    """Tables of what :func:`bapps_eval.scoring.compare` returns, metrics best first; ends with a newline.
+
+    2AFC and JND are printed in percent, likelihoods in bits a judgement, correlations as they are. Several comparisons
+    begin with their :func:`overview`. CSV is one long table ``dataset,metric,quantity,group,value,low,high`` of
+    everything, in full precision and in units of :func:`~bapps_eval.scoring.score`.
+
+    Args:
+        format: one of :data:`FORMATS`. LaTeX needs ``\\usepackage{booktabs}``.
+
+    Raises:
+        ValueError: an unknown format.
+    """
+    if _known(format) == "csv":
+        return _csv(row for comparison in comparisons for row in tidy(comparison))
+    grids = [overview_grid(comparisons)] * (len(comparisons) > 1) + [grid(comparison) for comparison in comparisons]
+    return "\n".join(_RENDERERS[format](each) for each in grids)
+
+
+def overview(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
+    """Metric by data set: headline scores with their intervals; metrics by their mean rank. As :func:`table` else."""
+    if _known(format) == "csv":
+        return _csv(row for c in comparisons for row in tidy(c) if row[2] == "headline")
+    return _RENDERERS[format](overview_grid(comparisons))
+
+
+def _known(format: str) -> str:
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r} is unknown: choose from {', '.join(FORMATS)}")
+    return format
+
+
+# ---- what is told ---------------------------------------------------------------------------------------------------
+
+
+def label(dataset: dict[str, Any]) -> str:
+    """The data set's name; that of a partial one says so."""
+    return dataset["name"] + " (partial)" * bool(dataset["missing"])
+
+
+def tied(score: dict[str, Any]) -> bool:
+    """Whether this is not the best, but is not told apart from it either."""
+    return score["against_best"] is not None and score["against_best"]["tied"]
+
+
+def printed(task: str) -> Callable[[float], str]:
+    """How a task's headline is printed: percent for shares of people and precisions, else three decimals."""
+    return (lambda value: f"{value:.3f}") if task == "mos" else (lambda value: f"{100 * value:.2f}")
+
+
+def headline_title(comparison: Comparison) -> str:
+    """``All``, ``mean`` or ``SRCC``; a mean over fewer families than the paper's is not called All."""
+    first = comparison["scores"][0]
+    if comparison["task"] == "mos":
+        return "SRCC"
+    if first["headline"]["complete"]:
+        return {"All": "All", "mean": "Mean"}[first["headline"]["name"]]
+    families = len(first["families"])
+    return f"Mean of {families} famil{'y' if families == 1 else 'ies'}"
+
+
+def grid(comparison: Comparison) -> Grid:
+    """The table of one data set."""
+    scores, task = comparison["scores"], comparison["task"]
+    names = [Cell(s["metric"]["name"], mark=tied(s)) for s in scores]
+    columns, body, feet = _parts_mos(scores) if task == "mos" else _parts_families(comparison)
+    rows = [[name, *cells] for name, cells in zip(names, zip(*body))]
+    title = f"{label(comparison['dataset'])}: {_WHAT[task]}"
+    return Grid(title, "Metric", columns, rows, feet, notes(comparison))
+
+
+def overview_grid(comparisons: Sequence[Comparison]) -> Grid:
+    """Headlines of several data sets."""
+    found: dict[str, dict[int, Cell]] = {}
+    ranks: dict[str, list[float]] = {}
+    for i, comparison in enumerate(comparisons):
+        of_all = [s["headline"]["score"] for s in comparison["scores"]]
+        marks = [tied(s) for s in comparison["scores"]]
+        cells = _cells(of_all, [s["headline"]["interval"] for s in comparison["scores"]], printed(comparison["task"]))
+        for rank, (entry, cell, mark) in enumerate(zip(comparison["scores"], cells, marks)):
+            name = entry["metric"]["name"]
+            found.setdefault(name, {})[i] = Cell(cell.text, cell.value, cell.interval, cell.bold, mark)
+            # relative, so that a rank among three and one among ten weigh alike
+            ranks.setdefault(name, []).append(rank / max(len(of_all) - 1, 1))
+    # one that was run on few sets must not head the table for it
+    order = sorted(found, key=lambda name: (-len(ranks[name]), sum(ranks[name]) / len(ranks[name]), name))
+    columns = [Column(f"{label(c['dataset'])}, {_unit(c)}", headline=True) for c in comparisons]
+    rows = [[Cell(name), *(found[name].get(i, Cell(ABSENT)) for i in range(len(comparisons)))] for name in order]
+    partial = [f"{c['dataset']['name']} is PARTIAL: {'; '.join(c['dataset']['missing'])}"
+               for c in comparisons if c["dataset"]["missing"]]
+    told = [_MARKS, "Metrics are in the order of their mean rank, those of most data sets first.", _INTERVALS]
+    return Grid("Overview", "Metric", columns, rows, [], [*told, *partial])
+
+
+def _unit(comparison: Comparison) -> str:
+    title = headline_title(comparison)
+    return {"2afc": f"2AFC {title} %", "jnd": f"JND {title} %", "mos": title}[comparison["task"]]
+
+
+_WHAT = {"2afc": "2AFC agreement in %", "jnd": "JND average precision in %", "mos": "correlation with opinion scores"}
+_INTERVALS = f"Brackets: {LEVEL:.0%} percentile intervals of a bootstrap; not corrected for multiple comparisons."
+_BOLD = " Bold: best of its column."
+_MARKS = (f"{TIED} not told apart from the best: the paired interval of the difference holds zero (not corrected for "
+          f"multiple comparisons).{_BOLD}")
+_RESAMPLED = {"2afc": "triplets, within their family", "jnd": "pairs, within their family",
+              "reference": "references, each with all its images", "item": "images (there are too few references)"}
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What must stand under a table."""
+    dataset, first = comparison["dataset"], comparison["scores"][0]
+    found = [f"PARTIAL data set: {what.rstrip('.')}." for what in dataset["missing"]]
+    found.append(f"{dataset['name']}: {dataset['items']:,} items, resize rule {dataset['resize']}, digest "
+                 f"{dataset['digest'][:16]}.")
+    found += dataset["notes"]
+    resampled = _RESAMPLED[first.get("resampled", comparison["task"])]
+    found.append(f"Brackets: {LEVEL:.0%} percentile intervals of a bootstrap that resamples {resampled}.")
+    if len(comparison["scores"]) > 1:
+        found.append(_MARKS)
+    if comparison["task"] == "2afc":
+        found.append("Human: a person against all judges. Majority: always with the majority, the most that agreement "
+                     "can be. Likelihood: of one judgement, -1 bit is guessing; Known shares: the most that it can be.")
+    if comparison["task"] == "mos":
+        found.append("PLCC and RMSE after a logistic fit of 4 parameters, RMSE in units of the opinion score.")
+        if any(s["plcc"] is None for s in comparison["scores"]):
+            found.append(f"{ABSENT}: no fit, as a distance is infinite.")
+    found.append("Ties: " + ("triplets with two equal distances (half credit)." if comparison["task"] == "2afc" else
+                             "items that share their distance with another."))
+    return found
+
+
+def _parts_mos(scores: Sequence[dict]) -> tuple[list[Column], list[list[Cell]], list]:
+    parts = [(Column("SRCC", headline=True), _cells([s["srcc"] for s in scores], [s["interval"] for s in scores],
+                                                    printed("mos")))]
+    for key, title, better in (("krcc", "KRCC", 1), ("plcc", "PLCC", 1), ("rmse", "RMSE", -1)):
+        parts.append((Column(title, better), _cells([s[key] for s in scores], None, printed("mos"), better)))
+    parts.append((Column("Ties", 0), _cells([s["ties"] for s in scores], None, str, 0)))
+    return [column for column, _ in parts], [cells for _, cells in parts], []
+
+
+def _parts_families(comparison: Comparison) -> tuple[list[Column], list[list[Cell]], list[list[Cell]]]:
+    scores, task, percent = comparison["scores"], comparison["task"], printed(comparison["task"])
+    first = scores[0]
+    ceilings = first.get("ceilings", {})
+    feet = {"Human": "human", "Majority": "majority", "Known shares": "likelihood"} if ceilings else {}
+    parts: list[tuple[Column, list[Cell], list[Cell]]] = []
+
+    def add(title, values, intervals, tops=(None, None, None), text=percent, better=1, headline=False) -> None:
+        parts.append((Column(title, better, headline), _cells(values, intervals, text, better),
+                      _cells(tops, None, text, 0)))
+
+    def tops_of(part: str, name: str) -> list[float | None]:
+        return [ceilings[key][part].get(name) if ceilings else None for key in ("human", "majority")] + [None]
+
+    for family in first["families"]:
+        add(family, [s["families"][family]["score"] for s in scores],
+            [s["families"][family]["interval"] for s in scores], tops_of("families", family))
+    for name in ("Distortions", "Real"):
+        if first["means"].get(name) is not None:
+            add(name, [s["means"][name] for s in scores], [s["intervals"][name] for s in scores],
+                tops_of("means", name))
+    heads = [s["headline"] for s in scores]
+    tops = [*(mean_of(ceilings[key]["families"]) for key in ("human", "majority")), None] if ceilings else [None] * 3
+    add(headline_title(comparison), [h["score"] for h in heads], [h["interval"] for h in heads], tops, headline=True)
+    if task == "2afc":
+        add("Likelihood", [mean_of(s["likelihood"]["families"]) for s in scores], None,
+            [None, None, mean_of(ceilings["likelihood"]["families"])], lambda value: f"{value:.3f}")
+    add("Ties", [s["ties"] for s in scores], None, text=str, better=0)
+    return ([column for column, _, _ in parts], [cells for _, cells, _ in parts],
+            [[Cell(name), *(tops[i] for _, _, tops in parts)] for i, name in enumerate(feet)])
+
+
+def mean_of(families: dict[str, float | None]) -> float | None:
+    """Unweighted mean over the families there are; None where one has no value."""
+    values = list(families.values())
+    return None if None in values else sum(values) / len(values)
+
+
+def _cells(values: Sequence[float | None], intervals: Sequence[Sequence[float] | None] | None,
+           text: Callable[[float], str], better: int = 1) -> list[Cell]:
+    """Cells of a column; bold is all that is printed like the best."""
+    there = [value for value in values if value is not None]
+    best = text((max if better > 0 else min)(there)) if better and len(there) > 1 else None
+    return [Cell(ABSENT) if value is None else
+            Cell(text(value), float(value), (text(interval[0]), text(interval[1])) if interval else None,
+                 text(value) == best)
+            for value, interval in zip(values, intervals or [None] * len(values))]
+
+
+# ---- CSV ------------------------------------------------------------------------------------------------------------
+
+Row = tuple[str, str, str, str, "float | int", "float | str", "float | str"]
+
+
+def tidy(comparison: Comparison) -> Iterator[Row]:
+    """``(dataset, metric, quantity, group, value, low, high)``; ceilings have no metric, absent values no row."""
+    dataset = label(comparison["dataset"])
+
+    def row(metric, quantity, group, value, interval=None) -> Iterator[Row]:
+        if value is not None:
+            yield dataset, metric, quantity, group, value, *(interval or ("", ""))
+
+    for s in comparison["scores"]:
+        name = s["metric"]["name"]
+        yield from row(name, "headline", headline_title(comparison), s["headline"]["score"], s["headline"]["interval"])
+        if comparison["task"] == "mos":
+            yield from row(name, "srcc", "", s["srcc"], s["interval"])
+            for key in ("krcc", "plcc", "rmse", "plcc5", "rmse5"):
+                yield from row(name, key, "", s[key])
+            for key, labels in (("srcc_of_group", s["groups"]), ("srcc_of_reference", s["per_reference"])):
+                for group, value in labels.items():
+                    yield from row(name, key, group, value)
+        else:
+            quantity = {"2afc": "agreement", "jnd": "average_precision"}[comparison["task"]]
+            for family, told in s["families"].items():
+                yield from row(name, quantity, family, told["score"], told["interval"])
+            for mean, value in s["means"].items():
+                yield from row(name, quantity, mean, value, s["intervals"][mean])
+            for part in ("families", "means"):
+                for group, value in s.get("likelihood", {}).get(part, {}).items():
+                    yield from row(name, "likelihood_bits", group, value)
+        yield from row(name, "ties", "", s["ties"])
+        if (against := s["against_best"]) is not None:
+            yield from row(name, "difference_to_best", "", against["difference"], against["interval"])
+            yield from row(name, "p_against_best", "", against["p"])
+    for ceiling, told in comparison["scores"][0].get("ceilings", {}).items():
+        for part in ("families", "means"):
+            for group, value in told[part].items():
+                yield from row("", f"{ceiling}_ceiling", group, value)
+    yield from row("", "items", "", comparison["dataset"]["items"])
+
+
+def _csv(rows: Iterator[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["dataset", "metric", "quantity", "group", "value", "low", "high"])
+    writer.writerows([*map(one_line, row[:4]), *(repr(v) if v != "" else "" for v in map(_plain, row[4:]))]
+                     for row in rows)
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value  # numpy 2 writes np.float64(...) as its repr
+
+
+# ---- Markdown, LaTeX, text ------------------------------------------------------------------------------------------
+
+
+def one_line(text: str) -> str:
+    """Names come from users: what is no printable character becomes a space."""
+    return re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(text))).strip()
+
+
+def _markdown(grid: Grid) -> str:
+    def cell(c: Cell, column: Column | None = None) -> str:
+        text = escape_markdown(c.text)
+        text = f"**{text}**" if c.bold else text
+        if c.interval and column and column.headline:
+            text += f" [{c.interval[0]}, {c.interval[1]}]"
+        return text + r" \*" * c.mark
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    def row(cells: Sequence[Cell]) -> str:
+        return line([cell(cells[0]), *(cell(c, column) for c, column in zip(cells[1:], grid.columns))])
+
+    header = line([grid.corner, *(escape_markdown(c.title) for c in grid.columns)])
+    lines = [f"**{escape_markdown(grid.title)}**", "", header,
+             "|:--|" + "--:|" * len(grid.columns), *map(row, grid.rows)]
+    lines += [line([f"*{escape_markdown(foot[0].text)}*", *(escape_markdown(c.text) for c in foot[1:])])
+              for foot in grid.feet]
+    return "\n".join([*lines, "", *(f"- {escape_markdown(note)}" for note in grid.notes)]) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` as it is, in GitHub's Markdown, its tables and any other."""
+    text = one_line(text).replace("&", "&amp;")
+    return re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _latex(grid: Grid) -> str:
+    def number(text: str) -> str:
+        return escape_latex(text).replace(ABSENT, "--") if not text[:1] == "-" else f"$-${escape_latex(text[1:])}"
+
+    def cell(c: Cell, column: Column) -> str:
+        text = rf"\textbf{{{number(c.text)}}}" if c.bold else number(c.text)
+        if c.interval and column.headline:
+            text += rf" {{\scriptsize [{number(c.interval[0])}, {number(c.interval[1])}]}}"
+        return text + "$^{*}$" * c.mark
+
+    def row(cells: Sequence[Cell]) -> str:
+        name = escape_latex(cells[0].text) + "$^{*}$" * cells[0].mark
+        return " & ".join([name, *(cell(c, column) for c, column in zip(cells[1:], grid.columns))]) + r" \\"
+
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(grid.title)}.}}",
+             rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}", r"\toprule",
+             " & ".join([grid.corner, *(escape_latex(c.title) for c in grid.columns)]) + r" \\", r"\midrule",
+             *map(row, grid.rows)]
+    if grid.feet:
+        lines += [r"\midrule", *map(row, grid.feet)]
+    lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize",
+              *(escape_latex(note) + (r" \\" if note is not grid.notes[-1] else "") for note in grid.notes),
+              r"\end{minipage}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+          "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+          "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "–": "--"}
+
+
+def escape_latex(text: str) -> str:
+    """``text`` as it is, in a LaTeX paragraph or table: after ``\\\\`` a bracket or star would be an argument."""
+    text = "".join(_LATEX.get(c, c) for c in one_line(text))
+    return f"{{}}{text}" if text[:1] in ("[", "*") else text
+
+
+def _text(grid: Grid) -> str:
+    def cell(c: Cell, column: Column | None = None) -> str:
+        text = one_line(c.text)
+        if c.interval and column and column.headline:
+            text += f" [{c.interval[0]}, {c.interval[1]}]"
+        return text + f" {TIED}" * c.mark
+
+    header = [grid.corner, *(one_line(c.title) for c in grid.columns)]
+    body = [[cell(row[0]), *(cell(c, column) for c, column in zip(row[1:], grid.columns))]
+            for row in (*grid.rows, *grid.feet)]
+    widths = [max(map(len, column)) for column in zip(header, *body)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    rows = [line(row) for row in body]
+    if grid.feet:
+        rows.insert(len(grid.rows), rule)
+    told = [one_line(note.replace(_BOLD, "")) for note in grid.notes]
+    return "\n".join([one_line(grid.title), rule, line(header), rule, *rows, rule, *told]) + "\n"
+
+
+_RENDERERS = {"markdown": _markdown, "latex": _latex, "text": _text}
