@@ -10,6 +10,11 @@ or with arrays of your own:
     two_afc(d0, d1, judge), jnd_average_precision(d, same)
 """
 
+import importlib.util as _util
+
+if _absent := [name for name in ("scipy", "pyarrow", "jinja2") if _util.find_spec(name) is None]:
+    raise ImportError(f"bapps_eval needs {', '.join(_absent)}: pip install 'cpips[eval]' -c constraints.txt")
+
 from .dataset import Dataset, DatasetError
 from .distances import Distances, DistancesError
 from .scores import (ScoreError, human_ceiling, jnd_average_precision, krcc, majority_ceiling, plcc, rmse, srcc, two_afc,

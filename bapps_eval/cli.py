@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Callable, Optional, Sequence
 import typer
 
 from cpips.cli.common import DeviceOption, DtypeOption, JsonOption, counting, fail, place, print_json, print_table, say
-from cpips.cli.program import Commands, application
+from cpips.cli.program import Commands, application, version_option
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -42,6 +42,7 @@ app = application(_Commands, EPILOG)
 
 @app.callback()
 def _bapps_eval(
+    version: Annotated[bool, version_option(PROGRAM)] = False,
     debug: Annotated[bool, typer.Option(
         "--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
 ) -> None:
@@ -254,6 +255,8 @@ def _print_check(found) -> None:
     print_table(["group", "items"], rows, title=f"{found.name}: {found.items} items", right=["items"], notes=notes)
     for problem in found.problems:
         fail(problem, PROGRAM)
+    if (untold := found.problem_count - len(found.problems)) > 0:
+        fail(f"and {untold} more problems in {found.name}", PROGRAM)
 
 
 def main() -> None:

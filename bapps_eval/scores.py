@@ -214,15 +214,16 @@ def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4):
 
 def plcc(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
     """Pearson's correlation of opinion scores and :func:`logistic_fit`."""
-    return _fit_quality(d, quality, parameters)[0]
+    return fit_quality(d, quality, parameters)[0]
 
 
 def rmse(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
     """Root mean squared error of :func:`logistic_fit`, in units of the opinion score."""
-    return _fit_quality(d, quality, parameters)[1]
+    return fit_quality(d, quality, parameters)[1]
 
 
-def _fit_quality(d: ArrayLike, quality: ArrayLike, parameters: int) -> tuple[float, float]:
+def fit_quality(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> tuple[float, float]:
+    """:func:`plcc` and :func:`rmse` of one fit."""
     d, quality = _pairs(d, quality)
     fitted = logistic_fit(d, quality, parameters)
     spread = fitted.std()

@@ -168,8 +168,8 @@ def _mos(run: Distances, resamples: int) -> dict[str, Any]:
     found: dict[str, Any] = {"srcc": rank, "krcc": scores.krcc(d, quality)}
     for parameters, suffix in ((4, ""), (5, "5")):
         finite = np.isfinite(d).all()
-        found[f"plcc{suffix}"] = scores.plcc(d, quality, parameters) if finite else None
-        found[f"rmse{suffix}"] = scores.rmse(d, quality, parameters) if finite else None
+        correlation, error = scores.fit_quality(d, quality, parameters) if finite else (None, None)
+        found |= {f"plcc{suffix}": correlation, f"rmse{suffix}": error}
     interval = _interval(_srcc_samples(run, resamples))
     return {**found, "interval": interval, "resampled": _resampled(run),
             "groups": _per(run, run.groups), "per_reference": _per(run, run.references),

@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cpips
+import cpips.scoring
 from cpips.cli.app import app
 
 PLAIN = {**{k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS")},

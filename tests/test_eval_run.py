@@ -25,6 +25,7 @@ from bapps_eval import distances
 from bapps_eval.cli import app
 from bapps_eval.dataset import Dataset, DatasetError
 from bapps_eval.distances import DistancesError
+from bapps_eval.layouts import open_datasets
 from bapps_eval.metrics import UserMetric, create_metric
 from bapps_eval.run import RunError, output_path, run
 from cpips.errors import ModelError
@@ -340,6 +341,33 @@ def test_wrong_usage_is_one_line(call, tmp_path, args, said):
     result = call(*args, code=2)
     assert result.stderr.startswith("bapps-eval: error: ") and result.stderr.count("\n") == 1
     assert said in result.stderr
+
+
+def test_without_its_extra_it_says_what_to_install(tmp_path):
+    script = ("import importlib.util as u, sys\n"
+              "find = u.find_spec\n"
+              "u.find_spec = lambda name, *rest: None if name == 'scipy' else find(name, *rest)\n"
+              "import bapps_eval\n")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ImportError: bapps_eval needs scipy: pip install 'cpips[eval]' -c constraints.txt"
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_lpips_ranks_the_live_subset_as_published(shared_data, tmp_path):
+    (dataset,) = open_datasets(shared_data / "human" / "live")
+    found, _ = run(dataset, create_metric("lpips-alex", shared_data / "weights"), tmp_path)
+    assert bapps_eval.score(found, 200)["srcc"] == pytest.approx(0.931, abs=0.003)
+
+
+@pytest.mark.parametrize("name, tid2013, live", [
+    ("lpips-alex", 0.721, 0.931), ("lpips-squeeze", 0.666, 0.944), ("ms-ssim", 0.748, 0.903)])
+def test_the_kept_table_has_the_known_scores_of_peers(name, tid2013, live):
+    """Known from other implementations, at full size in fp32."""
+    kept = json.loads((Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "agreement.json").read_text())
+    found = [next(s["srcc"] for s in c["scores"] if s["metric"]["name"] == name) for c in kept["comparisons"]]
+    assert found == pytest.approx([tid2013, live], abs=0.003)
 
 
 SLOW = "import time\ndef slow(x, y):\n    time.sleep(0.02)\n    return (x - y).abs().mean((1, 2, 3))\n"

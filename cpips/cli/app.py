@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import codec, compare, demo, heat, index, models, score, train
-from .program import Commands, application
+from .program import Commands, application, version_option
 
 EPILOG = """Exit codes: 0 all well; 1 some pairs could not be compared; 2 wrong usage or input; 130 interrupted.
 
@@ -17,18 +17,9 @@ Start with `cpips demo`. `cpips COMMAND --help` explains a command."""
 app = application(Commands, EPILOG)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from .._version import __version__
-
-        typer.echo(f"cpips {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _cpips(
-    version: Annotated[bool, typer.Option(
-        "--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, version_option("cpips")] = False,
     debug: Annotated[bool, typer.Option(
         "--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
 ) -> None:

@@ -62,3 +62,15 @@ def application(commands: type[Commands], epilog: str) -> typer.Typer:
     """An empty program with these manners."""
     return typer.Typer(cls=commands, add_completion=False, epilog=epilog, rich_markup_mode="markdown",
                        pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def version_option(program: str) -> Any:
+    """A ``--version`` that prints the package's version under the program's name, and ends."""
+    def told(wanted: bool) -> None:
+        if wanted:
+            from .._version import __version__
+
+            typer.echo(f"{program} {__version__}")
+            raise typer.Exit
+
+    return typer.Option("--version", callback=told, is_eager=True, help="Print the version.")
