@@ -1,110 +1,64 @@
-"""Agreement with people on the MOS subsets: |SRCC| of each metric, bootstrap intervals, paired differences, in one run.
+"""Agreement with people of the whole family and of all baselines at hand, by `bapps_eval`, in one run.
 
-    python benchmarks/agreement.py [--metrics NAME ...] [--against lpips-alex] [--cards weights]
+    python benchmarks/agreement.py [--metrics NAME ...] [--distances DIR] [--cards weights]
 
-Full-size images, no resizing. The intervals resample images; both sets have few references, so they say little of
-other references.
+The subsets of TID2013 and LIVE in the data folder, at full size. LPIPS-VGG and DISTS are left out: their trunk is not
+at hand. Distances are kept in a folder, so that a run that was stopped goes on, and only what is new is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 from pathlib import Path
 
-import numpy as np
-import torch
-from scipy import stats
-
 import cpips
-from _common import DATA, save, table, trunk_and_heads
+from _common import DATA, save, shipped
+from bapps_eval import compare
+from bapps_eval.layouts import open_datasets
+from bapps_eval.metrics import create_metric
+from bapps_eval.report.tables import overview
+from bapps_eval.run import run
 
-SETS = {"tid2013": "mos", "live": "dmos"}  # the column that holds what people said
-METRICS = ["hyperprior-q4", "random", "lpips-alex", "lpips-squeeze", "ms-ssim", "ssim", "mse"]
-RESAMPLES = 2000
-
-
-def read_set(name: str) -> tuple[Path, list[dict], np.ndarray]:
-    """Folder, rows of the score table, and what people said."""
-    folder = DATA / "human" / name
-    with (folder / "scores.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return folder, rows, np.array([float(row[SETS[name]]) for row in rows])
-
-
-def distances(metric: cpips.protocol.FullReferenceMetric, folder, rows: list[dict]) -> np.ndarray:
-    names = {row["ref"] for row in rows}
-    with torch.no_grad():
-        if isinstance(metric, cpips.CPIPS):  # each reference is encoded once
-            references = {name: metric.embed(folder / name) for name in names}
-            found = [metric.distance(references[row["ref"]], metric.embed(folder / row["dist"])).item() for row in rows]
-        else:
-            references = {name: cpips.load_image(folder / name)[None] for name in names}
-            found = [metric(references[row["ref"]], folder / row["dist"]).item() for row in rows]
-    return np.array(found)
-
-
-def srcc(a: np.ndarray, b: np.ndarray) -> float:
-    return abs(stats.spearmanr(a, b).statistic)
-
-
-def srcc_difference(a: np.ndarray, b: np.ndarray, people: np.ndarray) -> float:
-    return srcc(a, people) - srcc(b, people)
-
-
-def interval(statistic, *samples: np.ndarray) -> list[float]:
-    """95 % percentile bootstrap over images, the same resamples for every metric."""
-    result = stats.bootstrap(samples, statistic, paired=True, vectorized=False, n_resamples=RESAMPLES,
-                             method="percentile", random_state=np.random.default_rng(0))
-    return [round(float(value), 4) for value in result.confidence_interval]
+SETS = ("tid2013", "live")
+BASELINES = ["random", "lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "ms-ssim", "ssim", "psnr"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--metrics", nargs="+", default=METRICS)
-    parser.add_argument("--against", default="lpips-alex")
+    parser.add_argument("--metrics", nargs="+", default=[*shipped(), *BASELINES])
+    parser.add_argument("--distances", type=Path, default=Path(__file__).parent / "distances")
+    parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--name", default="agreement", help="the result is kept as results/NAME.json")
     parser.add_argument("--cards", type=Path, help="a weights folder: write the shipped models' numbers on their cards")
     args = parser.parse_args()
-    result: dict = {"what": "absolute Spearman rank correlation with (D)MOS", "resamples": RESAMPLES, "sets": {}}
+    metrics = [create_metric(name, DATA / "weights") for name in args.metrics]
+    comparisons = []
     for name in SETS:
-        folder, rows, people = read_set(name)
-        references = np.array([row["ref"] for row in rows])
-        found = {m: distances(cpips.create_metric(m, **trunk_and_heads(m)), folder, rows) for m in args.metrics}
-        entry = result["sets"][name] = {"images": len(rows), "references": len(set(references)), "metrics": {}}
-        for metric, values in found.items():
-            if not np.isfinite(values).all():
-                raise SystemExit(f"{metric} gave a distance that is not finite on {name}")
-            per_reference = {ref: round(srcc(values[references == ref], people[references == ref]), 4)
-                             for ref in sorted(set(references)) if (references == ref).sum() > 8}
-            entry["metrics"][metric] = {
-                "srcc": round(srcc(values, people), 4), "interval": interval(srcc, values, people),
-                "per_reference": per_reference,
-            }
-            if metric != args.against and args.against in found:
-                other = found[args.against]
-                entry["metrics"][metric][f"minus_{args.against}"] = {
-                    "difference": round(srcc_difference(values, other, people), 4),
-                    "interval": interval(srcc_difference, values, other, people),
-                }
-    print(table(
-        ["metric", *(f"{name} ({entry['images']} images, {entry['references']} references)"
-                     for name, entry in result["sets"].items())],
-        [[m, *(f"{e['metrics'][m]['srcc']:.3f} [{e['metrics'][m]['interval'][0]:.3f}, {e['metrics'][m]['interval'][1]:.3f}]"
-               for e in result["sets"].values())] for m in args.metrics]))
-    print(save(args.name, result))
+        (dataset,) = open_datasets(DATA / "human" / name)
+        # force: distances of earlier weights go
+        runs = [run(dataset, metric, args.distances, force=True)[0] for metric in metrics]
+        comparisons.append(compare(runs, args.resamples))
+        comparisons[-1]["dataset"]["root"] = ""
+        for entry in comparisons[-1]["scores"]:
+            entry["run"] = {key: entry["run"][key] for key in ("dtype", "hardware", "torch")}
+            del entry["dataset"]
+    print(overview(comparisons, format="markdown"))
+    print(save(args.name, {"what": "scores of bapps_eval on the opinion scores at hand", "resamples": args.resamples,
+                           "comparisons": comparisons}))
     if args.cards:
-        for metric in set(args.metrics) & set(cpips.list_models()):
-            write_card(args.cards / f"{metric}.json", {name: e["metrics"][metric] for name, e in result["sets"].items()})
+        for model in set(args.metrics) & set(cpips.list_models()):
+            write_card(args.cards / f"{model}.json", model, comparisons)
 
 
-def write_card(path: Path, found: dict) -> None:
+def write_card(path: Path, model: str, comparisons: list[dict]) -> None:
     """Put a model's numbers on its card."""
+    found = {c["dataset"]["name"]: next(s for s in c["scores"] if s["metric"]["name"] == model) for c in comparisons}
     card = json.loads(path.read_text(encoding="utf-8"))
-    card["agreement"] = {f"{name} subset SRCC": values["srcc"] for name, values in found.items()}
-    card["agreement_intervals"] = {f"{name} subset SRCC": values["interval"] for name, values in found.items()}
+    card["agreement"] = {f"{name} SRCC": round(score["srcc"], 4) for name, score in found.items()}
+    card["agreement_intervals"] = {f"{name} SRCC": [round(v, 4) for v in score["interval"]]
+                                   for name, score in found.items()}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, at_rate, is_plain, save, shipped, table
-from agreement import RESAMPLES, SETS, interval, read_set, srcc, srcc_difference
+from _people import RESAMPLES, SETS, interval, read_set, srcc, srcc_difference
 from cpips.codec.data import Labelled
 
 FORMS = ("full", "rounded")

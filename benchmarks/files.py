@@ -20,7 +20,7 @@ import torch
 
 import cpips
 from _common import save, table, trunk_and_heads
-from agreement import SETS, interval, read_set, srcc, srcc_difference
+from _people import SETS, interval, read_set, srcc, srcc_difference
 from cpips.codec import files
 
 LPIPS = "lpips-alex"

@@ -18,18 +18,9 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def agreement() -> str:
-    result = json.loads((RESULTS / "agreement.json").read_text())
-    names = {"tid2013": "TID2013", "live": "LIVE"}
-    header = ["metric"] + [f"{names[n]} subset ({e['images']} images, {e['references']} references)"
-                           for n, e in result["sets"].items()]
-    rows = []
-    for metric in next(iter(result["sets"].values()))["metrics"]:
-        cells = [e["metrics"][metric] for e in result["sets"].values()]
-        rows.append([f"`{metric}`", *(f"{c['srcc']:.3f} [{c['interval'][0]:.3f}, {c['interval'][1]:.3f}]" for c in cells)])
-    ours = [e["metrics"]["hyperprior-q4"]["minus_lpips-alex"] for e in result["sets"].values()]
-    sentences = [f"{d['difference']:+.3f} [{d['interval'][0]:+.3f}, {d['interval'][1]:+.3f}] on {names[n]}"
-                 for n, d in zip(result["sets"], ours)]
-    return table(header, rows) + f"\n\n`hyperprior-q4` minus `lpips-alex`, paired: {', '.join(sentences)}."
+    from bapps_eval.report.tables import overview
+
+    return overview(json.loads((RESULTS / "agreement.json").read_text())["comparisons"], format="markdown").strip()
 
 
 def severity() -> str:

@@ -1,0 +1,37 @@
+"""The opinion scores at hand, and correlations with them, for benchmarks that do not take distances with `bapps_eval`."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from _common import DATA
+
+SETS = {"tid2013": "mos", "live": "dmos"}  # the column that holds what people said
+RESAMPLES = 2000
+
+
+def read_set(name: str) -> tuple[Path, list[dict], np.ndarray]:
+    """Folder, rows of the score table, and what people said."""
+    folder = DATA / "human" / name
+    with (folder / "scores.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return folder, rows, np.array([float(row[SETS[name]]) for row in rows])
+
+
+def srcc(a: np.ndarray, b: np.ndarray) -> float:
+    return abs(stats.spearmanr(a, b).statistic)
+
+
+def srcc_difference(a: np.ndarray, b: np.ndarray, people: np.ndarray) -> float:
+    return srcc(a, people) - srcc(b, people)
+
+
+def interval(statistic, *samples: np.ndarray) -> list[float]:
+    """95 % percentile bootstrap over images, the same resamples for every metric."""
+    result = stats.bootstrap(samples, statistic, paired=True, vectorized=False, n_resamples=RESAMPLES,
+                             method="percentile", random_state=np.random.default_rng(0))
+    return [round(float(value), 4) for value in result.confidence_interval]
