@@ -40,7 +40,7 @@ from torch import Tensor
 from .. import images
 from ..errors import BitstreamError, CpipsError, ImageError
 from ..metric import CPIPS
-from ..scoring.run import _lock
+from ..scoring.journal import lock
 from ..scoring.tables import IMAGE_SUFFIXES, atomic
 from . import container
 from .files import codec_of, file_metric, open_codec
@@ -533,7 +533,7 @@ class _Journal:
         self.end = 0
         self.stream = path.open("a+b")
         try:
-            _lock(self.stream, path)
+            lock(self.stream, path)
             if restart:
                 self.stream.truncate(0)
             self._read(_line(header))

@@ -32,7 +32,7 @@ class Journal(Generic[Row]):
         self.rows: list[Row] = []
         self.stream = path.open("a+b")
         try:
-            _lock(self.stream, path)
+            lock(self.stream, path)
             if restart:
                 self.stream.truncate(0)
             self._read(json.loads(json.dumps(header)))  # as it is when read back: tuples are lists
@@ -83,7 +83,7 @@ class Journal(Generic[Row]):
             pass
 
 
-def _lock(stream: IO[bytes], path: Path) -> None:
+def lock(stream: IO[bytes], path: Path) -> None:
     """Two runs at once would write every row twice. The lock goes with the process, however it ends."""
     try:
         import fcntl
