@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -243,24 +244,40 @@ def test_infinite_values_have_no_preference_among_themselves():
 # ---- plots ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("low, high", [(0.0, 1.0), (49.2, 88.1), (-0.31, 0.97), (1e-5, 3e-5), (-2000.0, 700.0)])
-def test_ticks_are_round_and_within(low, high):
-    found = plots.ticks(low, high, 5)
-    assert 2 <= len(found) <= 6 and low - 1e-9 <= found[0] and found[-1] <= high + 1e-9
-    assert all(len(f"{tick:g}") <= 7 for tick in found)
+def figure(plot: str) -> dict:
+    return json.loads(re.search(r"<script[^>]*>(.*)</script>", plot, re.DOTALL)[1])
 
 
-@pytest.mark.parametrize("low, high", [(0.9, 1.1), (0.74, 7.0), (0.5, 900.0), (0.01, 3e5)])
-def test_log_ticks_are_few_and_within(low, high):
-    found = plots.log_ticks(low, high, 5)
-    assert 1 <= len(found) <= 5 and all(low <= tick <= high for tick in found)
+MARKS = [plots.Mark(EVIL, 71.0, 69.5, 72.0, "71.00", True), plots.Mark("psnr", 48.0, 47.0, 50.0, "48.00", False)]
+
+
+def test_bars_reach_from_the_base_to_the_score_with_their_interval_and_ceilings():
+    told = figure(plots.bars("All", MARKS, (45, 80), base=50, ceilings={"human": 75.0}, number="{:.1f}".format))
+    bar, human = told["data"]
+    assert [bar["base"] + x for x in bar["x"]] == [71.0, 48.0] and told["layout"]["xaxis"]["range"] == [45, 80]
+    assert (bar["error_x"]["array"], bar["error_x"]["arrayminus"]) == ([1.0, 2.0], [1.5, 1.0])
+    assert bar["hovertext"][1] == "psnr<br>48.00 [47.0, 50.0]<br>human 75.0" and human["x"] == [75.0, 75.0]
+    assert [note["text"] for note in told["layout"]["annotations"]][2:] == ["psnr", "48.00"]
+
+
+@pytest.mark.parametrize("costs", [(1.0, 1.1), (0.1, 7.0), (1.0, 3e5)])
+def test_cost_is_on_a_log_axis_with_a_few_ticks_and_the_human_ceiling(costs):
+    told = figure(plots.cost(list(zip(costs, MARKS)), unit="psnr", up="agreement", ceilings={"human": 75.0},
+                             number="{:.1f}".format))
+    axis, points = told["layout"]["xaxis"], told["data"][0]
+    low, high = (10**v for v in axis["range"])
+    assert axis["type"] == "log" and low < min(costs) and max(costs) < high
+    assert 1 <= sum(low <= tick <= high for tick in axis["tickvals"]) <= 8
+    assert points["x"] == list(costs) and points["hovertext"][1].endswith(f"{plots.factor(costs[1])} the time")
+    assert told["layout"]["shapes"][0]["y0"] == 75.0 < told["layout"]["yaxis"]["range"][1]
+    assert "<img" not in points["hovertext"][0] + points["text"][0]  # plotly reads some HTML
 
 
 # ---- page: what is written ------------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):
-    """Tags in their order, and what is between them."""
+    """Tags in their order, and what can be read between them."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -272,7 +289,8 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
     def handle_data(self, data):
-        self.text.append(data)
+        if self.cdata_elem is None:  # neither a script nor a style
+            self.text.append(data)
 
     def all(self, tag: str) -> list[dict]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -284,19 +302,24 @@ def parsed(page) -> Page:
 
 
 def test_the_page_loads_nothing_and_may_not(page, parsed):
-    text = page.read_text("utf-8")
-    assert not re.search(r"https?://|@import|url\(|<link rel=.stylesheet|srcset", text)
+    from plotly.offline import get_plotlyjs
+
+    text, library = page.read_text("utf-8"), get_plotlyjs()
+    assert text.count(library) == 1  # the browser tests see that it asks for nothing
+    own = text.replace(library, "")
+    assert not re.search(r"https?://|@import|url\(|<link rel=.stylesheet|srcset", own)
     assert all(image["src"].startswith("data:image/webp;base64,") for image in parsed.all("img"))
     policy = next(meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv"))
-    assert policy.startswith("default-src 'none'; img-src data:") and "'unsafe-inline'; script-src 'sha256-" in policy
-    assert page.stat().st_size < 1_000_000 and os.listdir(page.parent) == ["report.html"]
+    assert policy.startswith("default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-")
+    assert policy.count("sha256-") == 2 and "http" not in policy and "unsafe-eval" not in policy
+    assert len(own) < 1_000_000 and page.stat().st_size < 6_500_000 and os.listdir(page.parent) == ["report.html"]
 
 
 def test_names_are_text_wherever_they_stand(page, parsed):
     text = page.read_text("utf-8")
     assert "onerror=alert(1)&gt;" in text and "<img src=x" not in text and "<b>a test" not in text
     assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
-    assert len(re.findall(r"</script>", text)) == 1 + text.count('type="application/json"')
+    assert len(re.findall(r"</script>", text)) == 2 + text.count('type="application/json"')
 
 
 def test_the_page_can_be_read_without_seeing_it(parsed):
@@ -304,8 +327,9 @@ def test_the_page_can_be_read_without_seeing_it(parsed):
     assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
     assert len(parsed.all("table")) == len(parsed.all("caption"))
     assert parsed.all("img") and all(image["alt"] for image in parsed.all("img"))
-    plotted = [svg for svg in parsed.all("svg") if svg.get("aria-hidden") != "true"]
-    assert plotted and all(svg["role"] in ("img", "group") and svg["aria-label"] for svg in plotted)
+    plotted = [div for div in parsed.all("div") if "plot" in div.get("class", "").split()]
+    assert len(plotted) == (7 + 3 + 1) + 3 + 4  # bars, costs, scatter plots
+    assert all(div["role"] == "img" and div["aria-label"] for div in plotted)
     ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {each["for"] for each in parsed.all("label")} == {each["id"] for each in parsed.all("select")} <= set(ids)
@@ -321,7 +345,7 @@ def test_the_page_holds_the_scores_the_circumstances_and_the_warnings(parsed, co
             assert f"[{low},\xa0{high}]".replace("\xa0", " ") in told.replace("\xa0", " ")
         assert comparison["dataset"]["digest"] in told
     for what in ("cpips|w:0123|v1", "labels of <b>a test</b>", "missing: 2 of 14 references", "hardware A",
-                 "These were not", f"{RESAMPLES} resamples", "not told apart from", "lpips-alex = 1×"):
+                 "These were not", f"{RESAMPLES} resamples", "not told apart from", "per item (lpips-alex)"):
         assert what in told
 
 
@@ -395,6 +419,11 @@ def opened(chromium, page):
     assert chromium.get_log("browser") == []
 
 
+def drawn(browser) -> None:
+    """Draw what a reader has not scrolled to."""
+    browser.execute_script("for (const name of ['beforeprint', 'afterprint']) dispatchEvent(new Event(name))")
+
+
 def column(browser, index: int) -> list[str]:
     """Sort keys of a column of the first data set's table, as the rows stand."""
     return browser.execute_script(
@@ -442,36 +471,74 @@ def test_pairs_metrics_and_groups_can_be_chosen(opened):
     button = opened.find_elements("css selector", "#set2 .legend button")[1]
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
-    assert len(opened.find_elements("css selector", "#set2-scatter-panels figure:not([hidden]) .dim")) == 2
+    drawn(opened)
+    faded = opened.execute_script("return document.querySelector('#set2-scatter-panels figure:not([hidden]) .plot')"
+                                  ".data.map(trace => trace.opacity ?? 1)")
+    assert faded[:3] == [0.1, 1, 0.1]
 
 
 @pytest.mark.slow
 def test_points_tell_their_names(opened, sets):
-    told = opened.execute_script("""
-        const svg = document.querySelector('#set2 svg.scatter'), path = svg.querySelector('path[data-group="2"]');
-        svg.scrollIntoView();
-        const [, x, y] = path.getAttribute('d').match(/M([\\d.]+) ([\\d.]+)/).map(Number);
-        const at = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM());
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    drawn(opened)
+    told = lambda css: opened.execute_script("""
+        return [...document.querySelectorAll(arguments[0] + ' .hovertext text')].filter(text => text.textContent)
+            .map(text => [...text.querySelectorAll('tspan')].map(line => line.textContent))""", css)
+    opened.execute_script("""
         document.querySelector('#set2 .legend button[data-group="2"]').click();
-        svg.dispatchEvent(new PointerEvent('pointermove', {clientX: at.x, clientY: at.y, bubbles: true}));
-        return document.getElementById('tip').textContent""").split("\n")
-    assert told[0] in sets[2].ids and told[0].startswith("noise/") and told[1] == "noise"
-    focused = opened.execute_script("""
-        document.querySelector('#set0 .point').focus();
-        return [document.getElementById('tip').textContent, document.getElementById('tip').hidden]""")
-    assert focused[0].split("\n")[0] in ("cpips", EVIL) and not focused[1]
+        Plotly.Fx.hover(document.querySelector('#set2 .scatter-figure .plot'), [{curveNumber: 2, pointNumber: 0}])""")
+    found = told("#set2 .scatter-figure")[0]
+    assert found[0] in sets[2].ids and found[0].startswith("noise/") and found[1] == "noise"
+    ActionChains(opened).move_to_element(opened.find_element("css selector", "#set0 .cost .point")).perform()
+    found = WebDriverWait(opened, 10).until(lambda _: told("#set0 .cost"))[0]
+    assert found[0] in ("cpips", EVIL, "lpips-alex", "psnr") and found[2].endswith("× the time")
+
+
+@pytest.mark.slow
+def test_plots_are_images_with_buttons_that_ask_for_nothing_and_paper_is_light(opened):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                           {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    drawn(opened)
+    images = opened.execute_script("return [...document.querySelectorAll('.js-plotly-plot')].map(plot => "
+                                   "[plot.querySelector('.main-svg[role=img]').ariaLabel, plot.role, "
+                                   "plot.querySelectorAll('button[aria-label]').length])")
+    assert images and all(label and role is None and count >= 2 for label, role, count in images), images
+    ink = lambda: luminance(opened.execute_script("return getComputedStyle(document.querySelector('.plot text')).fill"))
+    assert ink() > 0.3
+    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert ink() < 0.2
+    opened.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert ink() > 0.3
+    saved = opened.execute_async_script("""
+        const [done] = [...arguments].slice(-1), plot = document.querySelector('#set0 .cost .plot');
+        const click = HTMLAnchorElement.prototype.click;
+        HTMLAnchorElement.prototype.click = function() {
+            HTMLAnchorElement.prototype.click = click;
+            done([this.download, this.href]);
+        };
+        plot.querySelector('button[data-title*=PNG]').click();""")
+    assert saved[0].endswith(".png") and saved[1].startswith(("blob:", "data:image/png"))
+    loaded = opened.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert all(name.startswith(("data:", "blob:")) for name in loaded), loaded
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_schemes_can_be_read_and_a_phone_does_not_scroll_sideways(opened, scheme):
+    other = {"light": "dark", "dark": "light"}[scheme]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                           {"features": [{"name": "prefers-color-scheme", "value": other}]})
+    drawn(opened)  # in the other scheme at first: the change reaches them
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia",
                            {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     colours = opened.execute_script("""
         const of = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
-        return [of('body', 'backgroundColor'), of('body', 'color'), of('.plot .tick', 'fill'), 
-                of('.plot .name', 'fill'), of('.interval', 'color'), of('a', 'color'), of('.with', 'color'),
-                of('.against', 'color')]""")
+        return [of('body', 'backgroundColor'), of('body', 'color'), of('.interval', 'color'), of('a', 'color'),
+                of('.with', 'color'), of('.against', 'color'),
+                ...[...document.querySelectorAll('.plot text')].map(text => getComputedStyle(text).fill)]""")
+    assert len(colours) > 100
     paper, *inks = [luminance(colour) for colour in colours]
     assert (paper < 0.05) == (scheme == "dark")
     contrast = [(max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) for ink in inks]
@@ -479,7 +546,16 @@ def test_both_schemes_can_be_read_and_a_phone_does_not_scroll_sideways(opened, s
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                            {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True})
     try:
+        drawn(opened)
         assert opened.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert opened.execute_script("""
+            return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => {
+                const {left, right} = plot.getBoundingClientRect();
+                return [...plot.querySelectorAll('text')].filter(text => {
+                    const box = text.getBoundingClientRect();
+                    return box.width && (box.left < left - 1 || box.right > right + 1);
+                }).map(text => text.textContent);
+            })""") == []  # no label is cut
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

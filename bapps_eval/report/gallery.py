@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 from scipy import stats
 
 from ..dataset import TASKS, Dataset
 from ..distances import Distances
-from . import plots
 
 Maps = Callable[[str, np.ndarray, np.ndarray], "np.ndarray | None"]
 
@@ -50,7 +48,8 @@ class Card:
     """An item of the gallery.
 
     Args:
-        share: of people, for what ``ends`` names second; None for MOS sets, which have a ``strip`` of ranks.
+        share: of people, for what ``ends`` names second; None for MOS sets, which have a ``strip``.
+        strip: ranks from 0 to 1, as (whose, rank, in words).
         maps: rows of (metric, pictures): one for each picture that is not the reference.
     """
 
@@ -59,7 +58,7 @@ class Card:
     verdicts: Sequence[Verdict]
     share: float | None = None
     ends: tuple[str, str] = ("", "")
-    strip: Markup | None = None
+    strip: Sequence[tuple[str, float, str]] = ()
     pictures: Sequence[Picture] = ()
     maps: Sequence[tuple[str, Sequence[Picture]]] = field(default=())
 
@@ -167,7 +166,7 @@ def _opinion(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
         for kind, (name, rank, value) in zip(("first", "second"), places(i)):
             verdicts.append(Verdict(name, f"closer than {1 - rank:.0%} of the images", f"{value:.4g}"))
             marks.append((kind, float(rank), f"{name}: rank {rank:.0%}"))
-        return {"verdicts": verdicts, "strip": plots.strip(marks, ("best", "worst of the set"))}
+        return {"verdicts": verdicts, "strip": marks, "ends": ("best", "worst of the set")}
 
     return told
 

@@ -1,5 +1,5 @@
 "use strict";
-// Without this script all is shown and nothing is lost but sorting, choosing and names on points.
+// Without this script all is shown but the plots, whose scores the tables hold; tables do not sort.
 
 // ---- tables that sort ----------------------------------------------------------------------------------------------
 
@@ -32,74 +32,120 @@ for (const control of document.querySelectorAll("[data-control]")) {
   show();
 }
 
-// ---- names on points -----------------------------------------------------------------------------------------------
+// ---- plots ---------------------------------------------------------------------------------------------------------
 
-const tip = document.getElementById("tip");
+const root = document.documentElement;
+const around = (x, y, reach) => [x - reach, y - reach, x + reach, y + reach];  // a box: left, top, right, bottom
+const apart = (a, b) => a[0] >= b[2] || b[0] >= a[2] || a[1] >= b[3] || b[1] >= a[3];
 
-function tell(text, x, y) {
-  tip.textContent = text;
-  tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
-  tip.style.left = `${Math.max(8, Math.min(x + 14, innerWidth - width - 8))}px`;
-  tip.style.top = `${y + 18 + height > innerHeight ? y - height - 12 : y + 18}px`;
+/** The figure of a plot for its present width and colours; `paper`: those of paper, whatever the screen's are. */
+function figureOf(plot, paper) {
+  root.classList.toggle("paper", paper);
+  const css = getComputedStyle(root);
+  const figure = JSON.parse(plot.querySelector("script").textContent, (key, value) => {
+    const name = typeof value === "string" && value.match(/^var\((--\w+)\)$/);
+    return name ? css.getPropertyValue(name[1]).trim() : value;
+  });
+  root.classList.remove("paper");
+  figure.layout.width = plot.clientWidth;
+  if (figure.layout.meta === "cost") placeNames(figure);
+  const box = plot.closest("[data-scatter]");
+  if (box) {
+    const own = plot.parentNode.querySelector(".ids");  // of a metric that lacks some of the items
+    JSON.parse((own || box.querySelector(":scope > .ids")).textContent).forEach((ids, group) => {
+      const faded = { opacity: 0.1, hoverinfo: "skip", hovertemplate: "" };
+      const out = [undefined, String(group)].includes(box.dataset.only);  // chosen in the legend, or none is
+      Object.assign(figure.data[group], out ? { hovertext: ids } : faded);
+    });
+    if (matchMedia("(pointer: fine)").matches) {  // a finger that drags wants to scroll the page
+      figure.layout.dragmode = "zoom";
+      figure.layout.xaxis.fixedrange = figure.layout.yaxis.fixedrange = false;
+    }
+  }
+  return figure;
 }
 
-const silent = () => { tip.hidden = true; };
+/** Names of points stand near them where they cover nothing, on a thin line where that is not beside the point. */
+function placeNames({ data: [points], layout }) {
+  const { width, height, margin, xaxis, yaxis, shapes = [] } = layout;
+  const ruler = document.createElement("canvas").getContext("2d");
+  ruler.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  const [w, h] = [width - margin.l - margin.r, height - margin.t - margin.b];
+  const share = ({ range: [low, high] }, value) => (value - low) / (high - low);
+  const down = (value) => h * (1 - share(yaxis, value));
+  const at = points.x.map((x, i) => [w * share(xaxis, Math.log10(x)), down(points.y[i])]);
+  const dots = at.map(([x, y]) => around(x, y, 6));
+  const whiskers = at.map(([x, y], i) => [x - 6, Math.min(y - 6, down(points.y[i] + points.error_y.array[i])), x + 6,
+                                          Math.max(y + 6, down(points.y[i] - points.error_y.arrayminus[i]))]);
+  const taken = shapes.map(({ y0, label }) => [w - 8 * label.text.length, down(y0) - 17, w, down(y0) + 3]);
+  const steps = [...Array(25).keys()].map((i) => 8 * (i - 12));
+  const shifts = [9, 17, 25, 45, 70, 100].flatMap((dx) => steps.flatMap((dy) => [[dx, dy], [-dx, dy]]))
+    .sort((a, b) => Math.hypot(...a) - Math.hypot(...b));
+  layout.annotations = at.flatMap(([x, y], i) => {
+    const length = ruler.measureText(points.customdata[i]).width + 4;
+    const others = [...dots.slice(0, i), ...dots.slice(i + 1), ...taken];
+    for (const [dx, dy] of shifts) {
+      const left = x + dx - (dx < 0 ? length : 0), far = Math.hypot(dx, dy) > 20;
+      const box = [left, y + dy - 7, left + length, y + dy + 7];
+      const line = far ? [2, 3, 4, 5, 6, 7, 8].map((k) => around(x + dx * k / 8, y + dy * k / 8, 3)) : [];
+      if (box[0] < 0 || box[1] < 0 || box[2] > w || box[3] > h) continue;
+      if (![...whiskers, ...taken].every((other) => apart(box, other))) continue;
+      if (!line.every((step) => others.every((other) => apart(step, other)))) continue;
+      taken.push(box, ...line);
+      return [{ x: Math.log10(points.x[i]), y: points.y[i], text: points.text[i], xanchor: dx < 0 ? "right" : "left",
+        yanchor: "middle", borderpad: 0, showarrow: far, xshift: far ? 0 : dx, yshift: far ? 0 : -dy, ax: dx, ay: dy,
+        arrowhead: 0, arrowwidth: 1, standoff: 6, arrowcolor: layout.modebar.color }];
+    }
+    return [];  // no room: it is told when it is pointed at
+  });
+}
 
-document.addEventListener("pointermove", (event) => {
-  const mark = event.target.closest && event.target.closest("[data-tip]");
-  if (mark) tell(mark.dataset.tip, event.clientX, event.clientY);
-  else if (!event.target.closest || !event.target.closest("svg.scatter")) silent();
+/** A button that saves a plot as it looks on paper. */
+const save = (format, icon) => ({
+  name: format, title: `Save as ${format.toUpperCase()}`, icon,
+  click: (plot) => {
+    const { data, layout } = figureOf(plot, true);
+    const { width, height, meta } = layout;
+    const filename = `${plot.closest("section").querySelector("h2").textContent} ${meta}`;
+    Plotly.downloadImage({ data, layout }, { format, width, height, filename, scale: format === "png" ? 3 : 1 });
+  },
 });
-function tellOfFocus() {
-  const { right, top } = document.activeElement.getBoundingClientRect();
-  if (document.activeElement.dataset.tip) tell(document.activeElement.dataset.tip, right, top);
-  else silent();
+const buttons = [save("png", Plotly.Icons.camera), save("svg", Plotly.Icons.disk)];
+
+function draw(plot, paper = false) {
+  if (!plot.clientWidth) return;  // not chosen
+  const figure = figureOf(plot, paper);
+  const zoom = figure.layout.dragmode ? [["resetScale2d"]] : [];
+  Plotly.react(plot, figure.data, figure.layout,
+               { displayModeBar: true, displaylogo: false, showTips: false, modeBarButtons: [...zoom, buttons] });
+  plot.removeAttribute("role");  // an image has no buttons: the drawing is the image
+  plot.querySelectorAll(".main-svg").forEach((svg, i) => {
+    svg.setAttribute("viewBox", `0 0 ${figure.layout.width} ${figure.layout.height}`);  // for it to shrink on paper
+    svg.setAttribute(...(i ? ["aria-hidden", "true"] : ["role", "img"]));
+    if (!i) svg.setAttribute("aria-label", plot.getAttribute("aria-label"));
+  });
 }
-document.addEventListener("focusin", tellOfFocus);
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") silent(); });
-document.addEventListener("scroll", tellOfFocus, { passive: true });  // focus may have scrolled there
+
+const plots = [...document.querySelectorAll(".plot")];
+const drawn = () => plots.filter((plot) => plot.querySelector(".main-svg"));
+const resized = new ResizeObserver((entries) => entries.forEach(({ target }) => draw(target)));
+const near = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {
+  if (!isIntersecting) return;
+  near.unobserve(target);
+  resized.observe(target);  // which draws it first
+}), { rootMargin: "600px" });
+plots.forEach((plot) => near.observe(plot));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn().forEach((plot) => draw(plot)));
+addEventListener("beforeprint", () => plots.forEach((plot) => draw(plot, true)));
+addEventListener("afterprint", () => drawn().forEach((plot) => draw(plot)));
 
 for (const box of document.querySelectorAll("[data-scatter]")) {
-  const names = [...box.querySelectorAll(".legend button")].map((button) => button.firstChild.nextSibling.data.trim());
-  const shared = JSON.parse(box.querySelector(":scope > script.ids").textContent);
-  let only = null;  // the group that is brought out
-
-  for (const svg of box.querySelectorAll("svg.scatter")) {
-    const own = svg.parentNode.querySelector("script.ids");
-    const ids = own ? JSON.parse(own.textContent) : shared;
-    const scale = svg.querySelector(".points").dataset.scale.split(" ").map(Number);
-    const [x0, x1, left, right, y0, y1, bottom, top] = scale;
-    let points = null;  // parsed when first pointed at
-    const parse = () => [...svg.querySelectorAll("path[data-group]")].flatMap((path) =>
-      [...(path.getAttribute("d") || "").matchAll(/M(-?[\d.]+) (-?[\d.]+)/g)].map((m, i) =>
-        ({ x: Number(m[1]), y: Number(m[2]), group: Number(path.dataset.group), i })));
-    svg.addEventListener("pointermove", (event) => {
-      points = points || parse();
-      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-      let nearest = null, reach = 100;  // 10 px
-      for (const p of points) {
-        const far = (p.x - at.x) ** 2 + (p.y - at.y) ** 2;
-        if (far < reach && (only === null || only === p.group)) { nearest = p; reach = far; }
-      }
-      if (!nearest) return silent();
-      const distance = x0 + (nearest.x - left) / (right - left) * (x1 - x0);
-      const opinion = y0 + (nearest.y - bottom) / (top - bottom) * (y1 - y0);
-      tell(`${ids[nearest.group][nearest.i]}\n${names[nearest.group]}\ndistance ${distance.toPrecision(3)}, ` +
-           `opinion ${opinion.toPrecision(3)}`, event.clientX, event.clientY);
-    });
-    svg.addEventListener("pointerleave", silent);
-  }
-
-  for (const button of box.querySelectorAll(".legend button")) button.addEventListener("click", () => {
-    only = button.getAttribute("aria-pressed") === "true" ? null : Number(button.dataset.group);
-    for (const each of box.querySelectorAll("[data-group]")) {
-      const chosen = Number(each.dataset.group) === only;
-      if (each.tagName === "BUTTON") each.setAttribute("aria-pressed", String(chosen));
-      else {
-        each.classList.toggle("dim", only !== null && !chosen);
-        if (chosen) each.parentNode.append(each);  // on top of the others
-      }
-    }
+  const legend = [...box.querySelectorAll(".legend button")];
+  for (const button of legend) button.addEventListener("click", () => {
+    const { only } = box.dataset, { group } = button.dataset;
+    if (only === group) delete box.dataset.only;
+    else box.dataset.only = group;
+    legend.forEach((each) => each.setAttribute("aria-pressed", String(each.dataset.group === box.dataset.only)));
+    box.querySelectorAll(".js-plotly-plot").forEach((plot) => draw(plot));
   });
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import html
 import os
 import re
 from collections import Counter
@@ -29,7 +30,7 @@ from .tables import Cell, Column, Comparison, Grid
 
 REFERENCE_METRIC = "lpips-alex"  # whose time is 1, where it was timed; else the fastest
 POINTS = 4000  # items that a scatter plot draws at most
-PICTURES = 4_500_000  # bytes of pictures in a page, about
+PICTURES = 3_000_000  # bytes of pictures in a page, about; plotly's 4.8 MB come on top
 
 _HERE = Path(__file__).parent
 
@@ -70,14 +71,15 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
 
 def _render(**context: Any) -> str:
     import jinja2
+    from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripts = [get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     return environment.get_template("page.html").render(
-        script=Markup(script), script_digest=digest, style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        tied=tables.TIED, style_of=plots.style, soft=_soft, **context)
+        scripts=[Markup(script) for script in scripts], digests=digests, tied=tables.TIED, style_of=plots.style,
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")), symbols=plots.SYMBOLS, soft=_soft, **context)
 
 
 def _soft(name: str) -> Markup:
@@ -188,16 +190,13 @@ def _cost(comparison: Comparison) -> dict[str, Any] | None:
     title = tables.headline_title(comparison)
     up = {"2afc": f"2AFC agreement, {title} (%)", "jnd": f"JND average precision, {title} (%)", "mos": title}[task]
     ceilings = {name: value for name, value in _ceilings(comparison).items() if name == "human"}
-    draw = lambda width, height: plots.cost(
-        points, width=width, height=height, across=f"time per item, {plots.shorten(unit, 24)} = 1× (log scale)", up=up,
-        ceilings=ceilings, number=_number(task))
     machines: dict[str, list[str]] = {}
     for s in comparison["scores"]:
         if s["metric"]["name"] in timed:
             where = [str(s["run"][key]) for key in ("hardware", "device", "dtype") if s["run"].get(key)]
             machines.setdefault(", ".join(where) or "unknown", []).append(s["metric"]["name"])
-    return {"wide": draw(760, 400), "narrow": draw(380, 400), "unit": unit, "milliseconds": f"{1e3 * timed[unit]:.3g}",
-            "untimed": untimed, "machines": machines}
+    return {"plot": plots.cost(points, unit=unit, up=up, ceilings=ceilings, number=_number(task)), "unit": unit,
+            "milliseconds": f"{1e3 * timed[unit]:.3g}", "untimed": untimed, "machines": machines}
 
 
 def _heat(comparison: Comparison) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
     groups = np.asarray(list(map(str, first.groups)))
     names = sorted(set(groups.tolist()))
     up_title = f"opinion score ({'higher' if first.dataset['higher_is_better'] else 'lower'} is better)"
-    ids_of = lambda items: [[str(first.ids[i]) for i in items if groups[i] == g] for g in names]
+    ids_of = lambda items: [[html.escape(str(first.ids[i]), False) for i in items if groups[i] == g] for g in names]
     metrics = []
     for run in runs:
         d, finite = run.values[:, 0], np.isfinite(run.values[:, 0])
@@ -226,9 +225,10 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
         curve = (lambda x, f=fitted, s=turned, u=up: f(s * x) * u) if fitted else None
         mine = drawn[finite[drawn]]
         name = run.metric["name"]
-        across = f"{plots.shorten(name, 30)} ({'lower' if run.metric['lower_is_better'] else 'higher'} is closer)"
-        svg = plots.scatter(d[mine], first.opinions[mine], groups[mine], names, curve, across=across, up=up_title)
-        metrics.append({"name": name, "svg": svg, "infinite": int((~finite).sum()),
+        closer = "lower is closer" if run.metric["lower_is_better"] else "higher is closer"
+        plot = plots.scatter(name, d[mine], first.opinions[mine], groups[mine], names, curve, closer=closer,
+                             up=up_title)
+        metrics.append({"name": name, "plot": plot, "infinite": int((~finite).sum()),
                         "ids": None if finite.all() else ids_of(mine)})
     return {"metrics": metrics, "names": names, "drawn": len(drawn), "items": n, "counts": Counter(groups.tolist()),
             "ids": ids_of(drawn)}

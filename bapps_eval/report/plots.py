@@ -1,18 +1,20 @@
-"""Plots as inline SVG: text stays text, colours are the page's, and twenty plots weigh less than one library.
+"""Plots as figures of plotly, which ``page.js`` draws at the width there is.
 
-Marks carry their name and numbers as ``data-tip``; ``page.js`` shows it. What users named is escaped by markupsafe.
+Colours are names of the page's CSS variables: the script fills them in for light, dark and paper. Plotly reads some
+HTML in its texts, so what users named is escaped.
 """
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from markupsafe import Markup
 
-_CHARACTER = 7.4  # px, a mean character of the labels (12 px) in a wide font; bold ones are a tenth wider
+SYMBOLS = {"circle": "●", "square": "■", "triangle-up": "▲"}  # of groups, and for the legend of the page
 
 
 @dataclass(frozen=True)
@@ -27,188 +29,91 @@ class Mark:
     strong: bool  # the best, or tied with it
 
 
-# ---- bars -----------------------------------------------------------------------------------------------------------
-
-
 def bars(title: str, marks: Sequence[Mark], axis: tuple[float, float], *, base: float, ceilings: dict[str, float],
          number: Callable[[float], str]) -> Markup:
-    """Horizontal bars from ``base`` with whiskers, each below its name; a short line for each ceiling.
+    """Horizontal bars from ``base`` with intervals, each below its name; a short line for each ceiling.
 
     Args:
         axis: (low, high), the same for the panels that stand beside each other.
     """
-    width, row, top, bottom = 320, 34, 6, 26
-    height = top + row * len(marks) + bottom
-    x = _linear(axis, (8, width - 8))
-    parts = [_open(width, height, f"{title}: " + ", ".join(f"{m.name} {m.text}" for m in marks), "bars")]
-    for tick in ticks(*axis, 5):
-        parts.append(_line(x(tick), top, x(tick), height - bottom, "grid"))
-        parts.append(_text(x(tick), height - 9, f"{tick:g}", "tick", "middle"))
-    for i, mark in enumerate(marks):
-        y = top + row * i
-        start, end = sorted((x(max(axis[0], min(axis[1], base))), x(mark.value)))
-        tip = f"{mark.name}\n{mark.text} [{number(mark.low)}, {number(mark.high)}]"
-        parts.append(Markup('<g class="mark{}" data-tip="{}">').format(" strong" * mark.strong, tip))
-        parts.append(Markup('<rect class="hit" x="0" y="{}" width="{}" height="{}"/>').format(y, width, row))
-        parts.append(_text(8, y + 14, shorten(mark.name, 38), "name", "start"))
-        parts.append(_text(width - 8, y + 14, mark.text, "number", "end"))
-        parts.append(Markup('<rect class="bar" x="{}" y="{}" width="{}" height="8"/>').format(
-            _n(start), y + 20, _n(max(end - start, 1))))
-        parts.append(_line(x(mark.low), y + 24, x(mark.high), y + 24, "whisker"))
-        parts.append(Markup("</g>"))
-        for name, value in ceilings.items():  # beside the bars only: names and numbers stay readable
-            parts.append(Markup('<g data-tip="{}">{}{}</g>').format(
-                f"{name} {number(value)}", _line(x(value), y + 17, x(value), y + 31, f"ceiling {name}"),
-                _line(x(value), y + 17, x(value), y + 31, "hit-line")))
-    return _close(parts)
+    rows = np.arange(len(marks))
+    beside = "".join(f"<br>{name} {number(value)}" for name, value in ceilings.items())
+    drawn = dict(type="bar", orientation="h", base=base, x=[m.value - base for m in marks], y=rows + 0.25, width=0.24,
+                 marker={"color": _colours(marks)}, error_x=_interval(marks), hoverinfo="text",
+                 hovertext=[_told(m, number) + beside for m in marks])
+    lines = [dict(type="scatter", mode="markers", x=[value] * len(marks), y=rows + 0.25, hoverinfo="skip",
+                  marker={"symbol": "line-ns", "size": 10, "line": {"width": 2.5, "color": f"var(--{name})"}})
+             for name, value in ceilings.items()]
+    texts = [dict(x=x, xref="x domain", xanchor=anchor, y=i - 0.18, text=f"<b>{text}</b>" if m.strong else text,
+                  showarrow=False, borderpad=0)
+             for i, m in enumerate(marks)
+             for x, anchor, text in ((0, "left", html.escape(shorten(m.name, 38), False)), (1, "right", m.text))]
+    return _plot(f"{title}: " + ", ".join(f"{m.name} {m.text}" for m in marks), [drawn, *lines], dict(
+        meta=f"bars {title}", height=34 * len(marks) + 30, margin=dict(l=10, r=10, t=4, b=26), annotations=texts,
+        hovermode="y", bargap=0, xaxis=dict(range=axis, nticks=6),
+        yaxis=dict(range=[len(marks) - 0.5, -0.5], visible=False)))
 
 
-# ---- cost -----------------------------------------------------------------------------------------------------------
-
-
-def cost(points: Sequence[tuple[float, Mark]], *, width: int, height: int, across: str, up: str,
-         ceilings: dict[str, float], number: Callable[[float], str]) -> Markup:
-    """Score against relative cost (log scale); points are named where a name fits, and can be focused."""
-    left, right, top, bottom = 52, 16, 14, 46
-    costs = [c for c, _ in points]
-    span = (min(costs) / 1.35, max(costs) * (1.35 if width > 500 else 1.6))
-    heights = [v for _, m in points for v in (m.low, m.high)] + list(ceilings.values())
+def cost(points: Sequence[tuple[float, Mark]], *, unit: str, up: str, ceilings: dict[str, float],
+         number: Callable[[float], str]) -> Markup:
+    """Score against cost relative to that of ``unit`` (log scale); the script places the names."""
+    costs, marks = zip(*sorted(points, key=lambda point: -point[1].value))  # the best is the first to get its room
+    heights = [v for m in marks for v in (m.low, m.high)] + list(ceilings.values())
     pad = 0.06 * (max(heights) - min(heights) or 1)
-    limits = (min(heights) - pad, max(heights) + pad)
-    x_log = _linear((math.log(span[0]), math.log(span[1])), (left, width - right))
-    x, y = (lambda value: x_log(math.log(value))), _linear(limits, (height - bottom, top))
-    parts = [_open(width, height, f"{up} against {across}: " + ", ".join(
-        f"{m.name} {m.text} at {factor(c)}" for c, m in points), f"cost w{width}", "group")]
-    for tick in ticks(*limits, 6):
-        parts += [_line(left, y(tick), width - right, y(tick), "grid"),
-                  _text(left - 8, y(tick) + 4, f"{tick:g}", "tick", "end")]
-    shown = log_ticks(*span, width // 90)
-    for tick in shown:
-        parts += [_line(x(tick), top, x(tick), height - bottom, "grid"),
-                  _text(x(tick), height - bottom + 18, factor(tick), "tick", "middle")]
-    parts.append(_text((left + width - right) / 2, height - 8, across, "axis", "middle"))
-    parts.append(Markup('<text class="axis" text-anchor="middle" transform="translate(13 {}) rotate(-90)">{}</text>')
-                 .format(_n((top + height - bottom) / 2), up))
-    taken = [(x(c) - 6, y(m.high) - 2, x(c) + 6, y(m.low) + 2) for c, m in points]
-    for name, value in ceilings.items():
-        parts += [_line(left, y(value), width - right, y(value), f"ceiling {name}"),
-                  _text(width - right - 4, y(value) - 5, name, "tick", "end")]
-        taken.append((width - right - 4 - _CHARACTER * len(name), y(value) - 17, width, y(value) + 2))
-    frame = (left + 2, top, width - 2, height - bottom - 2)
-    for c, mark in sorted(points, key=lambda point: -point[1].value):
-        tip = f"{mark.name}\n{mark.text} [{number(mark.low)}, {number(mark.high)}]\n{factor(c)} the time"
-        parts.append(Markup('<g class="mark point{}" tabindex="0" role="img" aria-label="{}" data-tip="{}">').format(
-            " strong" * mark.strong, tip.replace("\n", ", "), tip))
-        parts.append(_line(x(c), y(mark.low), x(c), y(mark.high), "whisker"))
-        parts.append(Markup('<circle cx="{}" cy="{}" r="5"/>').format(_n(x(c)), _n(y(mark.value))))
-        name = shorten(mark.name, 30 if width > 500 else 18)
-        length = _CHARACTER * len(name) * (1.1 if mark.strong else 1)
-        if (place := _place(x(c), (y(mark.high), y(mark.value), y(mark.low)), length, taken, frame)) is not None:
-            begin, base, anchor = place
-            taken.append((begin, base - 11, begin + length, base + 3))
-            parts.append(_text(begin + length if anchor == "end" else begin, base, name, "name", anchor))
-        parts.append(Markup("</g>"))
-    return _close(parts)
+    names = [shorten(m.name, 30) for m in marks]
+    span = (min(costs) / 1.4, max(costs) * 1.5)
+    steps = (1, 1.5, 2, 3, 5, 7) if span[1] < 8 * span[0] else (1, 2, 5) if span[1] < 1000 * span[0] else (1,)
+    ticks = [float(f"{step}e{p}") for p in range(*(math.floor(math.log10(v)) + i for i, v in enumerate(span)))
+             for step in steps]
+    drawn = dict(type="scatter", mode="markers", x=costs, y=[m.value for m in marks], cliponaxis=False,
+                 marker={"size": 11, "color": _colours(marks), "line": {"width": 1.5, "color": "var(--paper)"}},
+                 error_y=_interval(marks), customdata=names, text=[html.escape(name, False) for name in names],
+                 hoverinfo="text",
+                 hovertext=[f"{_told(m, number)}<br>{factor(c)} the time" for c, m in zip(costs, marks)])
+    lines = [dict(type="line", xref="paper", x0=0, x1=1, y0=value, y1=value,
+                  line={"color": f"var(--{name})", "width": 1.5, "dash": "5px,3px"},
+                  label=dict(text=f"{name} {number(value)}", textposition="end", yanchor="bottom",
+                             font={"color": f"var(--{name})"})) for name, value in ceilings.items()]
+    told = f"{up} against time: " + ", ".join(f"{m.name} {m.text} at {factor(c)}" for c, m in zip(costs, marks))
+    return _plot(told, [drawn], dict(
+        meta="cost", height=420, margin=dict(l=58, r=14, t=30, b=62), shapes=lines,
+        xaxis=dict(type="log", range=[math.log10(v) for v in span], tickvals=ticks, ticktext=list(map(factor, ticks)),
+                   title={"text": f"time per item (log scale)<br>1× = {html.escape(shorten(unit, 30), False)}"}),
+        yaxis=dict(range=[min(heights) - pad, max(heights) + pad], title={"text": html.escape(up, False)})))
 
 
-def _place(x: float, heights: tuple[float, float, float], length: float, taken: Sequence[tuple],
-           frame: tuple) -> tuple[float, float, str] | None:
-    """Where a label begins, its baseline and anchor, so that it covers nothing; None: no room near its point.
+def scatter(metric: str, distance: np.ndarray, opinion: np.ndarray, groups: np.ndarray, names: Sequence[str],
+            curve: Callable[[np.ndarray], np.ndarray] | None, *, closer: str, up: str) -> Markup:
+    """Opinion against distance, one trace a group (colour and shape by its place in ``names``), and a fitted curve.
 
-    Args:
-        heights: of the whisker's top, the point and the whisker's bottom.
-        taken, frame: boxes (left, top, right, bottom).
-    """
-    top, y, bottom = heights
-    beside = [(begin, y + dy, anchor) for dy in (4, -8, 16, -20, 28)
-              for begin, anchor in ((x + 10, "start"), (x - 10 - length, "end"))]
-    centred = min(max(x - length / 2, frame[0]), frame[2] - length)
-    for begin, base, anchor in (*beside, (centred, top - 7, "start"), (centred, bottom + 15, "start")):
-        box = (begin, base - 11, begin + length, base + 3)
-        inside = box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
-        if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
-            return begin, base, anchor
-    return None
-
-
-# ---- scatter --------------------------------------------------------------------------------------------------------
-
-
-def scatter(distance: np.ndarray, opinion: np.ndarray, groups: np.ndarray, names: Sequence[str],
-            curve: Callable[[np.ndarray], np.ndarray] | None, *, across: str, up: str) -> Markup:
-    """Opinion against distance, one path a group (colour and shape by its place in ``names``), and a fitted curve.
-
-    A path's points are in the order of the items, so that ``page.js`` finds a point's name without its being repeated.
+    A trace's points are in the order of the items: the script adds their ids, which many plots share.
 
     Args:
         distance, opinion: ``(n,)`` finite.
         groups: ``(n,)`` labels, each in ``names``.
         curve: of distances to opinions.
     """
-    width, height, left, right, top, bottom = 400, 320, 44, 10, 10, 40
-    wide, tall = _padded(distance), _padded(opinion)
-    x, y = _linear(wide, (left, width - right)), _linear(tall, (height - bottom, top))
-    parts = [_open(width, height, f"Scatter plot of {up} against {across}, {len(distance)} items", "scatter")]
-    for tick in ticks(*tall, 6):
-        parts += [_line(left, y(tick), width - right, y(tick), "grid"),
-                  _text(left - 6, y(tick) + 4, f"{tick:g}", "tick", "end")]
-    for tick in ticks(*wide, 5):
-        parts += [_line(x(tick), top, x(tick), height - bottom, "grid"),
-                  _text(x(tick), height - bottom + 15, f"{tick:g}", "tick", "middle")]
-    parts.append(_text((left + width - right) / 2, height - 6, across, "axis", "middle"))
-    parts.append(Markup('<text class="axis" text-anchor="middle" transform="translate(11 {}) rotate(-90)">{}</text>')
-                 .format((top + height - bottom) / 2, up))
-    scale = " ".join(f"{v:.6g}" for v in (*wide, left, width - right, *tall, height - bottom, top))
-    parts.append(Markup('<g class="points" data-scale="{}">').format(scale))
+    traces = []
     for i, name in enumerate(names):
-        shape = ("h0", "h0", "m-2-2l4 4m0-4l-4 4")[i // 8 % 3]
-        mine = groups == name
-        at = "".join(f"M{_n(x(d))} {_n(y(o))}{shape}" for d, o in zip(distance[mine], opinion[mine]))
-        parts.append(Markup('<path class="{}" data-group="{}" d="{}"/>').format(style(i), i, at))
-    parts.append(Markup("</g>"))
+        mine, (colour, symbol) = groups == name, style(i)
+        traces.append(dict(
+            type="scatter", mode="markers", name=html.escape(name, False), x=distance[mine].astype(np.float32),
+            y=opinion[mine].astype(np.float32),
+            marker=dict(color=f"var(--{colour})", symbol=symbol, size=5.5, opacity=0.65),
+            hovertemplate="%{hovertext}<br>%{fullData.name}<br>distance %{x:.3g}, opinion %{y:.3g}<extra></extra>"))
     if curve is not None:
         along = np.linspace(distance.min(), distance.max(), 120)
-        path = "L".join(f"{_n(x(a))} {_n(y(float(np.clip(b, *tall))))}" for a, b in zip(along, curve(along)))
-        parts.append(Markup('<path class="curve" d="M{}"/>').format(path))
-    return _close(parts)
+        traces.append(dict(type="scatter", mode="lines", x=along, y=np.clip(curve(along), opinion.min(), opinion.max()),
+                           line={"color": "var(--ink)", "width": 2}, hoverinfo="skip"))
+    return _plot(f"Scatter plot of {up} against {metric} ({closer}), {len(distance)} items", traces, dict(
+        meta=f"scatter {metric}", height=410, margin=dict(l=54, r=10, t=6, b=60), uirevision="kept",
+        xaxis={"title": {"text": f"{html.escape(shorten(metric, 32), False)}<br>({closer})"}},
+        yaxis={"title": {"text": html.escape(up, False)}}))
 
 
-def style(i: int) -> str:
-    """Classes of the i-th group: eight colours, then squares, then crosses."""
-    return f"g{i % 8} s{i // 8 % 3}"
-
-
-def strip(marks: Sequence[tuple[str, float, str]], ends: tuple[str, str]) -> Markup:
-    """Places on a line from 0 to 1, such as ranks: ``(kind, place, tip)``."""
-    width, height = 320, 30
-    x = _linear((0, 1), (8, width - 8))
-    parts = [_open(width, height, "; ".join(tip for _, _, tip in marks), "strip"), _line(8, 9, width - 8, 9, "grid"),
-             _text(8, 27, ends[0], "tick", "start"), _text(width - 8, 27, ends[1], "tick", "end")]
-    for kind, place, tip in marks:
-        parts.append(Markup('<circle class="{}" cx="{}" cy="9" r="6" data-tip="{}"/>').format(kind, _n(x(place)), tip))
-    return _close(parts)
-
-
-# ---- parts ----------------------------------------------------------------------------------------------------------
-
-
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers within [low, high]."""
-    power = 10.0 ** math.floor(math.log10((high - low) / about))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if (high - low) / (m * power) <= about)
-    return [float(f"{i * step:.8g}") for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """1, 2, 5, 10 ... within [low, high]; powers of ten, then of a hundred where these are too many; at least one."""
-    def within(digits: Sequence[int], every: int) -> list[float]:
-        powers = [p for p in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) if p % every == 0]
-        return [v for p in powers for d in digits if low <= (v := float(f"{d}e{p}")) <= high]
-
-    for digits, every in (((1, 1.5, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
-        if len(found := within(digits, every)) <= max(most, 2):
-            break
-    return found or [float(f"{math.sqrt(low * high):.2g}")]
+def style(i: int) -> tuple[str, str]:
+    """Colour and symbol of the i-th group: eight colours, then squares, then triangles."""
+    return f"g{i % 8}", list(SYMBOLS)[i // 8 % len(SYMBOLS)]
 
 
 def factor(value: float) -> str:
@@ -221,33 +126,30 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2:]}"
 
 
-def _padded(values: np.ndarray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    pad = 0.03 * (high - low) or 0.5
-    return low - pad, high + pad
+def _colours(marks: Sequence[Mark]) -> list[str]:
+    return ["var(--accent)" if m.strong else "var(--other)" for m in marks]
 
 
-def _linear(source: tuple[float, float], target: tuple[float, float]) -> Callable[[float], float]:
-    (a, b), (c, d) = source, target
-    return lambda value: c + (value - a) / (b - a) * (d - c)
+def _interval(marks: Sequence[Mark]) -> dict[str, Any]:
+    return dict(type="data", symmetric=False, array=[m.high - m.value for m in marks],
+                arrayminus=[m.value - m.low for m in marks], color="var(--whisker)", thickness=1.5, width=0)
 
 
-def _open(width: int, height: int, told: str, kind: str, role: str = "img") -> Markup:
-    return Markup('<svg class="plot {}" viewBox="0 0 {} {}" role="{}" aria-label="{}">').format(
-        kind, width, height, role, told)
+def _told(mark: Mark, number: Callable[[float], str]) -> str:
+    return f"{html.escape(mark.name, False)}<br>{mark.text} [{number(mark.low)}, {number(mark.high)}]"
 
 
-def _close(parts: Sequence[Markup]) -> Markup:
-    return Markup("").join(parts) + Markup("</svg>")
+def _plot(told: str, traces: list[dict], layout: dict[str, Any]) -> Markup:
+    """A place for a plot: what it tells in words, its figure, its height, so that nothing moves when it is drawn."""
+    import plotly.graph_objects as go
 
-
-def _line(x0: float, y0: float, x1: float, y1: float, kind: str) -> Markup:
-    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, _n(x0), _n(y0), _n(x1), _n(y1))
-
-
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(kind, _n(x), _n(y), anchor, text)
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+    axis = {"gridcolor": "var(--grid)", "zeroline": False, "fixedrange": True, "tickfont": {"color": "var(--soft)"}}
+    figure = go.Figure(traces, dict(
+        template="none", showlegend=False, dragmode=False, hovermode="closest", paper_bgcolor="var(--paper)",
+        plot_bgcolor="var(--paper)", font=dict(family="system-ui, -apple-system, Segoe UI, Roboto, sans-serif", size=12,
+                                               color="var(--ink)"),
+        hoverlabel=dict(bgcolor="var(--ink)", bordercolor="var(--ink)", font={"color": "var(--paper)"}, align="left"),
+        modebar=dict(bgcolor="var(--paper)", color="var(--soft)", activecolor="var(--accent)"), xaxis=axis, yaxis=axis))
+    figure.update_layout(layout)
+    return Markup('<div class="plot" role="img" aria-label="{}" style="height:{}px"><script type="application/json">{}'
+                  "</script></div>").format(told, layout["height"], Markup(figure.to_json().replace("<", "\\u003c")))
