@@ -44,8 +44,12 @@ def models() -> str:
         training, kodak = card["training"], card["kodak"]
         rows.append([f"`{name}`", f"N={card['N']}, M={card['M']}", f"{card['parameters'] / 1e6:.2f} M", f"{card['lambda']:g}",
                      trained(training), f"{training['hardware']}",
-                     f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB"])
-    return table(["model", "size", "encoder parameters", "lambda", "training", "on", "Kodak"], rows)
+                     f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB", recognised(card.get("classification"))])
+    return table(["model", "size", "encoder parameters", "lambda", "training", "on", "Kodak", "top-1"], rows)
+
+
+def recognised(found: dict | None) -> str:
+    return f"{found['accuracy']:.1%} of {found['classes']} classes" if found else ""
 
 
 def trained(training: dict) -> str:

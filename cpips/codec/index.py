@@ -40,7 +40,7 @@ from torch import Tensor
 from .. import images
 from ..errors import BitstreamError, CpipsError, ImageError
 from ..metric import CPIPS
-from ..scoring.journal import lock
+from ..scoring.journal import Appended
 from ..scoring.tables import IMAGE_SUFFIXES, atomic
 from . import container
 from .files import codec_of, file_metric, open_codec
@@ -523,23 +523,14 @@ def _existing(out: Path, codec: Codec, header: dict[str, Any]) -> LatentIndex | 
     return LatentIndex(out, codec)
 
 
-class _Journal:
+class _Journal(Appended):
     """What a build has encoded: a header line, then for each image a line of JSON and its ``.cpz``, appended as they
     come. Reading stops at what a kill left half written, and forgets it."""
 
     def __init__(self, path: Path, header: dict[str, Any], restart: bool):
-        self.path = path
         self.places: dict[tuple[str, int, int], tuple[int, int]] = {}  # offset and length of an image's .cpz
         self.end = 0
-        self.stream = path.open("a+b")
-        try:
-            lock(self.stream, path)
-            if restart:
-                self.stream.truncate(0)
-            self._read(_line(header))
-        except BaseException:
-            self.stream.close()
-            raise
+        super().__init__(path, restart, lambda: self._read(_line(header)))
 
     def _read(self, header: bytes) -> None:
         self.stream.seek(0)
@@ -573,19 +564,8 @@ class _Journal:
         return self.stream.read(place[1])
 
     def _append(self, record: bytes) -> None:
-        self.stream.write(record)
-        self.stream.flush()  # a kill loses nothing that the kernel has
+        super()._append(record)
         self.end += len(record)
-
-    def remove(self) -> None:
-        self.stream.close()
-        self.path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        try:
-            self.stream.close()
-        except OSError:  # what could not be flushed was reported when it was written
-            pass
 
 
 def _line(value: Any) -> bytes:

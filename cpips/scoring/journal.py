@@ -15,7 +15,37 @@ def journal_path(output: Path) -> Path:
     return output.with_name(output.name + ".journal.jsonl")
 
 
-class Journal(Generic[Row]):
+class Appended:
+    """A file of one process to which records are appended; whoever opens it reads first what an earlier run left."""
+
+    def __init__(self, path: Path, restart: bool, read: Callable[[], None]):
+        self.path = path
+        self.stream = path.open("a+b")
+        try:
+            _lock(self.stream, path)
+            if restart:
+                self.stream.truncate(0)
+            read()
+        except BaseException:
+            self.stream.close()
+            raise
+
+    def _append(self, record: bytes) -> None:
+        self.stream.write(record)
+        self.stream.flush()  # a kill loses nothing that the kernel has
+
+    def remove(self) -> None:
+        self.stream.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        try:
+            self.stream.close()
+        except OSError:  # what could not be flushed was reported when it was written
+            pass
+
+
+class Journal(Appended, Generic[Row]):
     """A header line, then a line per row in order. Reading drops a last line that a kill left half written.
 
     Args:
@@ -28,19 +58,10 @@ class Journal(Generic[Row]):
     """
 
     def __init__(self, path: Path, header: dict[str, Any], parse: Callable[[dict[str, Any]], Row], restart: bool = False):
-        self.path, self._parse = path, parse
+        self._parse = parse
         self.rows: list[Row] = []
-        self.stream = path.open("a+b")
-        try:
-            lock(self.stream, path)
-            if restart:
-                self.stream.truncate(0)
-            self._read(json.loads(json.dumps(header)))  # as it is when read back: tuples are lists
-            if self.stream.tell() == 0:
-                self._write(header)
-        except BaseException:
-            self.stream.close()
-            raise
+        header = json.loads(json.dumps(header))  # as it is when read back: tuples are lists
+        super().__init__(path, restart, lambda: self._read(header))
 
     def _read(self, header: dict[str, Any]) -> None:
         self.stream.seek(0)
@@ -63,27 +84,18 @@ class Journal(Generic[Row]):
         self.stream.truncate(end)
         self.stream.seek(end)
         self._next = len(self.rows)
+        if not end:
+            self._write(header)
 
     def append(self, **fields: Any) -> None:
         self._write(dict(row=self._next, **fields))
         self._next += 1
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self.stream.write(json_line(entry).encode())
-        self.stream.flush()  # a kill loses nothing that the kernel has
-
-    def remove(self) -> None:
-        self.stream.close()
-        self.path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        try:
-            self.stream.close()
-        except OSError:  # what could not be flushed was reported when it was written
-            pass
+        self._append(json_line(entry).encode())
 
 
-def lock(stream: IO[bytes], path: Path) -> None:
+def _lock(stream: IO[bytes], path: Path) -> None:
     """Two runs at once would write every row twice. The lock goes with the process, however it ends."""
     try:
         import fcntl
