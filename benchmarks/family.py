@@ -124,6 +124,7 @@ def answers(result: dict) -> list[str]:
     if tuned and BASE in models:
         lines = [f"Does classification change the distance? `{name}` minus `{BASE}`, |SRCC|: {say(name, BASE, *of)}."
                  for name in tuned]
+        lines.append("(These models also differ from it in steps, crops and images of their training: see the cards.)")
     else:
         lines = ["Does classification change the distance? Not measured: no model trained with it is shipped yet."]
     curve = [models[name] for name in plain if models[name]["bpp"] is not None]
@@ -195,9 +196,9 @@ def plot(result: dict, path: Path) -> None:
         images = result["sets"][s]["images"]
         axes.set(title=f"{NAMES[s]} subset ({images} images)", xlabel="Kodak bits per pixel",
                  ylabel="|SRCC| with people")
-        axes.legend(loc="lower right", fontsize="small")
         axes.grid(alpha=0.3)
         axes.margins(x=0.15)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize="small")
     names = list(models)
     shares = [100 * models[name]["probe"] for name in names]
     errors = [100 * 1.96 * (p / 100 * (1 - p / 100) / result["probe"]["val"]) ** 0.5 for p in shares]
