@@ -236,7 +236,7 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
     """Adam, or SOAP (Vyas et al., arXiv 2409.11321): Adam in the eigenbasis of Shampoo's preconditioner.
 
     Rate and distortion pull along few, ill-scaled directions, which a diagonal preconditioner sees badly: SOAP needs a
-    fraction of Adam's steps here (``benchmarks/optimizers.py``).
+    third of Adam's steps here, each at twice the time (``benchmarks/optimizers.py``).
     """
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr)
