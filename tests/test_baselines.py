@@ -78,6 +78,15 @@ def test_lpips_of_the_authors_example(shared_data, net, expected):
         assert expected == pytest.approx(published, abs=6e-4)
 
 
+@pytest.mark.shared_data
+def test_lpips_of_the_example_in_torchmetrics_documentation(shared_data):
+    weights = shared_data / "weights"
+    metric = LPIPS("squeeze", trunk=weights / NETS["squeeze"].file, heads=weights / "lpips_v0.1_squeeze.pth")
+    torch.manual_seed(42)
+    x, y = (torch.rand(10, 3, 100, 100) * 2 - 1 for _ in range(2))  # its convention is [-1,1]
+    assert metric((x + 1) / 2, (y + 1) / 2).mean().item() == pytest.approx(0.1005, abs=5e-5)
+
+
 def lpips_package(net: str, trunk: dict[str, Tensor]):
     lpips = import_with_torchvision("lpips")
     with warnings.catch_warnings():
