@@ -152,8 +152,8 @@ def answers(result: dict) -> list[str]:
     return lines
 
 
-def report(result: dict) -> str:
-    """Markdown: a row for each model, then the answers."""
+def report(result: dict, brief: bool = False) -> str:
+    """Markdown: a row for each model, then the answers; ``brief`` leaves out the two that the table tells as well."""
     def agreement(found: dict | None) -> str:
         return f"{found['srcc']:.3f} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]" if found else "-"
 
@@ -165,7 +165,7 @@ def report(result: dict) -> str:
              number(m["probe"], ".1%"), number(m["classifier"], ".1%")] for name, m in result["models"].items()]
     header = ["model", "bits per pixel", "PSNR (dB)", *(f"{NAMES[s]}, {form}" for s in SETS for form in FORMS),
               "probe top-1", "own classifier top-1"]
-    return table(header, rows) + "\n\n" + "\n".join(f"- {line}" for line in answers(result))
+    return table(header, rows) + "\n\n" + "\n".join(f"- {line}" for line in answers(result)[: -2 if brief else None])
 
 
 def plot(result: dict, path: Path) -> None:

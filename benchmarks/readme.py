@@ -63,7 +63,7 @@ def family() -> str:
     from family import report
 
     result = json.loads((RESULTS / "family.json").read_text())
-    return f"{report(result)}\n\n![Agreement against rate, and linear probes, of every shipped model](docs/family.png)"
+    return f"{report(result, brief=True)}\n\n![Agreement against rate, and linear probes, of every shipped model](docs/family.png)"
 
 
 def rate_distortion() -> str:
