@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -533,15 +534,20 @@ def test_both_schemes_can_be_read_and_a_phone_does_not_scroll_sideways(opened, s
     drawn(opened)  # in the other scheme at first: the change reaches them
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia",
                            {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    colours = opened.execute_script("""
-        const of = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
-        return [of('body', 'backgroundColor'), of('body', 'color'), of('.interval', 'color'), of('a', 'color'),
-                of('.with', 'color'), of('.against', 'color'),
-                ...[...document.querySelectorAll('.plot text')].map(text => getComputedStyle(text).fill)]""")
+    deadline = time.monotonic() + 30
+    while True:  # the plots take the scheme's colours after the event, not with it
+        colours = opened.execute_script("""
+            const of = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
+            return [of('body', 'backgroundColor'), of('body', 'color'), of('.interval', 'color'), of('a', 'color'),
+                    of('.with', 'color'), of('.against', 'color'),
+                    ...[...document.querySelectorAll('.plot text')].map(text => getComputedStyle(text).fill)]""")
+        paper, *inks = [luminance(colour) for colour in colours]
+        contrast = [(max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) for ink in inks]
+        if min(contrast) >= 4.5 or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
     assert len(colours) > 100
-    paper, *inks = [luminance(colour) for colour in colours]
     assert (paper < 0.05) == (scheme == "dark")
-    contrast = [(max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) for ink in inks]
     assert min(contrast) >= 4.5, dict(zip(colours[1:], contrast))  # WCAG AA
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                            {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True})
