@@ -22,6 +22,7 @@ from cpips.metric import CPIPS, Embedding
 from cpips.protocol import FullReferenceMetric
 from cpips.scoring.journal import Journal, journal_path
 from cpips.scoring.pairs import MAX_PIXELS
+from cpips.scoring.run import dtype_name
 from cpips.scoring.tables import TableError
 
 from . import distances
@@ -68,7 +69,7 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
         if not force:
             raise TableError(f"{path} holds another run ({changed} differs): pass --force to make it anew, or choose "
                              "another output folder")
-    header = {"journal": 1, "rows": len(dataset), "metric": about["metric"], "dtype": _dtype(metric),
+    header = {"journal": 1, "rows": len(dataset), "metric": about["metric"], "dtype": dtype_name(metric),
               "dataset": {k: v for k, v in about["dataset"].items() if k != "root"}}
     width = len(distances.columns(dataset.task))
     with closing(Journal(journal_path(path), header, _values, restart)) as journal:
@@ -117,15 +118,10 @@ def _describe(metric: FullReferenceMetric) -> dict[str, Any]:
     return {"name": metric.name, "signature": metric.signature, "lower_is_better": metric.lower_is_better}
 
 
-def _dtype(metric: FullReferenceMetric) -> str:
-    return next((str(buffer.dtype).removeprefix("torch.") for buffer in metric.buffers()
-                 if buffer.dtype.is_floating_point), "float32")
-
-
 def _circumstances(metric: FullReferenceMetric, batch_size: int) -> dict[str, Any]:
     device = metric.device
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {torch.get_num_threads()} threads"
-    return {"device": str(device), "dtype": _dtype(metric), "batch_size": batch_size, "hardware": hardware,
+    return {"device": str(device), "dtype": dtype_name(metric), "batch_size": batch_size, "hardware": hardware,
             "cpips": cpips.__version__, "torch": torch.__version__, "numpy": np.__version__,
             "python": platform.python_version(),
             "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}

@@ -41,7 +41,7 @@ def two_afc(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> float:
     Raises:
         ScoreError: NaN, different lengths, no items, or a judge outside [0,1].
     """
-    return _mean(two_afc_credits(d0, d1, judge))
+    return mean(two_afc_credits(d0, d1, judge))
 
 
 def two_afc_credits(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> np.ndarray:
@@ -55,14 +55,14 @@ def human_ceiling(judge: ArrayLike) -> float:
     """What a person scores on average against all judges, himself among them: mean of h² + (1-h)² (the paper's human)."""
     (judge,) = _arrays(judge=judge)
     _check_share(judge, "judge")
-    return _mean(judge**2 + (1 - judge) ** 2)
+    return mean(judge**2 + (1 - judge) ** 2)
 
 
 def majority_ceiling(judge: ArrayLike) -> float:
     """What an oracle scores that always sides with the majority: mean of max(h, 1-h). No metric can score more."""
     (judge,) = _arrays(judge=judge)
     _check_share(judge, "judge")
-    return _mean(np.maximum(judge, 1 - judge))
+    return mean(np.maximum(judge, 1 - judge))
 
 
 def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells: int = 64, width: float = 0.03,
@@ -103,14 +103,14 @@ def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells:
         p = ((chosen + 0.1 / cells) / (all_votes + 0.2 / cells))[u[0], u[1]]
         mine = fold == f
         bits[mine] = (judge * np.log2(p) + (1 - judge) * np.log2(1 - p))[mine]
-    return _mean(bits)
+    return mean(bits)
 
 
 def likelihood_ceiling(judge: ArrayLike) -> float:
     """The most that :func:`two_afc_likelihood` can be: minus the entropy of each triplet's own votes, in bits."""
     (judge,) = _arrays(judge=judge)
     _check_share(judge, "judge")
-    return _mean(-stats.entropy(np.stack([judge, 1 - judge]), base=2))
+    return mean(-stats.entropy(np.stack([judge, 1 - judge]), base=2))
 
 
 # ---- JND ------------------------------------------------------------------------------------------------------------
@@ -276,6 +276,6 @@ def tie_ends(d: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return order, ends
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
     """The mean, summed in the order of the values: the same for every order of the items."""
     return float(np.sort(values).mean())

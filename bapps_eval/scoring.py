@@ -12,8 +12,6 @@ from .scores import MEANS_2AFC, MEANS_JND
 
 FEW_REFERENCES = 10  # below it a bootstrap over references says nothing, and intervals resample items
 
-HEADLINES = {"2afc": ("All", "2AFC agreement"), "jnd": ("mean", "JND average precision"), "mos": ("srcc", "SRCC")}
-
 
 def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[str, Any]:
     """Scores of one metric on one data set, as plain numbers in a dict that JSON can hold.
@@ -32,8 +30,13 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
     Raises:
         ScoreError, DistancesError: NaN, or opinions that no score can be made of.
     """
-    return {"dataset": distances.dataset, "metric": distances.metric, "run": distances.run, "task": distances.task,
-            **{"2afc": _two_afc, "jnd": _jnd, "mos": _mos}[distances.task](distances, resamples)}
+    return _scored(distances, resamples)[0]
+
+
+def _scored(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
+    """What :func:`score` gives, and the bootstrap samples of its headline."""
+    told, drawn = {"2afc": _two_afc, "jnd": _jnd, "mos": _mos}[run.task](run, resamples)
+    return {"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **told}, drawn
 
 
 def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES) -> dict[str, Any]:
@@ -57,12 +60,18 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES) ->
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DistancesError(f"{', '.join(twice)} came twice for {first.dataset['name']}: leave one of the runs out")
-    found = sorted(((score(run, resamples), run) for run in runs), key=lambda pair: -pair[0]["headline"]["score"])
-    best, best_run = found[0]
-    for entry, run in found:
-        entry["against_best"] = None if run is best_run else _against(run, best_run, resamples)
+    found = sorted(((run, *_scored(run, resamples)) for run in runs), key=lambda each: -each[1]["headline"]["score"])
+    best_run, best, best_drawn = found[0]
+    best["against_best"] = None
+    for run, entry, drawn in found[1:]:
+        # triplets are not drawn alike for all metrics: two of them are drawn together, once more
+        apart = _paired_credits(run, best_run, resamples) if run.task == "2afc" else drawn - best_drawn
+        interval = statistics.Interval.of(apart)
+        entry["against_best"] = {
+            "difference": entry["headline"]["score"] - best["headline"]["score"],
+            "interval": [interval.low, interval.high], "p": statistics.p_value(apart), "tied": 0 in interval}
     return {"dataset": first.dataset, "task": first.task, "best": best["metric"]["name"],
-            "scores": [entry for entry, _ in found]}
+            "scores": [entry for _, entry, _ in found]}
 
 
 def same_items(runs: Sequence[Distances]) -> list[list[Distances]]:
@@ -73,33 +82,18 @@ def same_items(runs: Sequence[Distances]) -> list[list[Distances]]:
     return list(found.values())
 
 
-def _against(run: Distances, best: Distances, resamples: int) -> dict[str, Any]:
-    seed = _seed(run)
-    if run.task == "2afc":
-        credits = np.stack([_credits(run), _credits(best)], 1)
-        samples = statistics.bootstrap_means(credits, run.groups, resamples, seed)
-        drawn = np.mean([a[:, 0] - a[:, 1] for a in samples.values()], 0)
-        told = np.mean([_mean_of(credits[run.groups == g, 0]) - _mean_of(credits[run.groups == g, 1]) for g in samples])
-    else:
-        sampled = _srcc_samples if run.task == "mos" else _jnd_samples
-        drawn = sampled(run, resamples) - sampled(best, resamples)
-        told = _headline_score(run) - _headline_score(best)
-    interval = statistics.Interval.of(drawn)
-    return {"difference": float(told), "interval": [interval.low, interval.high],
-            "p": statistics.p_value(drawn), "tied": 0 in interval}
-
-
 # ---- 2AFC -----------------------------------------------------------------------------------------------------------
 
 
-def _two_afc(run: Distances, resamples: int) -> dict[str, Any]:
+def _two_afc(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
     (d0, d1), judge, groups = run.closeness.T, run.opinions, run.groups
     credits = _credits(run)
     families = sorted(set(groups.tolist()), key=_paper_order(MEANS_2AFC["All"]))
     in_family = {family: groups == family for family in families}
     samples = statistics.bootstrap_means(credits[:, None], groups, resamples, _seed(run))
     samples = {family: drawn[:, 0] for family, drawn in samples.items()}
-    points = {family: _mean_of(credits[mine]) for family, mine in in_family.items()}
+    points = {family: scores.mean(credits[mine]) for family, mine in in_family.items()}
+    drawn = np.mean(list(samples.values()), 0)
 
     def over(function, *arrays: np.ndarray) -> dict[str, Any]:
         found = {f: function(*(a[mine] for a in arrays)) for f, mine in in_family.items()}
@@ -115,12 +109,19 @@ def _two_afc(run: Distances, resamples: int) -> dict[str, Any]:
         "intervals": {name: None if value is None else _interval(value)
                       for name, value in _means(samples, MEANS_2AFC).items()},
         "headline": {"name": "All", "score": float(np.mean(list(points.values()))),
-                     "interval": _interval(np.mean(list(samples.values()), 0)), "complete": _all_there(points)},
+                     "interval": _interval(drawn), "complete": _have(points, MEANS_2AFC["All"])},
         "ties": int((d0 == d1).sum()),
         "likelihood": over(bits, d0, d1, judge),
         "ceilings": {"human": over(scores.human_ceiling, judge), "majority": over(scores.majority_ceiling, judge),
                      "likelihood": over(scores.likelihood_ceiling, judge)},
-    }
+    }, drawn
+
+
+def _paired_credits(run: Distances, other: Distances, resamples: int) -> np.ndarray:
+    """Bootstrap samples of the difference of two headlines."""
+    credits = np.stack([_credits(run), _credits(other)], 1)
+    samples = statistics.bootstrap_means(credits, run.groups, resamples, _seed(run))
+    return np.mean([a[:, 0] - a[:, 1] for a in samples.values()], 0)
 
 
 def _credits(run: Distances) -> np.ndarray:
@@ -130,39 +131,30 @@ def _credits(run: Distances) -> np.ndarray:
 # ---- JND ------------------------------------------------------------------------------------------------------------
 
 
-def _jnd(run: Distances, resamples: int) -> dict[str, Any]:
+def _jnd(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
     d, same, groups = run.closeness[:, 0], run.opinions, run.groups
     families = sorted(set(groups.tolist()), key=_paper_order(MEANS_2AFC["All"]))
     points, samples, told = {}, {}, {}
     for family in families:
         mine = groups == family
         points[family] = scores.jnd_average_precision(d[mine], same[mine])
-        samples[family] = _jnd_family_samples(run, family, resamples)
+        samples[family] = statistics.bootstrap_average_precision(
+            d[mine], same[mine], np.asarray(run.ids)[mine], resamples, _seed(run))
         told[family] = {"score": points[family], "interval": _interval(samples[family]), "items": int(mine.sum()),
                         "ties": _ties(d[mine])}
+    drawn = np.mean(list(samples.values()), 0)
     return {"families": told, "means": _means(points, MEANS_JND),
             "intervals": {name: None if value is None else _interval(value)
                           for name, value in _means(samples, MEANS_JND).items()},
             "headline": {"name": "mean", "score": float(np.mean(list(points.values()))),
-                         "interval": _interval(np.mean(list(samples.values()), 0)),
-                         "complete": all(family in points for family in MEANS_JND["mean"])},
-            "ties": sum(family["ties"] for family in told.values())}
-
-
-def _jnd_family_samples(run: Distances, family: str, resamples: int) -> np.ndarray:
-    mine = run.groups == family
-    return statistics.bootstrap_average_precision(
-        run.closeness[mine, 0], run.opinions[mine], np.asarray(run.ids)[mine], resamples, _seed(run))
-
-
-def _jnd_samples(run: Distances, resamples: int) -> np.ndarray:
-    return np.mean([_jnd_family_samples(run, f, resamples) for f in sorted(set(run.groups.tolist()))], 0)
+                         "interval": _interval(drawn), "complete": _have(points, MEANS_JND["mean"])},
+            "ties": sum(family["ties"] for family in told.values())}, drawn
 
 
 # ---- MOS ------------------------------------------------------------------------------------------------------------
 
 
-def _mos(run: Distances, resamples: int) -> dict[str, Any]:
+def _mos(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
     d, quality = run.closeness[:, 0], run.quality
     rank = scores.srcc(d, quality)
     found: dict[str, Any] = {"srcc": rank, "krcc": scores.krcc(d, quality)}
@@ -170,11 +162,13 @@ def _mos(run: Distances, resamples: int) -> dict[str, Any]:
         finite = np.isfinite(d).all()
         correlation, error = scores.fit_quality(d, quality, parameters) if finite else (None, None)
         found |= {f"plcc{suffix}": correlation, f"rmse{suffix}": error}
-    interval = _interval(_srcc_samples(run, resamples))
-    return {**found, "interval": interval, "resampled": _resampled(run),
+    by = "reference" if len(set(run.references.tolist())) >= FEW_REFERENCES else "item"
+    drawn = statistics.bootstrap_srcc(d, quality, run.references if by == "reference" else run.ids, resamples, _seed(run))
+    interval = _interval(drawn)
+    return {**found, "interval": interval, "resampled": by,
             "groups": _per(run, run.groups), "per_reference": _per(run, run.references),
             "headline": {"name": "srcc", "score": rank, "interval": interval, "complete": not run.dataset["missing"]},
-            "ties": _ties(d)}
+            "ties": _ties(d)}, drawn
 
 
 def _per(run: Distances, labels: np.ndarray) -> dict[str, float | None]:
@@ -188,23 +182,7 @@ def _per(run: Distances, labels: np.ndarray) -> dict[str, float | None]:
     return found
 
 
-def _resampled(run: Distances) -> str:
-    return "reference" if len(set(run.references.tolist())) >= FEW_REFERENCES else "item"
-
-
-def _srcc_samples(run: Distances, resamples: int) -> np.ndarray:
-    clusters = run.references if _resampled(run) == "reference" else run.ids
-    return statistics.bootstrap_srcc(run.closeness[:, 0], run.quality, clusters, resamples, _seed(run))
-
-
 # ---- shared ---------------------------------------------------------------------------------------------------------
-
-
-def _headline_score(run: Distances) -> float:
-    if run.task == "mos":
-        return scores.srcc(run.closeness[:, 0], run.quality)
-    return float(np.mean([scores.jnd_average_precision(run.closeness[run.groups == f, 0], run.opinions[run.groups == f])
-                          for f in sorted(set(run.groups.tolist()))]))
 
 
 def _seed(run: Distances) -> int:
@@ -222,16 +200,8 @@ def _have(values: dict[str, Any], families: Sequence[str]) -> bool:
     return all(values.get(family) is not None for family in families)
 
 
-def _all_there(values: dict[str, Any]) -> bool:
-    return _have(values, MEANS_2AFC["All"])
-
-
 def _paper_order(families: Sequence[str]):
     return lambda family: (families.index(family) if family in families else len(families), family)
-
-
-def _mean_of(credits: np.ndarray) -> float:
-    return float(np.sort(credits).mean())
 
 
 def _interval(samples: np.ndarray) -> list[float]:

@@ -161,13 +161,14 @@ def verify(path: Path, sha256: str) -> None:
     Raises:
         WeightsError: the message has both.
     """
-    found = _sha256(path)
+    found = file_sha256(path)
     if not found.startswith(sha256):
         raise WeightsError(f"{path} is damaged or was tampered with: its SHA-256 is {found}, expected {_told(sha256)}; "
                            "delete it and install or download it again")
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):  # VGG16's file has half a gigabyte
@@ -244,7 +245,7 @@ def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | No
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 while block := answer.read(1 << 20):
                     stream.write(block)
-        found = _sha256(partial)
+        found = file_sha256(partial)
         if not found.startswith(sha256):
             raise WeightsError(f"{url} gave other bytes than expected, cut short perhaps (SHA-256 {found}, expected "
                                f"{_told(sha256)}): try again, or put the file at {path}")

@@ -89,7 +89,7 @@ def test_release_of_a_tuned_model(run, data_root, tmp_path):
     assert card["classification"]["images"] == 6 and card["classification"]["classes"] == 2
     shipped = tmp_path / "weights" / card["classifier_file"]
     assert classification(open_codec(tmp_path / "weights" / card["codec_file"]), shipped, labels) == card["classification"]
-    assert pretrained._sha256(shipped) == card["classifier_sha256"]
+    assert pretrained.file_sha256(shipped) == card["classifier_sha256"]
 
 
 def test_half_precision_is_not_stored_where_it_would_show(run, data_root, tmp_path, monkeypatch):

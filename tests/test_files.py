@@ -287,7 +287,7 @@ def test_codecs_are_found_and_checked(codec, weights, tmp_path, monkeypatch):
     (home / "m.safetensors").write_bytes(weights.read_bytes())
     with pytest.raises(WeightsError, match="damaged or was tampered with"):
         files.open_codec("m")
-    card["codec_sha256"] = pretrained._sha256(weights)
+    card["codec_sha256"] = pretrained.file_sha256(weights)
     (tmp_path / "weights" / "m.json").write_text(json.dumps(card))
     assert files.open_codec("m").name == "m"
 

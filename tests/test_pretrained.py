@@ -625,7 +625,7 @@ def test_digests_are_those_of_the_authors_packages(package, folder, files):
     if spec is None:
         pytest.skip(f"{package} is not installed")
     for name, digest in files.items():
-        assert pretrained._sha256(Path(spec.origin).parent / folder / name) == digest
+        assert pretrained.file_sha256(Path(spec.origin).parent / folder / name) == digest
 
 
 def test_trunks_are_torchvisions():

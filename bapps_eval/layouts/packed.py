@@ -18,6 +18,7 @@ from typing import Any, Callable
 import numpy as np
 
 from cpips.codec.data import prefetch
+from cpips.pretrained import file_sha256
 
 from ..dataset import TASKS, Dataset, DatasetError, Images
 from ..distances import describe
@@ -25,7 +26,6 @@ from ._common import Found, Problem
 
 FORMAT = 1
 ABOUT, ITEMS, PIXELS = "pack.json", "items.parquet", "images.npy"
-_BLOCK = 1 << 22
 
 Progress = Callable[[int, int], None]  # items done, of how many
 
@@ -65,7 +65,7 @@ def pack(dataset: Dataset, out: Path, *, workers: int | None = None, progress: P
     try:
         digests = {PIXELS: _write_pixels(dataset, shape, partial / PIXELS, workers, progress)}
         _write_items(dataset, partial / ITEMS)
-        digests[ITEMS] = sha256(partial / ITEMS)
+        digests[ITEMS] = file_sha256(partial / ITEMS)
         about = {"format": FORMAT, "dataset": describe(dataset), "shape": shape, "sha256": digests}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         partial.rename(out)
@@ -106,15 +106,6 @@ def _write_items(dataset: Dataset, path: Path) -> None:
         "reference": list(map(str, dataset.references)), "opinion": np.asarray(dataset.opinions, np.float64)}), path)
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file of any size."""
-    sha = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 # ---- opening --------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +126,7 @@ class PackedImages:
         Raises:
             DatasetError: it is not the file that was packed.
         """
-        if sha256(self.path) != self.sha256:
+        if file_sha256(self.path) != self.sha256:
             raise DatasetError(f"{self.path} is damaged (its SHA-256 is not that of pack.json): pack the set again")
 
 
@@ -178,7 +169,7 @@ def _read(path: Path, about: dict[str, Any], rule: str | None, problem: Problem)
     for name in (ITEMS, PIXELS):
         if not (path / name).is_file():
             raise DatasetError(f"{path / name} is missing: pack the set again")
-    if sha256(path / ITEMS) != about["sha256"][ITEMS]:
+    if file_sha256(path / ITEMS) != about["sha256"][ITEMS]:
         raise DatasetError(f"{path / ITEMS} is damaged (its SHA-256 is not that of pack.json): pack the set again")
     from pyarrow import parquet
 

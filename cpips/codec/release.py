@@ -63,7 +63,7 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path])
     facts = {"parameters": sum(v.numel() for v in encoder.values()), "dtype": str(codec["g_a.0.weight"].dtype).split(".")[1],
              "fp16_change": float(f"{change:.2g}"), "encoder_sha256": pretrained.load_encoder(encoder)[2]}
     for key, name in zip(("", "codec_", "classifier_"), parts):
-        facts |= {f"{key}file": f"{name}.safetensors", f"{key}sha256": pretrained._sha256(weights / f"{name}.safetensors")}
+        facts |= {f"{key}file": f"{name}.safetensors", f"{key}sha256": pretrained.file_sha256(weights / f"{name}.safetensors")}
     return facts
 
 
@@ -152,7 +152,7 @@ def _ancestor(config: TrainConfig, weights: Path) -> dict | None:
     """What is known of the codec that a run started from."""
     if not config.init:
         return None
-    sha256 = pretrained._sha256(Path(config.init))
+    sha256 = pretrained.file_sha256(Path(config.init))
     for path in weights.glob("*.json"):
         card = json.loads(path.read_text(encoding="utf-8"))
         if card.get("codec_sha256") == sha256:

@@ -53,7 +53,7 @@ def score_table(
     check_output(output)
     if output.exists() and not force:
         raise TableError(f"{output} exists: pass --force to overwrite it, or choose another name")
-    header = dict(journal=1, signature=metric.signature, dtype=_dtype(metric), background=metric.background,
+    header = dict(journal=1, signature=metric.signature, dtype=dtype_name(metric), background=metric.background,
                   table=table.digest(), rows=len(table))
     with closing(Journal(journal_path(output), header, _result, restart)) as journal:
         results = list(journal.rows)
@@ -80,5 +80,7 @@ def _result(entry: dict[str, Any]) -> Result:
     return Result(None if distance is None else float(distance), entry["error"])
 
 
-def _dtype(metric: FullReferenceMetric) -> str:
-    return next((str(buffer.dtype).removeprefix("torch.") for buffer in metric.buffers()), "float32")
+def dtype_name(metric: FullReferenceMetric) -> str:
+    """Type of the metric's weights; float32 for one that has none."""
+    return next((str(buffer.dtype).removeprefix("torch.") for buffer in metric.buffers()
+                 if buffer.dtype.is_floating_point), "float32")
