@@ -7,7 +7,6 @@ hardware) in its metadata, so that scores can be audited and recomputed without 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from cpips.errors import CpipsError
+from cpips.files import replace
 
 from .dataset import TASKS, Dataset
 
@@ -89,9 +89,8 @@ def write(distances: Distances, path: Path) -> None:
                       "reference": list(map(str, distances.references)), "opinion": distances.opinions,
                       **{name: distances.values[:, i] for i, name in enumerate(columns(distances.task))}})
     about = {"format": FORMAT, "dataset": distances.dataset, "metric": distances.metric, "run": distances.run}
-    partial = path.with_name(path.name + ".partial")
-    parquet.write_table(table.replace_schema_metadata({_KEY: json.dumps(about).encode()}), partial)
-    os.replace(partial, path)
+    table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
+    replace(path, lambda partial: parquet.write_table(table, partial))
 
 
 def read(path: Path) -> Distances:

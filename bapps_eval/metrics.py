@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from pathlib import Path
 from typing import Any, Callable
 
@@ -11,11 +10,9 @@ import torch
 from torch import Tensor
 
 import cpips
-from cpips.baselines.trunks import NETS
+from cpips.baselines import weights_in
 from cpips.errors import ModelError
 from cpips.protocol import FullReferenceMetric
-
-_LPIPS = re.compile(r"lpips-(alex|squeeze|vgg)")
 
 
 class UserMetric(FullReferenceMetric):
@@ -56,7 +53,7 @@ def create_metric(spec: str, weights: Path | None = None, **settings: Any) -> Fu
     module, colon, attribute = spec.partition(":")
     if colon and not spec.startswith("compressai:"):
         return UserMetric(_imported(module, attribute), spec, **settings)
-    return cpips.create_metric(spec, **(_sources(spec, Path(weights)) if weights else {}), **settings)
+    return cpips.create_metric(spec, **(weights_in(Path(weights), spec) if weights else {}), **settings)
 
 
 def _imported(module: str, attribute: str) -> Callable:
@@ -70,13 +67,3 @@ def _imported(module: str, attribute: str) -> Callable:
     if not callable(found):
         raise ModelError(f"{module}:{attribute} is a {type(found).__name__}: expected a function (x, y) -> (N,)")
     return found
-
-
-def _sources(name: str, folder: Path) -> dict[str, Path]:
-    """Settings under which a baseline reads its weights from ``folder``, for the files that lie there."""
-    wanted: dict[str, str] = {}
-    if found := _LPIPS.fullmatch(name):
-        wanted = {"trunk": NETS[found[1]].file, "heads": f"lpips_v0.1_{found[1]}.pth"}
-    elif name == "dists":
-        wanted = {"trunk": NETS["vgg"].file, "weights": "DISTS_weights.pt"}
-    return {key: folder / file for key, file in wanted.items() if (folder / file).is_file()}

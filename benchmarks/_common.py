@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import cpips
+from cpips.files import replace
 from cpips.pretrained import weights_dir
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,9 +41,8 @@ def save(name: str, result: dict) -> Path:
     """Keep a result as ``results/NAME.json``."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    text = json.dumps({"machine": machine(), **result}, indent=1) + "\n"
+    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
 
 

@@ -6,34 +6,63 @@ Plain torch, no CompressAI; state dicts of CompressAI's hyperprior models are re
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import ModelError, WeightsError
 
-TAPS = ("gdn1", "gdn2", "gdn3", "y")  # features after each GDN, and the latent
-STRIDES = {"gdn1": 2, "gdn2": 4, "gdn3": 8, "y": 16}  # image pixels a feature cell, each way
+STRIDE = 16  # image pixels that a cell of the latent covers, each way; the same in every architecture
 
 _PEDESTAL = 2.0**-36  # of CompressAI's non-negative parametrisation: v = max(p, sqrt(min + ped))^2 - ped
 _BETA_MIN = 1e-6
 
 
-class Conv5(nn.Module):
-    """Convolution 5x5, stride 2, zero padding 2: ``(N,C,H,W)`` to ``(N,C',ceil(H/2),ceil(W/2))``."""
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of an analysis transform: kernel size and stride of its convolutions, a GDN between each two.
+
+    Kernels are odd and padded by half their size, so that a side of n pixels gives ceil(n / stride) cells.
+    """
+
+    name: str
+    convolutions: tuple[tuple[int, int], ...]
+    first: int = 1  # the first convolution has a share 1/first of the N channels
+
+    @property
+    def taps(self) -> dict[str, int]:
+        """Names of the features, each GDN's output and the latent ``y``, and the pixels that a cell covers each way."""
+        strides = np.cumprod([stride for _, stride in self.convolutions]).tolist()
+        return {**{f"gdn{i}": stride for i, stride in enumerate(strides[:-1], 1)}, "y": strides[-1]}
+
+    def widths(self, N: int, M: int) -> tuple[int, ...]:
+        """Channels of the taps of an encoder with N before the latent and M in it."""
+        return (max(N // self.first, 1), *[N] * (len(self.convolutions) - 2), M)
+
+
+HYPERPRIOR = Architecture("hyperprior", ((5, 2), (5, 2), (5, 2), (5, 2)))  # CompressAI's bmshj2018-hyperprior
+LITE = Architecture("lite", ((7, 4), (3, 2), (3, 2)), first=3)  # nothing at half the resolution, where all costs most
+ARCHITECTURES = {architecture.name: architecture for architecture in (HYPERPRIOR, LITE)}
+
+
+class Convolution(nn.Module):
+    """Strided convolution, zero padding of half the kernel: ``(N,C,H,W)`` to ``(N,C',ceil(H/s),ceil(W/s))``."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, persistent: bool = True):
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, persistent: bool = True):
         super().__init__()
+        self.stride = stride
         self.register_buffer("weight", weight, persistent)
         self.register_buffer("bias", bias, persistent)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, stride=2, padding=2)
+        return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.weight.shape[-1] // 2)
 
 
 class GDN(nn.Module):
@@ -64,47 +93,59 @@ def _divide(x: Tensor, squared_norm: Tensor) -> Tensor:
 
 
 class AnalysisTransform(nn.Module):
-    """``g_a`` of the scale hyperprior: four 5x5 convolutions of stride 2 with a GDN between each two.
+    """``g_a`` of a scale hyperprior: strided convolutions with a GDN between each two.
 
     ::
 
-        x (N,3,H,W) -conv-GDN-> gdn1 (N,C,H/2,W/2) -conv-GDN-> gdn2 -conv-GDN-> gdn3 -conv-> y (N,M,H/16,W/16)
+        x (N,3,H,W) -conv-GDN-> gdn1 (N,C1,ceil(H/s1),ceil(W/s1)) -conv-GDN-> ... -conv-> y (N,M,ceil(H/16),ceil(W/16))
 
     Sides are rounded up, so any image of 1 px or more has features. All tensors are buffers: nothing here trains.
-    Source: Ballé et al., ICLR 2018 (arXiv 1802.01436), fig. 4, as CompressAI's ``bmshj2018-hyperprior`` has it.
+    Source: Ballé et al., ICLR 2018 (arXiv 1802.01436), fig. 4, as CompressAI's ``bmshj2018-hyperprior`` has it; the lite
+    architecture is this package's own.
     """
 
-    def __init__(self, layers: Sequence[nn.Module]):
+    def __init__(self, layers: Sequence[nn.Module], architecture: Architecture = HYPERPRIOR):
         super().__init__()
+        self.architecture = architecture
         self.g_a = nn.Sequential(*layers)
 
     @property
+    def taps(self) -> dict[str, int]:
+        """Names of the features, from the first to the latent, and the image pixels that a cell covers each way."""
+        return self.architecture.taps
+
+    @property
+    def channels(self) -> dict[str, int]:
+        return {tap: conv.weight.shape[0] for tap, conv in zip(self.taps, self.g_a[::2])}
+
+    @property
     def N(self) -> int:
-        """Channels of the taps before the latent."""
-        return self.g_a[0].weight.shape[0]
+        """Channels of the tap before the latent."""
+        return self.g_a[-2].beta.shape[0]
 
     @property
     def M(self) -> int:
         """Channels of the latent."""
-        return self.g_a[6].weight.shape[0]
-
-    @property
-    def channels(self) -> dict[str, int]:
-        return {"gdn1": self.N, "gdn2": self.N, "gdn3": self.N, "y": self.M}
+        return self.channels["y"]
 
     @property
     def dtype(self) -> torch.dtype:
         return self.g_a[0].weight.dtype
 
+    def macs(self) -> float:
+        """Multiply-accumulates for each pixel of a large image, convolutions and GDNs."""
+        strides = [stride for stride in self.taps.values() for _ in range(2)]
+        matrices = [layer.weight if isinstance(layer, Convolution) else layer.gamma for layer in self.g_a]
+        return sum(matrix.numel() / stride**2 for matrix, stride in zip(matrices, strides))
+
     def forward(self, x: Tensor, taps: Sequence[str] = ("y",)) -> tuple[Tensor, ...]:
         """Features of ``x``, ``(N,3,H,W)`` in [0,1], at ``taps`` (in their order of depth)."""
         features = []
-        for i, layer in enumerate(self.g_a):
-            x = layer(x)
-            if i % 2 == 1 and TAPS[i // 2] in taps:
+        for tap, i in zip(self.taps, range(0, len(self.g_a), 2)):
+            for layer in self.g_a[i : i + 2]:
+                x = layer(x)
+            if tap in taps:
                 features.append(x)
-        if "y" in taps:
-            features.append(x)
         return tuple(features)
 
     def digest(self) -> str:
@@ -122,14 +163,16 @@ class AnalysisTransform(nn.Module):
             WeightsError: keys are missing, or shapes are not those of this network; the message names them.
         """
         state = {str(key).removeprefix("module."): value for key, value in state.items()}
-        wanted = [f"g_a.{i}.{part}" for i in range(7)
+        architecture = architecture_of(state)
+        count = 2 * len(architecture.convolutions) - 1
+        wanted = [f"g_a.{i}.{part}" for i in range(count)
                   for part in (("weight", "bias") if i % 2 == 0 else ("beta", "gamma"))]
         if missing := [key for key in wanted if not isinstance(state.get(key), Tensor)]:
             raise WeightsError(f"not a hyperprior encoder: {', '.join(missing[:3])}{' ...' * (len(missing) > 3)} "
                                f"missing; expected the keys g_a.* of CompressAI's ScaleHyperprior, came: "
                                f"{', '.join(sorted(state)[:4]) or 'no keys'}")
         if strays := [key for key in state if key.startswith("g_a.") and key not in wanted and "_reparam." not in key]:
-            raise WeightsError(f"{', '.join(strays[:3])}: layers that the scale hyperprior's encoder does not have; "
+            raise WeightsError(f"{', '.join(strays[:3])}: layers that the {architecture.name} encoder does not have; "
                                "these weights are of another network")
         if whole := [key for key in wanted if not state[key].is_floating_point()]:
             raise WeightsError(f"{whole[0]} has dtype {state[whole[0]].dtype}: expected floating-point weights")
@@ -138,38 +181,49 @@ class AnalysisTransform(nn.Module):
             raise WeightsError(f"weights hold NaN or Inf in {', '.join(damaged[:3])}: train or fetch them again")
         layers: list[nn.Module] = []
         inputs = 3
-        for i in range(7):
+        for i in range(count):
             if i % 2 == 0:
+                kernel, stride = architecture.convolutions[i // 2]
                 weight, bias = weights[f"g_a.{i}.weight"], weights[f"g_a.{i}.bias"]
                 outputs = max(weight.shape[0], 1) if weight.dim() else 1
-                _expect(f"g_a.{i}.weight", weight, (outputs, inputs, 5, 5))
+                _expect(f"g_a.{i}.weight", weight, (outputs, inputs, kernel, kernel))
                 _expect(f"g_a.{i}.bias", bias, (outputs,))
-                layers.append(Conv5(weight.contiguous(memory_format=torch.channels_last), bias.clone(), persistent))
+                weight = weight.contiguous(memory_format=torch.channels_last)
+                layers.append(Convolution(weight, bias.clone(), stride, persistent))
                 inputs = outputs
             else:
                 beta, gamma = weights[f"g_a.{i}.beta"], weights[f"g_a.{i}.gamma"]
                 _expect(f"g_a.{i}.beta", beta, (inputs,))
                 _expect(f"g_a.{i}.gamma", gamma, (inputs, inputs))
                 layers.append(GDN(_fold(beta, _BETA_MIN), _fold(gamma, 0.0)[:, :, None, None], persistent))
-        return cls(layers)
+        return cls(layers, architecture)
 
     @classmethod
-    def random(cls, seed: int = 0, N: int = 128, M: int = 192, persistent: bool = True) -> "AnalysisTransform":
+    def random(cls, seed: int = 0, N: int = 128, M: int = 192, persistent: bool = True,
+               architecture: Architecture = HYPERPRIOR) -> "AnalysisTransform":
         """An untrained encoder, initialised as CompressAI does: the control that shows what training adds."""
         if min(N, M) < 1:
             raise ModelError(f"N={N} and M={M}: an encoder needs one channel or more")
         generator = torch.Generator("cpu").manual_seed(seed)
         float32 = {"dtype": torch.float32, "device": "cpu"}  # the same draw whatever torch's defaults are
         state: dict[str, Tensor] = {}
-        for i, (inputs, outputs) in enumerate([(3, N), (N, N), (N, N), (N, M)]):
-            bound = (inputs * 25) ** -0.5  # torch's default for convolutions
-            for part, shape in (("weight", (outputs, inputs, 5, 5)), ("bias", (outputs,))):
+        widths = architecture.widths(N, M)
+        for i, (inputs, outputs, (kernel, _)) in enumerate(zip((3, *widths), widths, architecture.convolutions)):
+            bound = (inputs * kernel**2) ** -0.5  # torch's default for convolutions
+            for part, shape in (("weight", (outputs, inputs, kernel, kernel)), ("bias", (outputs,))):
                 draw = torch.empty(shape, **float32).uniform_(-bound, bound, generator=generator)
                 state[f"g_a.{2 * i}.{part}"] = draw
-            if i < 3:
-                state[f"g_a.{2 * i + 1}.beta"] = (torch.ones(N, **float32) + _PEDESTAL).sqrt()
-                state[f"g_a.{2 * i + 1}.gamma"] = (0.1 * torch.eye(N, **float32) + _PEDESTAL).sqrt()
+            if i + 1 < len(widths):
+                state[f"g_a.{2 * i + 1}.beta"] = (torch.ones(outputs, **float32) + _PEDESTAL).sqrt()
+                state[f"g_a.{2 * i + 1}.gamma"] = (0.1 * torch.eye(outputs, **float32) + _PEDESTAL).sqrt()
         return cls.from_state_dict(state, persistent)
+
+
+def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
+    """Whose weights these are: each architecture has another kernel in its first convolution."""
+    first = state.get("g_a.0.weight")
+    size = first.shape[-1] if isinstance(first, Tensor) and first.dim() == 4 else 0
+    return next((a for a in ARCHITECTURES.values() if a.convolutions[0][0] == size), HYPERPRIOR)
 
 
 def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:

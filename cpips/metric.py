@@ -26,11 +26,11 @@ from torch import Tensor
 
 from . import images, pretrained
 from ._version import __version__
-from .encoders import STRIDES, TAPS, AnalysisTransform
+from .encoders import STRIDE, AnalysisTransform
 from .errors import ImageError, ModelError
+from .forms import FORMS, cells
 from .protocol import FullReferenceMetric
 
-FORMS = ("latent", "taps", "local", "structure")
 _ROOT_EPS = 1e-8  # keeps the root form's slope finite (at most 5e3) at distance zero
 
 
@@ -92,9 +92,11 @@ class CPIPS(FullReferenceMetric):
     Args:
         model: a name of :func:`cpips.list_models`, ``'compressai:<zoo name>/<metric>/<quality>'``, ``'random'``, a
             weights file, a CompressAI state dict, or an :class:`~cpips.encoders.AnalysisTransform`.
-        form: ``'latent'`` (default), ``'taps'``, ``'local'`` or ``'structure'``; see the module's docstring.
-        taps: which features, of ``('gdn1', 'gdn2', 'gdn3', 'y')``; all for ``'taps'``, the latent for the others.
-        weights: per tap a tensor ``(C,)`` of non-negative channel weights; default: ones. Not for ``'structure'``.
+        form: ``'latent'``, ``'taps'``, ``'local'`` or ``'structure'``; see the module's docstring. A calibrated model
+            has its own form, taps, scales and weights: with none of the four given it measures with these. Else, and
+            for models without, the form is ``'latent'``, the weights are ones and the scales one where not given.
+        taps: which features, of the encoder's ``('gdn1', ..., 'y')``; all for ``'taps'``, the latent for the others.
+        weights: per tap a tensor ``(C,)``, or ``(scales,C)``, of non-negative channel weights. Not for ``'structure'``.
         scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean.
         quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
         root: the square root of the distance (a metric in the mathematical sense for one fixed energy), its slope
@@ -113,10 +115,10 @@ class CPIPS(FullReferenceMetric):
         self,
         model: str | Mapping[str, Tensor] | AnalysisTransform = pretrained.DEFAULT_MODEL,
         *,
-        form: str = "latent",
+        form: str | None = None,
         taps: Sequence[str] | None = None,
         weights: Mapping[str, Tensor] | None = None,
-        scales: int = 1,
+        scales: int | None = None,
         quantize: bool = False,
         root: bool = False,
         eps: float = 1e-6,
@@ -127,22 +129,27 @@ class CPIPS(FullReferenceMetric):
         background: images.Background = None,
     ):
         super().__init__(reduction=reduction, check=check, background=background)
-        if form not in FORMS:
+        if form is not None and form not in FORMS:
             raise ModelError(f"form {form!r} is unknown: choose from {', '.join(FORMS)}")
-        if taps is None:
-            taps = TAPS if form == "taps" else ("y",)
-        taps = (taps,) if isinstance(taps, str) else tuple(taps)
-        if not taps or (unknown := sorted(set(taps) - set(TAPS))):
-            raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(TAPS)}")
-        if not isinstance(scales, int) or scales < 1:
+        if scales is not None and (not isinstance(scales, int) or scales < 1):
             raise ModelError(f"scales is {scales!r}: expected an integer of 1 or more")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
+        loaded = pretrained.load_model(model, persistent=persistent, offline=offline)
+        self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
+        if loaded.head and form is None and taps is None and weights is None and scales is None:
+            form, taps, weights, scales = loaded.head.form, loaded.head.taps, loaded.head.weights, loaded.head.scales
+        form, scales = form or "latent", scales or 1
+        known = self.encoder.taps
+        if taps is None:
+            taps = known if form == "taps" else ("y",)
+        taps = (taps,) if isinstance(taps, str) else tuple(taps)
+        if not taps or (unknown := sorted(set(taps) - set(known))):
+            raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(known)}")
+        self.form, self.scales, self.quantize, self.root, self.eps = form, scales, quantize, root, eps
+        self.taps = tuple(tap for tap in known if tap in taps)
         if quantize and "y" not in taps:
             raise ModelError("quantize rounds the latent: add 'y' to taps")
-        self.encoder, self.name, self._digest = pretrained.load_encoder(model, persistent=persistent, offline=offline)
-        self.form, self.scales, self.quantize, self.root, self.eps = form, scales, quantize, root, eps
-        self.taps = tuple(tap for tap in TAPS if tap in taps)
         self._add_weights(weights or {}, persistent)
         self.register_load_state_dict_post_hook(_refresh_digest)
 
@@ -186,12 +193,12 @@ class CPIPS(FullReferenceMetric):
         if not self.quantize or self.taps != ("y",) or self.scales != 1:
             raise ModelError("a rounded latent is all that is known: use CPIPS(..., quantize=True) with taps ('y',) and "
                              f"one scale, not taps {self.taps} and {self.scales} scales")
-        expected = (self.encoder.M, *(-(-side // STRIDES["y"]) for side in size))
+        expected = (self.encoder.M, *(-(-side // STRIDE) for side in size))
         if latent.dim() != 4 or tuple(latent.shape[1:]) != expected:
             raise ImageError(f"the latent has shape {tuple(latent.shape)}: expected (N, {', '.join(map(str, expected))}) "
                              f"for images of {size[1]}x{size[0]} px (width x height)")
         latent = latent.to(self.device, self.encoder.dtype)
-        return Embedding((latent,), (STRIDES["y"],), (int(size[0]), int(size[1])), self._key)
+        return Embedding((latent,), (STRIDE,), (int(size[0]), int(size[1])), self._key)
 
     def distance(self, a: Embedding, b: Embedding, *, mask: Tensor | None = None,
                  reduction: str | None = None) -> Tensor:
@@ -227,7 +234,7 @@ class CPIPS(FullReferenceMetric):
         extras += [f"eps {self.eps:g}"] * (self.eps != 1e-6)
         weights = [weight for tap in self.taps if (weight := getattr(self, f"weight_{tap}")) is not None]
         if weights:
-            values = torch.cat(weights).to("cpu", torch.float32).numpy().tobytes()
+            values = torch.cat([weight.flatten() for weight in weights]).to("cpu", torch.float32).numpy().tobytes()
             extras.append(f"channel weights {hashlib.sha256(values).hexdigest()[:12]}")
         dtype = str(self.encoder.dtype).removeprefix("torch.")
         return f"cpips:{self.name}|sha256 {self.digest[:12]}|{'|'.join(extras)}|{dtype}|resize none|cpips {__version__}"
@@ -245,38 +252,32 @@ class CPIPS(FullReferenceMetric):
                 if tap == "y" and self.quantize:
                     feature = feature + (feature.round() - feature).detach()
                 features.append(self._mark_invalid(feature, x))
-                strides.append(STRIDES[tap] << scale)
+                strides.append(self.encoder.taps[tap] << scale)
         return Embedding(tuple(features), tuple(strides), size, self._key)
 
     def _cells(self, a: Embedding, b: Embedding) -> Iterator[tuple[Tensor, int]]:
         """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""
         for i, (f, g, stride) in enumerate(zip(a.features, b.features, a.strides)):
-            f, g = _wide(f), _wide(g)
             weight = getattr(self, f"weight_{self.taps[i % len(self.taps)]}")
-            if self.form == "taps":
-                f = f * torch.rsqrt(f.square().sum(1, keepdim=True) + self.eps)
-                g = g * torch.rsqrt(g.square().sum(1, keepdim=True) + self.eps)
-                yield _energy(f - g, weight), stride
-            elif self.form == "structure":
-                yield _structure(f, g, self.eps), stride
-            else:
-                error = _energy(f - g, weight)
-                energy = _energy(f, weight) + _energy(g, weight)
-                if self.form == "latent":
-                    energy = _cell_mean(energy, stride, a.size)[:, None, None]
-                yield error / (energy + self.eps), stride
+            if weight is not None and weight.dim() == 2:
+                weight = weight[i // len(self.taps)]
+
+            def mean(values: Tensor, stride: int = stride) -> Tensor:
+                return _cell_mean(values, stride, a.size)
+
+            yield cells(self.form, _wide(f), _wide(g), weight, self.eps, mean), stride
 
     def _scalar(self, a: Embedding, b: Embedding) -> Tensor:
         """The distance before the root, ``(N,)``."""
-        return sum(_cell_mean(cells, stride, a.size) for cells, stride in self._cells(a, b)) / self.scales
+        return sum(_cell_mean(values, stride, a.size) for values, stride in self._cells(a, b)) / self.scales
 
     def _map(self, a: Embedding, b: Embedding) -> Tensor:
         height, width = a.size
         total = 0.0
-        for cells, stride in self._cells(a, b):
-            rows = torch.arange(height, device=cells.device) // stride
-            columns = torch.arange(width, device=cells.device) // stride
-            total = total + cells[:, rows][:, :, columns]
+        for values, stride in self._cells(a, b):
+            rows = torch.arange(height, device=values.device) // stride
+            columns = torch.arange(width, device=values.device) // stride
+            total = total + values[:, rows][:, :, columns]
         total = (total / self.scales)[:, None]
         if self.root:
             total = total * _root_slope(self._scalar(a, b))[:, None, None, None]
@@ -319,8 +320,9 @@ class CPIPS(FullReferenceMetric):
                 continue
             channels = self.encoder.channels[tap]
             weight = torch.as_tensor(weights[tap], dtype=torch.float32, device="cpu").detach().clone()
-            if tuple(weight.shape) != (channels,):
-                raise ModelError(f"weights[{tap!r}] has shape {tuple(weight.shape)}: expected ({channels},)")
+            if tuple(weight.shape) not in ((channels,), (self.scales, channels)):
+                raise ModelError(f"weights[{tap!r}] has shape {tuple(weight.shape)}: expected ({channels},) or "
+                                 f"({self.scales}, {channels})")
             if not (torch.isfinite(weight).all() and (weight >= 0).all()):
                 raise ModelError(f"weights[{tap!r}] must be finite and not negative: a distance never is")
             self.register_buffer(f"weight_{tap}", weight, persistent)
@@ -336,18 +338,12 @@ def _wide(feature: Tensor) -> Tensor:
     return feature if feature.dtype == torch.float64 else feature.float()
 
 
-def _energy(feature: Tensor, weight: Tensor | None) -> Tensor:
-    """Sum of the (weighted) squares over channels, ``(N,h,w)``."""
-    squares = feature.square()
-    return squares.sum(1) if weight is None else (weight.to(feature.dtype)[:, None, None] * squares).sum(1)
-
-
-def _cell_mean(cells: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+def _cell_mean(values: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Mean ``(N,)`` of ``(N,h,w)`` over the image's own pixels: a cell counts by the pixels of the image it covers."""
     height, width = size
-    rows = _coverage(cells.shape[1], stride, height, cells)
-    columns = _coverage(cells.shape[2], stride, width, cells)
-    return ((cells * columns).sum(2) * rows).sum(1)
+    rows = _coverage(values.shape[1], stride, height, values)
+    columns = _coverage(values.shape[2], stride, width, values)
+    return ((values * columns).sum(2) * rows).sum(1)
 
 
 def _coverage(count: int, stride: int, length: int, like: Tensor) -> Tensor:
@@ -358,20 +354,6 @@ def _coverage(count: int, stride: int, length: int, like: Tensor) -> Tensor:
 def _root_slope(squared: Tensor) -> Tensor:
     """r with squared * r = sqrt(squared + eps) - sqrt(eps): 0 at 0, with a finite slope there."""
     return 1 / ((squared + _ROOT_EPS).sqrt() + _ROOT_EPS**0.5)
-
-
-def _structure(f: Tensor, g: Tensor, eps: float) -> Tensor:
-    """DISTS' texture and structure comparisons (Ding et al., 2020, arXiv 2004.07728, eq. 5 and 6) in 5x5 windows of
-    cells, ``(N,h,w)`` in [0,2], mean over channels."""
-    def mean(t: Tensor) -> Tensor:
-        return F.avg_pool2d(t, 5, stride=1, padding=2, count_include_pad=False)
-
-    mf, mg = mean(f), mean(g)
-    df, dg = f - mf, g - mg
-    # squares of differences, not 1 - ratio: equal inputs give exactly zero, and rounding gives nothing negative
-    texture = (mf - mg).square() / (mf.square() + mg.square() + eps)
-    structure = mean((df - dg).square()) / (mean(df.square()) + mean(dg.square()) + eps)
-    return ((texture + structure) / 2).mean(1)
 
 
 def _check_comparable(a: Embedding, b: Embedding) -> None:

@@ -15,6 +15,7 @@ import os
 import pickle
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Union
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from ._version import __version__
 from .encoders import AnalysisTransform
 from .errors import ModelError, WeightsError
+from .head import Head
 
 DEFAULT_MODEL = "hyperprior-q4"
 
@@ -91,21 +93,31 @@ def unknown_model(name: str, known: Iterable[str]) -> ModelError:
 # ---- loading ------------------------------------------------------------------------------------------------------------
 
 
-def load_encoder(model: Source, *, persistent: bool = True, offline: bool | None = None,
-                 ) -> tuple[AnalysisTransform, str, str]:
-    """Encoder, name and digest of the tensors of a model; ``model`` as :class:`cpips.CPIPS` takes it.
+@dataclass(frozen=True)
+class Loaded:
+    """A model as it was stored: its encoder, what to call it, the digest of the encoder's tensors, and the calibrated
+    head if it has one."""
+
+    encoder: AnalysisTransform
+    name: str
+    digest: str
+    head: Head | None = None
+
+
+def load_model(model: Source, *, persistent: bool = True, offline: bool | None = None) -> Loaded:
+    """A model; ``model`` as :class:`cpips.CPIPS` takes it.
 
     Raises:
         ModelError: an unknown name.
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
     if isinstance(model, AnalysisTransform):
-        return model, "custom", model.digest()
+        return Loaded(model, "custom", model.digest())
     if isinstance(model, Mapping):
         name, state = "custom", model
     elif isinstance(model, str) and model == "random":
         encoder = AnalysisTransform.random(persistent=persistent)
-        return encoder, "random", encoder.digest()
+        return Loaded(encoder, "random", encoder.digest())
     elif isinstance(model, str) and model.startswith("compressai:"):
         name, state = model, read_weights(_fetch_zoo(model, offline))
     elif isinstance(model, os.PathLike) or (isinstance(model, str) and _is_path(model)):
@@ -116,7 +128,7 @@ def load_encoder(model: Source, *, persistent: bool = True, offline: bool | None
     else:
         raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
     encoder = AnalysisTransform.from_state_dict(state, persistent)
-    return encoder, name, encoder.digest()
+    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels))
 
 
 def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:

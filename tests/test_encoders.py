@@ -8,8 +8,11 @@ from safetensors.torch import load_file, save_file
 
 import cpips
 from cpips import ModelError, WeightsError, pretrained
-from cpips.encoders import STRIDES, TAPS, AnalysisTransform
+from cpips.encoders import HYPERPRIOR, AnalysisTransform
 from helpers import state_of
+
+STRIDES = HYPERPRIOR.taps
+TAPS = tuple(STRIDES)
 
 
 def theirs_of(compressai, N: int, M: int, seed: int = 0):

@@ -15,7 +15,10 @@ from torch import nn
 
 import cpips
 from cpips import CPIPS, Embedding, ImageError, ModelError
-from cpips.encoders import STRIDES, TAPS, AnalysisTransform
+from cpips.encoders import HYPERPRIOR, AnalysisTransform
+
+STRIDES = HYPERPRIOR.taps
+TAPS = tuple(STRIDES)
 
 N, M = 4, 6
 

@@ -62,8 +62,8 @@ def assert_same_weights(a: Path, b: Path, name: str = "codec", rel: float = 0) -
 
 def by_hand(codec: Codec, classifier: torch.nn.Linear | None, parts: tuple, seed: int) -> dict[str, float]:
     """bpp, mse, MS-SSIM and CE of the first step's part 0, from the codec's parts and float64 sums."""
-    images, *labelled = parts[1:]
-    images = images.float() / 255
+    drawn = parts[1]
+    images = drawn["images"].float() / 255
     torch.manual_seed(hash((seed, 0, 0)) % 2**63)
     with torch.no_grad():
         output = codec(images)
@@ -74,13 +74,13 @@ def by_hand(codec: Codec, classifier: torch.nn.Linear | None, parts: tuple, seed
             from pytorch_msssim import ms_ssim
 
             found["ms_ssim"] = ms_ssim(output["x_hat"].double(), images.double(), data_range=1.0).item()
-        if labelled:
-            latent = codec.g_a(labelled[0].float() / 255)
+        if "labelled" in drawn:
+            latent = codec.g_a(drawn["labelled"].float() / 255)
             latent = latent + torch.empty_like(latent).uniform_(-0.5, 0.5)
             logits = latent.double().mean((2, 3)) @ classifier.weight.double().T + classifier.bias.double()
             chance = logits.exp() / logits.exp().sum(1, keepdim=True)
-            found["cross_entropy"] = -chance[range(len(logits)), labelled[1]].log().mean().item()
-            found["accuracy"] = (logits.argmax(1) == labelled[1]).double().mean().item()
+            found["cross_entropy"] = -chance[range(len(logits)), drawn["labels"]].log().mean().item()
+            found["accuracy"] = (logits.argmax(1) == drawn["labels"]).double().mean().item()
     return found
 
 

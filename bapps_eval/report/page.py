@@ -9,7 +9,6 @@ import base64
 import dataclasses
 import hashlib
 import html
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 import cpips
+from cpips.files import replace
 
 from .. import scores, scoring, statistics
 from ..dataset import Dataset
@@ -63,9 +63,7 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
                 for i, (comparison, group) in enumerate(zip(comparisons, together))]
     page = _render(sections=sections, overview=tables.overview_grid(comparisons), resamples=resamples,
                    version=cpips.__version__, level=f"{statistics.LEVEL:.0%}", runs=[_about(run) for run in runs])
-    partial = Path(out).with_name(Path(out).name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
+    replace(Path(out), lambda partial: partial.write_text(page, encoding="utf-8"))
     return Path(out)
 
 

@@ -8,6 +8,7 @@ them from the package that holds them. Each has a control that needs no file (``
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable
 
 from ..pretrained import unknown_model
@@ -16,8 +17,9 @@ from .classical import MS_SSIM, MSE, PSNR, SSIM
 from .dists import DISTS
 from .lpips import LPIPS
 from .stlpips import STLPIPS
+from .trunks import NETS
 
-__all__ = ["BASELINES", "DISTS", "LPIPS", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "create"]
+__all__ = ["BASELINES", "DISTS", "LPIPS", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "create", "weights_in"]
 
 BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
     "mse": MSE,
@@ -42,3 +44,15 @@ def create(name: str, **kwargs: Any) -> FullReferenceMetric:
     if name not in BASELINES:
         raise unknown_model(name, BASELINES)
     return BASELINES[name](**kwargs)
+
+
+def weights_in(folder: Path, name: str) -> dict[str, Path]:
+    """Settings under which the baseline ``name`` reads its weights from ``folder``, for the files that lie there under
+    the names that ``$CPIPS_HOME/trunks`` has them."""
+    wanted: dict[str, str] = {}
+    if name.startswith("lpips-"):
+        net = name.removeprefix("lpips-")
+        wanted = {"trunk": NETS[net].file, "heads": f"lpips_v0.1_{net}.pth"} if net in NETS else {}
+    elif name == "dists":
+        wanted = {"trunk": NETS["vgg"].file, "weights": "DISTS_weights.pt"}
+    return {key: folder / file for key, file in wanted.items() if (folder / file).is_file()}

@@ -87,7 +87,7 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
             raise SystemExit(130)
         asked = True
 
-    def checked(parts: list[tuple]) -> dict[str, float]:
+    def checked(parts: list[tuple[int, dict[str, Any]]]) -> dict[str, float]:
         # processes hear of Ctrl-C at different steps, and one that stopped alone would leave the others waiting for it
         heard = torch.tensor(float(asked), device=trainer.fabric.device)
         if trainer.fabric.all_reduce(heard, reduce_op="sum"):
@@ -117,7 +117,7 @@ def _progress(begin: int, steps: int, first: bool) -> Iterator[Callable[[dict], 
 
 
 def _losses(row: dict) -> str:
-    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ", "accuracy": "accuracy {:.1%}  "}
+    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgement {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ", "accuracy": "accuracy {:.1%}  "}
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
             + "".join(text.format(row[name]) for name, text in extra.items() if name in row)
             + f"{row['images_per_second']:.0f} images/s  lr {row['lr']:.2e}")

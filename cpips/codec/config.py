@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .model import STRIDE
+from .model import CODECS, HYPER_STRIDE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,18 +16,21 @@ else:
     import tomli as tomllib
 
 CHOICES = {
+    "arch": tuple(CODECS),
+    "form": ("latent", "local", "taps"),
     "distortion": ("mse", "ms-ssim", "none"),
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
 POSITIVE = ("N", "M", "lr", "clip_norm", "log_every", "checkpoint_every")
-NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "order_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels and ``labelled`` labelled images.
+    """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labelled images and
+    ``judged`` groups of judged copies.
 
     A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
     so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
@@ -38,18 +41,23 @@ class Stage:
     batch: int
     labelled: int = 0
     micro_batches: int = 1
+    judged: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if min(self.steps, self.crop, self.batch, self.micro_batches) < 1 or self.crop % STRIDE:
-            raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {STRIDE}")
-        if self.batch % self.micro_batches or self.labelled % self.micro_batches or self.labelled < 0:
-            raise ValueError(f"{self}: batch and labelled must be multiples of micro_batches")
+        if min(self.steps, self.crop, self.batch, self.micro_batches) < 1 or self.crop % HYPER_STRIDE:
+            raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {HYPER_STRIDE}")
+        counts = self.batch, self.labelled, self.judged
+        if min(counts) < 0 or any(count % self.micro_batches for count in counts):
+            raise ValueError(f"{self}: batch, labelled and judged must be multiples of micro_batches")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Loss: ``rate_weight bpp + lmbda D + class_weight CE``, where D is ``255² MSE`` or ``1 - MS-SSIM``.
+    """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J``, where D is ``255² MSE`` or ``1 - MS-SSIM``.
+
+    J compares distances in ``form`` at ``taps`` with the judgements in ``judged_data``; see
+    :class:`~cpips.codec.objective.Objective`.
 
     Learning rate: linear warm-up, then a cosine to zero over all stages.
     """
@@ -58,6 +66,7 @@ class TrainConfig:
     data: list[str]  # folders of photographs, under the data root
     lmbda: float
     stages: list[Stage]
+    arch: str = "hyperprior"
     N: int = 128
     M: int = 192
     init: str = ""  # a codec to start from, relative to the config file
@@ -65,6 +74,13 @@ class TrainConfig:
     distortion: str = "mse"
     class_weight: float = 0.0
     labelled_data: list[str] = field(default_factory=list)  # .npz shards, or folders of class folders
+    judge_weight: float = 0.0
+    order_weight: float = 0.2
+    judged_data: str = ""  # a folder of judged groups, as cpips calibrate makes them
+    judged_copies: int = 8  # of each group in a step, half of them ladders
+    teachers: list[str] = field(default_factory=list)  # of those who judged; all of them if empty
+    form: str = "local"
+    taps: list[str] = field(default_factory=lambda: ["y"])
     seed: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
@@ -100,6 +116,13 @@ class TrainConfig:
             raise ValueError("class_weight needs labelled_data, and labelled = IMAGES in every stage")
         if not self.class_weight and (self.labelled_data or any(s.labelled for s in self.stages)):
             raise ValueError("labelled_data, or labelled images in a stage, change nothing without class_weight")
+
+        if self.judge_weight and not (self.judged_data and all(s.judged for s in self.stages)):
+            raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
+        if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):
+            raise ValueError("judged_data, or judged groups in a stage, change nothing without judge_weight")
+        if not self.taps or set(self.taps) - set(CODECS[self.arch].architecture.taps):
+            raise ValueError(f"taps = {self.taps}: must be some of {', '.join(CODECS[self.arch].architecture.taps)}")
 
     @property
     def steps(self) -> int:

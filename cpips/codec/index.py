@@ -44,7 +44,8 @@ from ..scoring.journal import Appended
 from ..scoring.tables import IMAGE_SUFFIXES, atomic
 from . import container
 from .files import codec_of, file_metric, open_codec
-from .model import CELL, Codec
+from ..encoders import STRIDE
+from .model import Codec
 
 DEFAULT_INDEX = Path("cpips-index")
 SIZE = 256  # px, each way: 16x16 cells of the latent
@@ -335,7 +336,7 @@ def _is_index(path: Path) -> bool:
 
 
 def _fits(size: int) -> bool:
-    return size >= CELL and size % CELL == 0  # then every cell of the latent counts alike, in sketch and distance
+    return size >= STRIDE and size % STRIDE == 0  # then every cell of the latent counts alike, in sketch and distance
 
 
 def _usearch() -> Any:
@@ -394,7 +395,7 @@ def build(
     files = _images_below(folder)
     _check_output(out)
     if not _fits(size):
-        raise IndexFileError(f"size is {size}: expected a multiple of {CELL} px, of {CELL} or more")
+        raise IndexFileError(f"size is {size}: expected a multiple of {STRIDE} px, of {STRIDE} or more")
     header = dict(version=VERSION, codec=codec.name, codec_digest=codec.digest, size=size, resize=RESIZE,
                   background=background, sketch=SKETCH, dims=DIMS, folder=_relative(folder, out.parent))
     old = None if restart else _existing(out, codec, header)

@@ -11,23 +11,24 @@ import copy
 import math
 import zlib
 from functools import cached_property
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoders import AnalysisTransform, tensors_digest
+from ..encoders import HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
 from ..errors import BitstreamError, WeightsError
 from ._compressai import import_compressai
 from .container import Bitstream
 
 ScaleHyperprior = import_compressai("compressai.models").ScaleHyperprior
+layers = import_compressai("compressai.models.utils")
+GDN = import_compressai("compressai.layers").GDN
 ans = import_compressai("compressai.ans")
 
-CELL = 16  # px that a cell of the latent covers, each way
-STRIDE = 64  # of the hyper-latent: crops to train on are multiples of it
+HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to train on are multiples of it
 
 
 class Codec(ScaleHyperprior):
@@ -37,19 +38,24 @@ class Codec(ScaleHyperprior):
     """
 
     name = "custom"
+    architecture: Architecture = HYPERPRIOR
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Codec":
-        """A codec ready for coding; N and M are read off ``state``, the coder's tables are computed, never loaded.
+        """A codec ready for coding; its architecture, N and M are read off ``state``, the coder's tables are computed,
+        never loaded.
 
         Raises:
             WeightsError: ``state`` is not of a scale hyperprior; the message names a key.
         """
         try:
-            codec = cls(state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0])
+            architecture = architecture_of(state)
+            last = 2 * len(architecture.convolutions) - 2
+            M, N = state[f"g_a.{last}.weight"].shape[:2]
+            codec = create_codec(architecture.name, N, M)
             learned = {k: v.float() for k, v in state.items() if not is_table(k)}
             missing, unexpected = torch.nn.Module.load_state_dict(codec, learned, strict=False)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, ValueError) as error:
             raise WeightsError(f"not a scale hyperprior codec: {error}") from error
         if wrong := [k for k in missing if not is_table(k)] + unexpected:
             raise WeightsError(f"not a scale hyperprior codec: missing or unexpected {', '.join(wrong[:3])}")
@@ -70,6 +76,19 @@ class Codec(ScaleHyperprior):
     def noisy_latent(self, x: Tensor) -> Tensor:
         """``g_a(x)`` with the uniform noise that stands for rounding in training, ``(N,M,H/16,W/16)``."""
         return self.gaussian_conditional.quantize(self.g_a(x), "noise")
+
+    @property
+    def analysis_channels(self) -> dict[str, int]:
+        """Channels of the analysis transform's features, by the names of the metric's taps."""
+        return dict(zip(self.architecture.taps, self.architecture.widths(self.N, self.M)))
+
+    def features(self, x: Tensor, taps: Sequence[str]) -> list[Tensor]:
+        """The analysis transform's features at ``taps``, with gradients: as :meth:`AnalysisTransform.forward` without."""
+        found = {}
+        for tap, begin in zip(self.architecture.taps, range(0, len(self.g_a), 2)):
+            x = self.g_a[begin : begin + 2](x)
+            found[tap] = x
+        return [found[tap] for tap in taps]
 
     # ---- coding -------------------------------------------------------------------------------------------------
 
@@ -100,7 +119,7 @@ class Codec(ScaleHyperprior):
         Raises:
             BitstreamError: the strings do not decode to what was encoded.
         """
-        height, width = (math.ceil(side / CELL) for side in (stream.height, stream.width))
+        height, width = (math.ceil(side / STRIDE) for side in (stream.height, stream.width))
         z_size = (math.ceil(height / 4), math.ceil(width / 4))
         z_hat = self.entropy_bottleneck.decompress([_padded(stream.z, self.N * math.prod(z_size))], z_size)
         indexes = self._indexes(z_hat, (height, width))
@@ -156,6 +175,37 @@ class Codec(ScaleHyperprior):
         scales = self._exact_h_s(z_hat.double())[..., : size[0], : size[1]]
         table = self.gaussian_conditional.scale_table  # CompressAI's build_indexes, in one pass in place of 63
         return torch.bucketize(scales.float(), table[:-1]).int()
+
+
+class LiteCodec(Codec):
+    """The same codec with the lite encoder, whose first convolution takes four pixels at a stride: ``N // 3`` channels
+    at a quarter of the resolution, ``N`` at an eighth. The decoder, which no metric runs, is its mirror and wider.
+    """
+
+    architecture = LITE
+
+    def __init__(self, N: int, M: int):
+        super().__init__(N, M)
+        (k1, s1), (k2, s2), (k3, s3) = self.architecture.convolutions
+        narrow, half = self.architecture.widths(N, M)[0], max(N // 2, 1)
+        self.g_a = torch.nn.Sequential(
+            layers.conv(3, narrow, k1, s1), GDN(narrow),
+            layers.conv(narrow, N, k2, s2), GDN(N),
+            layers.conv(N, M, k3, s3),
+        )
+        self.g_s = torch.nn.Sequential(
+            layers.deconv(M, N), GDN(N, inverse=True),
+            layers.deconv(N, half), GDN(half, inverse=True),
+            layers.conv(half, 3 * s1**2, 3, 1), torch.nn.PixelShuffle(s1),
+        )
+
+
+CODECS = {codec.architecture.name: codec for codec in (Codec, LiteCodec)}
+
+
+def create_codec(architecture: str, N: int, M: int) -> Codec:
+    """An untrained codec of one of :data:`CODECS`."""
+    return CODECS[architecture](N, M)
 
 
 def is_table(key: str) -> bool:

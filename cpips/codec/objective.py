@@ -1,4 +1,5 @@
-"""The joint objective: rate, distortion and, through a classifier on the quantised latent, recognition."""
+"""The joint objective: rate, distortion, recognition (a classifier on the quantised latent) and judgement (distances
+that agree with teachers or people)."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..calibration.ranking import SHIFTED, TrainableHead, order_loss, ranking_loss
 from .config import TrainConfig
 from .model import Codec, rate_distortion
 
@@ -18,30 +20,40 @@ class Classifier(nn.Linear):
 
 
 class Objective(nn.Module):
-    """Codec, classifier and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE``.
+    """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J``.
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
-    would pull the codec towards their statistics. Their latents get the same quantisation noise.
+    would pull the codec towards their statistics. Their latents get the same quantisation noise. Judged groups carry J,
+    the cross-entropy of the metric's preferences, and of the order of severities (``order_weight``).
     """
 
     def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0):
         super().__init__()
         self.config, self.codec = config, codec
         self.classifier = Classifier(config.M, classes) if config.class_weight else None
+        self.head = None
+        if config.judge_weight:
+            channels = codec.analysis_channels
+            self.head = TrainableHead(config.form, {tap: channels[tap] for tap in channels if tap in config.taps})
         # DDP waits for the gradient of every parameter that wants one
         codec.g_s.requires_grad_(config.distortion != "none")
 
-    def forward(self, images: Tensor, labelled: Tensor | None = None,
-                labels: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None,
+                references: Tensor | None = None, copies: Tensor | None = None, ladders: int = 0,
+                normal: Tensor | None = None) -> dict[str, Tensor]:
         """Terms of the loss.
 
         Args:
             images: uint8 ``(N,3,H,W)``, sides multiples of 64.
             labelled: uint8 ``(L,3,h,w)``, with ``labels`` ``(L,)``.
+            references, copies: uint8 ``(G,3,S,S)`` and ``(G*K,3,S,S)``, K copies of each; the first ``2 * ladders`` of the
+                K are pairs of one distortion, the worse second.
+            normal: the teachers' normal scores of the copies, ``(G*K,T)``.
 
         Returns:
             ``loss``, ``aux_loss`` (of the entropy bottleneck's quantiles, which no other term touches), ``bpp``,
-            ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy`` and ``accuracy``.
+            ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy``, ``accuracy``, ``judgement`` and
+            ``order``.
         """
         config = self.config
         images = images.float() / 255  # here, as Fabric would round float arguments to autocast's type
@@ -60,7 +72,24 @@ class Objective(nn.Module):
             terms["cross_entropy"] = F.cross_entropy(logits, labels)
             terms["accuracy"] = (logits.argmax(1) == labels).float().mean()
             loss = loss + config.class_weight * terms["cross_entropy"]
+        if self.head is not None:
+            terms |= self._judge(references, copies, ladders, normal)
+            loss = loss + config.judge_weight * (terms["judgement"] + config.order_weight * terms["order"])
         return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
+
+    def _judge(self, references: Tensor, copies: Tensor, ladders: int, normal: Tensor) -> dict[str, Tensor]:
+        groups, size = references.shape[0], references.shape[-1]
+        count = len(copies) // groups
+        # one pixel to the right, its left column doubled: to people the same picture
+        shifted = torch.cat([references[..., :1], references[..., : size - 1]], -1)
+        batch = torch.cat([references, copies, shifted]).float() / 255
+        features = self.codec.features(batch, tuple(self.head.weights))
+        repeated = [torch.cat([f[:groups].repeat_interleave(count, 0), f[:groups]]) for f in features]
+        distances = self.head(repeated, [f[groups:] for f in features])
+        fixed = normal.new_full((groups, normal.shape[1]), SHIFTED)
+        rungs = distances[: len(copies)].view(groups, count)[:, : 2 * ladders]
+        return {"judgement": ranking_loss(self.head, distances, torch.cat([normal, fixed])),
+                "order": order_loss(self.head, rungs[:, ::2], rungs[:, 1::2])}
 
 
 @torch.no_grad()

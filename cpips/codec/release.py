@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import pretrained
+from ..files import replace
 from ..images import load
 from ..metric import CPIPS
 from . import official
@@ -29,7 +30,7 @@ from .data import Labelled
 from .evaluate import codec_metadata, evaluate_codec, load_codec
 from .model import Codec, is_table
 from .objective import Classifier, top1_accuracy
-from .train import export, replace
+from .train import export
 
 FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in half precision may make
 
@@ -61,7 +62,7 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path])
         _write_weights(weights / f"{name}.safetensors", state, metadata)
     encoder = parts[config.name]
     facts = {"parameters": sum(v.numel() for v in encoder.values()), "dtype": str(codec["g_a.0.weight"].dtype).split(".")[1],
-             "fp16_change": float(f"{change:.2g}"), "encoder_sha256": pretrained.load_encoder(encoder)[2]}
+             "fp16_change": float(f"{change:.2g}"), "encoder_sha256": pretrained.load_model(encoder).digest}
     for key, name in zip(("", "codec_", "classifier_"), parts):
         facts |= {f"{key}file": f"{name}.safetensors", f"{key}sha256": pretrained.file_sha256(weights / f"{name}.safetensors")}
     return facts

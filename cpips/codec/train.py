@@ -16,7 +16,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from lightning_fabric import Fabric
@@ -24,21 +24,24 @@ from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
+from ..calibration.judged import JudgedSet
+from ..calibration.ranking import TrainableHead
+from ..files import replace
 from .config import TrainConfig
 from .data import Crops, Labelled, prefetch
 from .evaluate import load_codec
-from .model import Codec
+from .model import Codec, create_codec
 from .objective import Objective
 
 log = logging.getLogger(__name__)
 
 LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
-              "accuracy"]
+              "accuracy", "judgement", "order"]
 
 
 class Trainer:
     """One training run in folder ``out``: ``last.pt`` (checkpoint) and ``log.csv``; at the end ``codec.safetensors``,
-    ``classifier.safetensors`` if there is one, and ``curve.png``.
+    ``classifier.safetensors`` and ``head.safetensors`` if there are such, and ``curve.png``.
 
     Args:
         device: "cpu", "cuda", "cuda:1", ...; under ``torchrun`` the kind alone counts, each process gets its own.
@@ -56,11 +59,14 @@ class Trainer:
         root = Path(data_root)
         self.data = Crops([root / name for name in config.data], max(s.crop for s in config.stages))
         self.labelled = Labelled(root / name for name in config.labelled_data) if config.class_weight else None
+        self.judged = None
+        if config.judge_weight:
+            self.judged = JudgedSet(root / config.judged_data, teachers=config.teachers or None)
 
         torch.manual_seed(config.seed)
-        codec = load_codec(Path(config.init)) if config.init else Codec(config.N, config.M)
-        if (shape := (codec.N, codec.M)) != (config.N, config.M):
-            raise ValueError(f"{config.init} has N, M = {shape}, the config {(config.N, config.M)}")
+        codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
+        if (shape := (codec.architecture.name, codec.N, codec.M)) != (config.arch, config.N, config.M):
+            raise ValueError(f"{config.init} has arch, N, M = {shape}, the config {(config.arch, config.N, config.M)}")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0)
         objective.to(self.fabric.device, memory_format=torch.channels_last).train()
         named = list(objective.named_parameters())
@@ -78,18 +84,21 @@ class Trainer:
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
-    def draw(self, step: int) -> list[tuple]:
-        """This process's parts of a step's data: (part, crops) or (part, crops, labelled, labels), uint8."""
-        stage, seed = self.config.stage_at(step), self.config.seed
+    def draw(self, step: int) -> list[tuple[int, dict[str, Any]]]:
+        """This process's parts of a step's data: their numbers, and what the objective's ``forward`` takes."""
+        config, stage = self.config, self.config.stage_at(step)
+        key, share = (config.seed, step), stage.micro_batches
         parts = []
-        for part in range(self.fabric.global_rank, stage.micro_batches, self.fabric.world_size):
-            drawn = (part, self.data.batch(stage.batch // stage.micro_batches, stage.crop, seed, step, part))
+        for part in range(self.fabric.global_rank, share, self.fabric.world_size):
+            drawn: dict[str, Any] = {"images": self.data.batch(stage.batch // share, stage.crop, *key, part)}
             if self.labelled:
-                drawn += self.labelled.batch(stage.labelled // stage.micro_batches, seed, step, part)
-            parts.append(drawn)
+                drawn["labelled"], drawn["labels"] = self.labelled.batch(stage.labelled // share, *key, part)
+            if self.judged:
+                drawn |= self.judged.batch(stage.judged // share, config.judged_copies, *key, part)
+            parts.append((part, drawn))
         return parts
 
-    def train_step(self, parts: list[tuple]) -> dict[str, float]:
+    def train_step(self, parts: list[tuple[int, dict[str, Any]]]) -> dict[str, float]:
         """One step on what :meth:`draw` gave; returns the terms of the loss, means over all parts."""
         config, share = self.config, 1 / len(parts)
         for group in self.optimizer.param_groups:
@@ -97,11 +106,11 @@ class Trainer:
         self.optimizer.zero_grad()
         self.aux_optimizer.zero_grad()
         sums: dict[str, torch.Tensor] = {}
-        for i, (part, *drawn) in enumerate(parts):
+        for i, (part, drawn) in enumerate(parts):
             torch.manual_seed(hash((config.seed, self.step, part)) % 2**63)  # the quantisation noise
-            tensors = [self._ready(tensor) for tensor in drawn]
+            ready = {name: self._ready(value) for name, value in drawn.items()}
             with self.fabric.no_backward_sync(self.module, enabled=i + 1 < len(parts)):
-                terms = self.module(*tensors)
+                terms = self.module(**ready)
                 # the quantiles' own loss shares no parameter with the other: one backward pass serves both
                 self.fabric.backward((terms["loss"] + terms.pop("aux_loss")) * share)
             for name, value in terms.items():
@@ -114,11 +123,15 @@ class Trainer:
             raise FloatingPointError(f"training diverged at step {self.step}: lower lr (now {config.lr})")
         self.optimizer.step()
         self.aux_optimizer.step()
+        if (head := self.module.module.head) is not None:
+            head.clamp_()
         self.ema.update_parameters(self.module.module)
         self.step += 1
         return {name: value.item() for name, value in self.fabric.all_reduce(sums, reduce_op="mean").items()}
 
-    def _ready(self, drawn: torch.Tensor) -> torch.Tensor:
+    def _ready(self, drawn: Any) -> Any:
+        if not isinstance(drawn, torch.Tensor):
+            return drawn
         layout = torch.channels_last if drawn.ndim == 4 else torch.preserve_format
         return drawn.to(self.fabric.device, memory_format=layout)
 
@@ -135,7 +148,7 @@ class Trainer:
         images = 0
         for parts in prefetch(self.draw, range(self.step, until)):
             stage = config.stage_at(self.step)
-            images += stage.batch + stage.labelled
+            images += stage.batch + stage.labelled + stage.judged * (1 + config.judged_copies)
             window.append(self.train_step(parts))
             if self.step % config.log_every == 0 or self.step == until:
                 elapsed, begun = time.monotonic() - begun, time.monotonic()
@@ -264,7 +277,7 @@ def export(checkpoint: Path, out: Path) -> None:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     config = state["config"]
     averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
-    model = Codec(config["N"], config["M"])
+    model = create_codec(config["arch"], config["N"], config["M"])
     model.load_state_dict({k.removeprefix("codec."): v for k, v in averaged.items() if k.startswith("codec.")})
     optimizer = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-2)
     for _ in range(500):  # the quantiles bound the coder's tables: settle them on the averaged densities
@@ -272,11 +285,15 @@ def export(checkpoint: Path, out: Path) -> None:
         model.aux_loss().backward()
         optimizer.step()
     model.update(force=True)
-    metadata = {"arch": "hyperprior", "seconds": f"{state['seconds']:.0f}", "steps": str(state["step"])}
-    metadata |= {key: str(config[key]) for key in ("name", "N", "M", "lmbda")}
+    metadata = {"seconds": f"{state['seconds']:.0f}", "steps": str(state["step"])}
+    metadata |= {key: str(config[key]) for key in ("name", "arch", "N", "M", "lmbda")}
     parts = {"codec": model.state_dict()}
     if classifier := {k.removeprefix("classifier."): v for k, v in averaged.items() if k.startswith("classifier.")}:
         parts["classifier"] = classifier
+    if weights := {k.removeprefix("head.weights."): v for k, v in averaged.items() if k.startswith("head.weights.")}:
+        head = TrainableHead(config["form"], {tap: weight.shape[1] for tap, weight in weights.items()})
+        head.load_state_dict({f"weights.{tap}": weight for tap, weight in weights.items()}, strict=False)
+        parts["head"] = head.head().state_dict()
     for name, tensors in parts.items():
         whole = {k: v.detach().contiguous() for k, v in tensors.items()}
         replace(Path(out) / f"{name}.safetensors", lambda path: save_file(whole, path, metadata=metadata))
@@ -291,7 +308,8 @@ def plot_curve(log_path: Path, path: Path) -> None:
 
     with log_path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy") if rows[-1].get(name)]
+    names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy", "judgement",
+                           "order") if rows[-1].get(name)]
     units = {"psnr": "PSNR, dB", "bpp": "bits per pixel", "ms_ssim": "MS-SSIM", "cross_entropy": "cross-entropy, nats"}
     lines = -(-len(names) // 3)
     figure = Figure(figsize=(3.4 * min(len(names), 3), 2.6 * lines), layout="constrained")
@@ -310,13 +328,3 @@ def plot_curve(log_path: Path, path: Path) -> None:
     for axes in panels:  # left over in the last line
         axes.remove()
     replace(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file that takes the name ``path`` when it is whole.
-
-    The unfinished file has always the same name: runs that are killed leave one, not one each.
-    """
-    partial = path.with_suffix(path.suffix + ".partial")
-    write(partial)
-    os.replace(partial, path)
