@@ -395,7 +395,7 @@ def test_init_starts_from_a_codec(run, data_root, tmp_path):
 
 def test_init_that_does_not_fit_is_refused(run, data_root, tmp_path):
     weights = run / "codec.safetensors"
-    with pytest.raises(ValueError, match=r"codec.safetensors has N, M = \(8, 12\), the config \(8, 16\)"):
+    with pytest.raises(ValueError, match=r"codec.safetensors has arch, N, M = \('hyperprior', 8, 12\), the config \('hyperprior', 8, 16\)"):
         Trainer(dataclasses.replace(CONFIG, init=str(weights), M=16), data_root, tmp_path)
     with pytest.raises(WeightsError, match="absent.safetensors"):
         Trainer(dataclasses.replace(CONFIG, init=str(tmp_path / "absent.safetensors")), data_root, tmp_path)
@@ -569,8 +569,8 @@ STAGE = "[[stages]]\nsteps = 3\ncrop = 128\nbatch = 8\n"
     (GOOD + "[[stages]]\nsteps = 3\ncrop = 100\nbatch = 8", "crop a multiple of 64"),
     (GOOD + "[[stages]]\nsteps = 3\ncrop = 64\nbatch = 2.5", "batch = 2.5: must be of type int"),
     (GOOD + STAGE + "micro_batches = 0", "micro_batches must be 1 or more"),
-    (GOOD + STAGE + "micro_batches = 3", "batch and labelled must be multiples of micro_batches"),
-    (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE + "labelled = 6\nmicro_batches = 4", "labelled must be"),
+    (GOOD + STAGE + "micro_batches = 3", "batch, labelled and judged must be multiples of micro_batches"),
+    (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE + "labelled = 6\nmicro_batches = 4", "batch, labelled and judged must be"),
     (GOOD + "class_weight = 1\n" + STAGE + "labelled = 6", "class_weight needs labelled_data"),
     (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE, "class_weight needs .* labelled = IMAGES in every"),
     (GOOD + "labelled_data = ['b']\n" + STAGE, "change nothing without class_weight"),
