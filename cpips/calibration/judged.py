@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -80,7 +82,7 @@ def make(folder: Path, settings: JudgedSettings, data_root: Path, weights: Path 
     Args:
         data_root: where the settings' ``photographs`` lie.
         weights: folder of the teachers' trunks and heads.
-        progress: called with the number of groups that are there and are wanted.
+        progress: called with the number of groups that are there and are wanted, for each group.
         share: ``(k, n)`` makes every n-th group from the k-th on: n processes make a set together.
 
     Raises:
@@ -89,6 +91,8 @@ def make(folder: Path, settings: JudgedSettings, data_root: Path, weights: Path 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, settings)
+    if all(_path(folder, number).exists() for number in range(share[0], settings.groups, share[1])):
+        return  # neither photographs nor teachers need to be at hand
     crops = Crops([Path(data_root) / name for name in settings.photographs], settings.size)
     restorers_path = folder / "restorers.safetensors"
     if not restorers_path.exists():
@@ -114,11 +118,23 @@ def judge(teachers: Mapping[str, Teacher], reference: np.ndarray, distorted: np.
 def _claim(folder: Path, settings: JudgedSettings) -> None:
     path, text = folder / "settings.json", json.dumps(dataclasses.asdict(settings), indent=1)
     if path.exists():
-        ours, theirs = json.loads(text), json.loads(path.read_text(encoding="utf-8"))
+        ours, theirs = json.loads(text), _settings(folder)
+        if ours == theirs:
+            return  # a folder that is whole may be one that cannot be written to
         if changed := [key for key in ours if key != "groups" and ours[key] != theirs.get(key)]:
             raise JudgedSetError(f"{folder} holds a set made with other settings ({', '.join(changed)}): use another "
                                  "folder, or delete this one")
     replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "settings.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return {**settings, "teachers": [str(name) for name in settings["teachers"]]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise JudgedSetError(f"{folder} holds no set of judged groups ({path.name}: {error!r}): make one with cpips "
+                             "calibrate") from error
 
 
 def _group(settings: JudgedSettings, number: int, crops: Crops, restorers: Mapping, codecs: Mapping) -> dict:
@@ -175,16 +191,12 @@ class JudgedSet:
             metric is worth is the order of its distances, and ranks let teachers of different scales vote alike.
 
     Raises:
-        JudgedSetError: no groups there.
+        JudgedSetError: no groups there, or a damaged one.
     """
 
     def __init__(self, folder: Path, limit: int | None = None, teachers: Sequence[str] | None = None):
-        try:
-            settings = json.loads((Path(folder) / "settings.json").read_text(encoding="utf-8"))
-            paths = sorted(Path(folder).glob("[0-9]*.npz"))[:limit]
-            groups = [_read(path) for path in paths]
-        except (OSError, ValueError) as error:
-            raise JudgedSetError(f"{folder} holds no judged groups ({error}): make them with cpips calibrate") from error
+        settings = _settings(Path(folder))
+        groups = [_read(path) for path in sorted(Path(folder).glob("[0-9]*.npz"))[:limit]]
         if not groups:
             raise JudgedSetError(f"{folder} holds no judged groups: make them with cpips calibrate")
         self.references, self.distorted, self.scores = (
@@ -244,5 +256,8 @@ def normal_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
-        return {key: stored[key] for key in ("reference", "distorted", "recipes", "scores")}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in ("reference", "distorted", "recipes", "scores")}
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+        raise JudgedSetError(f"{path} is damaged ({error}): delete it, and cpips calibrate makes it anew") from error

@@ -80,7 +80,12 @@ def train_restorers(crops: Callable[[int, int], Tensor], seed: int = 0, steps: i
 def save_restorers(restorers: dict[str, Restorer], path: Path) -> None:
     state = {f"{task}.{key}": value.contiguous() for task, network in restorers.items()
              for key, value in network.state_dict().items()}
-    replace(path, lambda partial: save_file(state, partial))
+
+    def write(partial: Path) -> None:
+        save_file(state, partial)
+        partial.chmod(0o644)  # safetensors writes files that only their owner may read
+
+    replace(path, write)
 
 
 def load_restorers(path: Path) -> dict[str, Restorer]:

@@ -76,6 +76,7 @@ class TrainConfig:
     labelled_data: list[str] = field(default_factory=list)  # .npz shards, or folders of class folders
     judge_weight: float = 0.0
     order_weight: float = 0.2
+    shifted: bool = True  # a copy shifted by a pixel in each group, held to be a mild one
     judged_data: str = ""  # a folder of judged groups, as cpips calibrate makes them
     judged_copies: int = 8  # of each group in a step, half of them ladders
     teachers: list[str] = field(default_factory=list)  # of those who judged; all of them if empty
@@ -108,8 +109,9 @@ class TrainConfig:
             raise ValueError("needs at least one [[stages]] with steps, crop and batch")
         if not self.data:
             raise ValueError("data must name at least one folder of photographs")
-        if not (self.rate_weight or self.distortion != "none" or self.class_weight):
-            raise ValueError("every term of the loss is switched off: rate_weight, distortion and class_weight")
+        if not (self.rate_weight or self.distortion != "none" or self.class_weight or self.judge_weight):
+            raise ValueError("every term of the loss is switched off: rate_weight, distortion, class_weight and "
+                             "judge_weight")
         if self.distortion == "ms-ssim" and min(s.crop for s in self.stages) < MS_SSIM_SIDE:
             raise ValueError(f"distortion = 'ms-ssim' needs crops of {MS_SSIM_SIDE} px or more")
         if self.class_weight and not (self.labelled_data and all(s.labelled for s in self.stages)):
@@ -166,11 +168,11 @@ class TrainConfig:
 
 
 def _check_types(settings: Stage | TrainConfig) -> None:
-    kinds = {"int": int, "float": (int, float), "str": str}
+    kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         kind, each = f.type, [value]
         if kind.startswith("list["):
             kind, each = kind[5:-1], value if isinstance(value, list) else [None]
-        if not all(isinstance(v, kinds.get(kind, Stage)) and not isinstance(v, bool) for v in each):
+        if not all(isinstance(v, kinds.get(kind, Stage)) and isinstance(v, bool) == (kind == "bool") for v in each):
             raise TypeError(f"{f.name} = {value!r}: must be of type {f.type}")

@@ -80,15 +80,16 @@ class Objective(nn.Module):
     def _judge(self, references: Tensor, copies: Tensor, ladders: int, normal: Tensor) -> dict[str, Tensor]:
         groups, size = references.shape[0], references.shape[-1]
         count = len(copies) // groups
-        # one pixel to the right, its left column doubled: to people the same picture
-        shifted = torch.cat([references[..., :1], references[..., : size - 1]], -1)
-        batch = torch.cat([references, copies, shifted]).float() / 255
-        features = self.codec.features(batch, tuple(self.head.weights))
-        repeated = [torch.cat([f[:groups].repeat_interleave(count, 0), f[:groups]]) for f in features]
-        distances = self.head(repeated, [f[groups:] for f in features])
-        fixed = normal.new_full((groups, normal.shape[1]), SHIFTED)
+        batch = [references, copies]
+        if self.config.shifted:  # one pixel to the right, the left column doubled: to people the same picture
+            batch.append(torch.cat([references[..., :1], references[..., : size - 1]], -1))
+            normal = torch.cat([normal, normal.new_full((groups, normal.shape[1]), SHIFTED)])
+        features = self.codec.features(torch.cat(batch).float() / 255, tuple(self.head.weights))
+        whose = torch.arange(groups, device=copies.device)
+        whose = torch.cat([whose.repeat_interleave(count), whose])[: len(normal)]
+        distances = self.head([f[whose] for f in features], [f[groups:] for f in features])
         rungs = distances[: len(copies)].view(groups, count)[:, : 2 * ladders]
-        return {"judgement": ranking_loss(self.head, distances, torch.cat([normal, fixed])),
+        return {"judgement": ranking_loss(self.head, distances, normal),
                 "order": order_loss(self.head, rungs[:, ::2], rungs[:, 1::2])}
 
 

@@ -49,18 +49,19 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path])
         export(checkpoint, run)  # a run that was stopped early
     metadata = codec_metadata(exported)
     codec = {k: v for k, v in pretrained.read_weights(exported).items() if not is_table(k)}
+    head = dict(pretrained.read_weights(run / "head.safetensors")) if (run / "head.safetensors").exists() else {}
     halved = {k: v.half() for k, v in codec.items()}
-    change = largest_change(codec, halved, images)
+    change = largest_change(codec | head, halved | head, images)
     if change <= FP16_LIMIT:
         codec = halved
-    parts = {f"{config.name}": {k: v for k, v in codec.items() if k.startswith("g_a.") and k.count(".") == 2},
+    encoder = {k: v for k, v in codec.items() if k.startswith("g_a.") and k.count(".") == 2}
+    parts = {f"{config.name}": encoder | head,
              f"codecs/{config.name}": codec}
     if (run / "classifier.safetensors").exists():
         parts[f"codecs/{config.name}-classifier"] = dict(pretrained.read_weights(run / "classifier.safetensors"))
     (weights / "codecs").mkdir(parents=True, exist_ok=True)
     for name, state in parts.items():
         _write_weights(weights / f"{name}.safetensors", state, metadata)
-    encoder = parts[config.name]
     facts = {"parameters": sum(v.numel() for v in encoder.values()), "dtype": str(codec["g_a.0.weight"].dtype).split(".")[1],
              "fp16_change": float(f"{change:.2g}"), "encoder_sha256": pretrained.load_model(encoder).digest}
     for key, name in zip(("", "codec_", "classifier_"), parts):
@@ -92,24 +93,27 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
     card = {
         "name": config.name,
         "description": describe(config),
-        "arch": "hyperprior", "N": config.N, "M": config.M, "lambda": config.lmbda,
+        "arch": config.arch, "N": config.N, "M": config.M, "lambda": config.lmbda,
         **files,
         "licence": "MIT",
         "preprocessing": "RGB in [0,1], no normalisation, no resizing",
         "training": {
             "data": config.data + config.labelled_data, "config": f"configs/{config_path.name}",
             "steps": int(metadata["steps"]), "planned_steps": config.steps, "init": init,
-            "loss": {"rate": config.rate_weight, config.distortion: config.lmbda, "cross_entropy": config.class_weight},
+            "loss": {"rate": config.rate_weight, config.distortion: config.lmbda, "cross_entropy": config.class_weight,
+                     "judgement": config.judge_weight},
             "optimizer": config.optimizer, "stages": [vars(stage) for stage in config.stages],
             "hours": round(float(metadata["seconds"]) / 3600, 2),
             "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "torch": torch.__version__,
             "commit": commit, "seed": config.seed, "notes": config.notes,
-            "curve": [{k: row[k] for k in ("step", "loss", "bpp", "psnr", "accuracy") if k in row} for row in curve[::every]],
+            "curve": [{k: row[k] for k in ("step", "loss", "bpp", "psnr", "accuracy", "judgement") if k in row} for row in curve[::every]],
         },
         "kodak": {"bpp": round(measured["bpp"], 4), "psnr": round(measured["psnr"], 3), "images": len(measured["images"]),
                   "estimated_bpp": round(sum(r["estimated_bpp"] for r in measured["images"]) / len(measured["images"]), 4)},
     }
     card["kodak"] |= gap(card["kodak"], config.lmbda)
+    if config.judge_weight:
+        card["judgement"] = judgement(weights / files["file"], judged, config)
     if labelled is not None and "classifier_file" in files:
         card["classification"] = classification(codec, weights / files["classifier_file"], labelled)
     text = json.dumps(card, indent=2) + "\n"
@@ -119,10 +123,11 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
 
 def describe(config: TrainConfig) -> str:
     terms = [name for name, on in (("rate", config.rate_weight), ("distortion", config.distortion != "none"),
-                                   ("classification", config.class_weight)) if on]
+                                   ("classification", config.class_weight),
+                                   ("agreement with teachers", config.judge_weight)) if on]
     goal = f"{', '.join(terms[:-1])} and {terms[-1]}" if len(terms) > 1 else terms[0]
     return (f"scale hyperprior (Ballé et al. 2018) {'tuned' if config.init and config.class_weight else 'trained'} for "
-            f"{goal}{' only' if not config.class_weight else ''}; the metric is its analysis transform")
+            f"{goal}{' only' if len(terms) == 2 else ''}; the metric is its analysis transform")
 
 
 def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict:

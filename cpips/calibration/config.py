@@ -1,0 +1,147 @@
+"""What a calibration's config (TOML, ``configs/calibrate-*.toml``) may say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping
+
+from .. import pretrained
+from ..forms import FORMS
+
+if TYPE_CHECKING:
+    from .judged import JudgedSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LINEAR_FORMS = ("latent", "taps")  # the weights of a frozen encoder's statistics say all of these
+JUDGES = ("bapps", "mos", "teachers")
+_KINDS = {"int": int, "float": (int, float), "str": str}
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Weights of ``form`` at ``taps`` and ``scales`` of a frozen ``model``, fitted by Adam: ``epochs`` at a constant
+    learning rate, then ``decay_epochs`` in which it falls linearly.
+
+    The defaults are LPIPS' recipe for BAPPS. A batch counts triplets (``bapps``), images (``mos``) or groups
+    (``teachers``).
+    """
+
+    name: str  # of the files that come out
+    model: str  # a name of cpips.list_models(), or a weights file, relative to the config file
+    judges: str
+    data: str = ""  # under the data root: a data set as bapps-eval opens it, or the folder of the judged groups
+    form: str = "latent"
+    taps: list[str] = field(default_factory=list)  # the form's own if empty: y for 'latent', all for 'taps'
+    scales: int = 1
+    epochs: int = 5
+    decay_epochs: int = 5
+    batch: int = 50
+    lr: float = 1e-4
+    order_weight: float = 0.2  # of the order of severities, where groups are judged
+    kept_aside: float = 1 / 12  # share of the references on which agreement is measured and nothing is fitted
+    seed: int = 0
+    judged: JudgedSettings | None = None
+    notes: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        _check_types(type(self), vars(self))
+        if self.form not in LINEAR_FORMS:
+            if self.form == "local":
+                raise ValueError("form = 'local': its weights stand inside each cell's ratio and are trained with the "
+                                 "images at hand: use cpips train (judge_weight, form = 'local'), or form = 'latent' here")
+            what = "has no channel weights" if self.form in FORMS else "is unknown"
+            raise ValueError(f"form = {self.form!r} {what}: must be one of {', '.join(LINEAR_FORMS)}")
+        if self.judges not in JUDGES:
+            raise ValueError(f"judges = {self.judges!r}: must be one of {', '.join(JUDGES)}")
+        if not self.name or Path(self.name).name != self.name:
+            raise ValueError(f"name = {self.name!r}: must be a file name without a folder")
+        for name in ("scales", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        if min(self.epochs, self.decay_epochs) < 0 or self.epochs + self.decay_epochs < 1:
+            raise ValueError(f"epochs = {self.epochs}, decay_epochs = {self.decay_epochs}: must be 0 or more, and not "
+                             "both 0")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr = {self.lr}: must be positive")
+        if not 0 <= self.order_weight < math.inf or self.seed < 0:
+            raise ValueError(f"order_weight = {self.order_weight}, seed = {self.seed}: must be positive or 0")
+        if not 0 < self.kept_aside < 1:
+            raise ValueError(f"kept_aside = {self.kept_aside}: must be a share between 0 and 1; what is kept aside tells "
+                             "whether calibration helped")
+        if self.judges == "teachers" and self.judged is None:
+            raise ValueError("judges = 'teachers' needs a table [judged] with photographs and teachers")
+        if self.judges != "teachers" and self.judged is not None:
+            raise ValueError(f"a table [judged] changes nothing where judges = {self.judges!r}")
+        if self.judges != "teachers" and not self.data:
+            raise ValueError("data must name a data set under the data root")
+
+    @classmethod
+    def load(cls, path: Path) -> "CalibrateConfig":
+        """Read a TOML config; a ``model`` that is a file becomes a path that holds from any folder.
+
+        Raises:
+            ValueError: an unknown, missing or unreadable setting; the message names it.
+            OSError: the file cannot be read.
+        """
+        path = Path(path)
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"{path}: not valid TOML: {error}") from None
+        _refuse_unknown(str(path), raw, cls)
+        table = raw.pop("judged", None)
+        if table is not None and not isinstance(table, dict):
+            raise ValueError(f"{path}: judged must be a table, [judged]")
+        try:
+            config = cls(**raw, judged=None if table is None else _judged(path, table))
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+        if is_file(config.model):
+            config = dataclasses.replace(config, model=str((path.parent / config.model).resolve()))
+        return config
+
+    def lr_at(self, epoch: int) -> float:
+        """As LPIPS' code has it: the first epoch of the decay is still at the whole rate, the last one above zero."""
+        return self.lr * (1 - max(0, epoch - self.epochs) / max(1, self.decay_epochs))
+
+
+def is_file(model: str) -> bool:
+    """Whether ``model`` names weights of the user's."""
+    return not model.startswith("compressai:") and pretrained._is_path(model)
+
+
+def _judged(path: Path, table: Mapping[str, Any]) -> JudgedSettings:
+    from .judged import JudgedSettings  # needs the codec
+
+    _refuse_unknown(f"{path}, [judged]", table, JudgedSettings)
+    try:
+        _check_types(JudgedSettings, table)
+        return JudgedSettings(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}, [judged]: {error}") from None
+
+
+def _refuse_unknown(where: str, raw: Mapping[str, Any], cls: type) -> None:
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(raw) - known):
+        raise ValueError(f"{where}: unknown settings {unknown}; known are {sorted(known)}")
+
+
+def _check_types(cls: type, values: Mapping[str, Any]) -> None:
+    for f in dataclasses.fields(cls):
+        if f.name not in values or not (f.type in _KINDS or f.type in ("list[str]", "tuple[str, ...]")):
+            continue
+        value = values[f.name]
+        kind, each = f.type, [value]
+        if f.type not in _KINDS:
+            kind, each = "str", value if isinstance(value, (list, tuple)) else [None]
+        if not all(isinstance(v, _KINDS[kind]) and not isinstance(v, bool) for v in each):
+            raise TypeError(f"{f.name} = {value!r}: must be {'of type' if f.type in _KINDS else 'a list of'} {kind}")

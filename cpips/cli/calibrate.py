@@ -1,0 +1,274 @@
+"""``cpips calibrate``: fit a model's channel weights to judgements, of people or of other metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional
+
+import typer
+
+from .common import counting, number, print_table, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bapps_eval import Dataset
+
+    from ..calibration.config import CalibrateConfig
+    from ..calibration.fit import Fitted, Statistics
+    from ..metric import CPIPS
+
+_TASKS = {"bapps": "2afc", "mos": "mos"}
+
+# of a run: the weights, what they were fitted to, and how they agree with it
+Outcome = tuple["Fitted", dict[str, Any], dict[str, Any]]
+
+
+def calibrate(
+    config: Annotated[Path, typer.Argument(
+        metavar="CONFIG", show_default=False, help="A TOML file as configs/calibrate-*.toml.")],
+    data_root: Annotated[Path, typer.Option(
+        metavar="DIR", show_default=False, help="Folder that holds the config's data and photographs.")],
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", metavar="OUT", show_default=False, help="Folder for the weights, the report and statistics.")],
+    judged: Annotated[Optional[Path], typer.Option(
+        metavar="DIR", show_default=False,
+        help="Folder of the judged groups, made or yet to be made. Default: the config's data.")] = None,
+    weights: Annotated[Optional[Path], typer.Option(
+        metavar="DIR", show_default=False, help="Folder with the teachers' weights (LPIPS, DISTS). Default: the cache.")] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:0 or mps.")] = "cpu",
+    threads: Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")] = None,
+) -> None:
+    """Fit the channel weights of a model, its encoder frozen, to what people or other metrics say of images.
+
+    Writes OUT/NAME.safetensors, with which `cpips compare --metric OUT/NAME.safetensors` measures, and OUT/NAME.json,
+    the report. Started again after a kill or Ctrl-C, it goes on where it stopped.
+    """
+    import torch
+
+    from ..errors import CpipsError
+    from .common import _device
+
+    where = _device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    with _needs():
+        from ..calibration import fit
+        from ..calibration.config import CalibrateConfig
+
+        try:
+            settings = CalibrateConfig.load(config)
+        except ValueError as error:
+            raise CpipsError(str(error)) from error
+        if judged is not None and settings.judges != "teachers":
+            raise CpipsError(f"--judged names a folder of groups for teachers, but judges = {settings.judges!r} in {config}")
+        encoder = fit.encoder_tensors(settings.model)
+        metric = fit.open_metric(settings.model, settings.form, settings.taps, settings.scales).to(where)
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            if settings.judges == "teachers":
+                fitted, data, agreement = _by_teachers(settings, metric, data_root, output, judged, weights)
+            else:
+                fitted, data, agreement = _by_people(settings, metric, data_root, output)
+        except KeyboardInterrupt:
+            say(f"interrupted: what is done is in {judged or output}; the same command goes on from there")
+            raise
+    path = output / f"{settings.name}.safetensors"
+    fit.save_model(path, encoder, fitted.head)
+    report = _report(settings, metric, fitted, data, agreement, path)
+    _write_text(output / f"{settings.name}.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    _print(report)
+    say(f"{report['description']}\ntry it:  cpips compare REF IMG --metric {path}")
+
+
+# ---- the judges -----------------------------------------------------------------------------------------------------
+
+
+def _by_people(config: CalibrateConfig, metric: CPIPS, data_root: Path, output: Path) -> Outcome:
+    from bapps_eval import human_ceiling, majority_ceiling, srcc, two_afc
+
+    from ..calibration import fit
+
+    dataset = _open(data_root / config.data, config.judges)
+    for what in (*dataset.missing, *dataset.notes):
+        say(f"{dataset.name}: {what}", "yellow")
+
+    def load(i: int) -> fit.Item:
+        reference, *others = dataset.load(i)
+        return reference, others
+
+    fitting, aside = fit.split(dataset.references, config.kept_aside, config.seed)
+    statistics = _statistics(config, metric, len(dataset), load, output, f"{dataset.digest} {dataset.resize}")
+    opinions = dataset.opinions
+    data = {"dataset": dataset.name, "digest": dataset.digest, "resize": dataset.resize, "items": len(dataset),
+            "fitted": len(fitting), "kept_aside": len(aside), "references": len(set(dataset.references)),
+            "references_kept_aside": len({dataset.references[i] for i in aside}),
+            "missing": list(dataset.missing), "notes": list(dataset.notes)}
+    agreement: dict[str, Any] = {}
+    if config.judges == "bapps":
+        families = sorted(set(dataset.groups))
+        groups, judge = [dataset.groups[i] for i in aside], opinions[aside]
+        agreement |= {"human_ceiling": human_ceiling(judge), "majority_ceiling": majority_ceiling(judge)}
+        fitted = fit.fit_preferences(statistics, opinions, fitting, config)
+        for when, d in _both(statistics, fitted, aside):
+            agreement[when] = {"two_afc": two_afc(d[:, 0], d[:, 1], judge)}
+            for family in families:
+                of = [i for i, group in enumerate(groups) if group == family]
+                if of:
+                    agreement[when][f"two_afc, {family}"] = two_afc(d[of, 0], d[of, 1], judge[of])
+    else:
+        from ..calibration.judged import normal_scores
+
+        quality = opinions if dataset.higher_is_better else -opinions
+        fitted = fit.fit_opinions(statistics, normal_scores(-quality[:, None])[:, 0], fitting, config)
+        for when, d in _both(statistics, fitted, aside):
+            agreement[when] = {"srcc": srcc(d[:, 0], quality[aside])}
+    return fitted, data, agreement
+
+
+def _open(path: Path, judges: str) -> Dataset:
+    """The data set of the right task at ``path``."""
+    from bapps_eval import DatasetError
+    from bapps_eval.layouts import open_datasets
+
+    found, task = open_datasets(path, split="train"), _TASKS[judges]
+    chosen = [dataset for dataset in found if dataset.task == task]
+    if not chosen:
+        held = ", ".join(f"{dataset.name} (task {dataset.task})" for dataset in found)
+        mend = next((f"judges = {other!r}" for other, theirs in _TASKS.items() if theirs == found[0].task), "other data")
+        raise DatasetError(f"{path} holds {held}, but judges = {judges!r} needs a data set of task {task}: set {mend} in "
+                           "the config, or name another data set")
+    if chosen[0].name.endswith("-val"):
+        say(f"{chosen[0].name} is what metrics are scored on: weights that were fitted to it must not be", "yellow")
+    return chosen[0]
+
+
+def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output: Path, folder: Path | None,
+                 weights: Path | None) -> Outcome:
+    from ..calibration import fit
+    from ..calibration.judged import LADDERS, JudgedSet, make
+    from ..errors import CpipsError
+
+    folder = folder or (data_root / config.data if config.data else output / "judged")
+    with counting("making judged groups") as advance:
+        try:
+            make(folder, config.judged, data_root, weights, lambda done, total: advance(None, total))
+        except ValueError as error:  # photographs that are missing or too small
+            raise error if isinstance(error, CpipsError) else CpipsError(str(error)) from error
+    judged = JudgedSet(folder, config.judged.groups)
+    sha = hashlib.sha256(judged.references)
+    sha.update(judged.distorted)
+
+    def load(i: int) -> fit.Item:
+        return judged.references[i], [*judged.distorted[i], fit.shifted(judged.references[i])]
+
+    fitting, aside = fit.first_aside(len(judged), config.kept_aside)
+    statistics = _statistics(config, metric, len(judged), load, output, sha.hexdigest())
+    fitted = fit.fit_groups(statistics, judged.normal, LADDERS, fitting, config)
+    data = {"teachers": list(judged.teachers), "digest": sha.hexdigest(), "groups": len(judged), "fitted": len(fitting),
+            "kept_aside": len(aside), "copies": judged.scores.shape[1], "made_of": dataclasses.asdict(config.judged)}
+    agreement: dict[str, Any] = {"panel": fit.panel_facts(judged.scores[aside], judged.teachers)}
+    for when, d in _both(statistics, fitted, aside):
+        agreement[when] = fit.group_agreement(d, judged.scores[aside], judged.normal[aside], judged.teachers, LADDERS)
+    return fitted, data, agreement
+
+
+def _statistics(config: CalibrateConfig, metric: CPIPS, count: int, load: Callable[[int], Any], output: Path,
+                digest: str) -> Statistics:
+    from ..calibration.fit import statistics
+
+    done = 0
+    with counting("comparing features") as advance:
+
+        def progress(now: int, total: int) -> None:
+            nonlocal done
+            for done in range(done + 1, now + 1):
+                advance(None, total)
+
+        return statistics(metric, count, load, output / f"{config.name}.statistics", digest, progress)
+
+
+def _both(statistics: Statistics, fitted: Fitted, items: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Distances of ``items``, ``(n,K)``, with weights of one and with the fitted ones."""
+    import torch
+
+    for when, weights in (("before", statistics.ones()), ("after", fitted.head.weights)):
+        yield when, statistics.distances(weights, torch.from_numpy(items)).numpy()
+
+
+@contextmanager
+def _needs() -> Iterator[None]:
+    """Turn a missing package into the extra that brings it."""
+    from ..errors import CpipsError
+
+    try:
+        yield
+    except ImportError as error:
+        mend = ", which is not installed: pip install 'cpips[calibrate,eval]' -c constraints.txt"
+        raise CpipsError(f"calibrating needs {error.name}{mend}" if error.name else str(error)) from error
+
+
+# ---- the report -----------------------------------------------------------------------------------------------------
+
+
+def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict, agreement: dict, path: Path) -> dict:
+    from .. import pretrained
+    from .._version import __version__
+
+    terms = f"form {metric.form}, taps {'+'.join(metric.taps)}, {metric.scales} scale{'s' * (metric.scales > 1)}"
+    if config.judges == "teachers":
+        told = (f"It was calibrated by teachers, not by people: {', '.join(data['teachers'])} judged distorted copies of "
+                f"{data['groups']} photographs' crops.")
+    else:
+        told = f"It was calibrated by people: their judgements in {data['dataset']}."
+    settings = dataclasses.asdict(config)
+    kept = ("epochs", "decay_epochs", "batch", "lr", "order_weight", "kept_aside")
+    return {
+        "name": config.name,
+        "description": f"{metric.name} with fitted channel weights ({terms}); its encoder is unchanged. {told}",
+        "file": path.name, "sha256": pretrained.file_sha256(path),
+        "model": metric.name, "encoder_sha256": metric.digest,
+        "form": metric.form, "taps": list(metric.taps), "scales": metric.scales,
+        "judges": config.judges, "kind": "teachers" if config.judges == "teachers" else "people",
+        "data": data, "settings": {key: settings[key] for key in kept}, "seed": config.seed,
+        "agreement": agreement,
+        "zero_weights": {tap: float((weight == 0).float().mean()) for tap, weight in fitted.head.weights.items()},
+        "loss": list(fitted.losses),
+        "cpips": __version__, "notes": config.notes,
+    }
+
+
+def _print(report: dict) -> None:
+    before, after = (_flat(report["agreement"][when]) for when in ("before", "after"))
+    data, agreement = report["data"], report["agreement"]
+    what = "groups" if report["kind"] == "teachers" else f"items of {data['references_kept_aside']} references"
+    notes = [f"on {data['kept_aside']} {what} that were kept aside; fitted to {data['fitted']}"]
+    if "human_ceiling" in agreement:
+        notes.append(f"a person scores {agreement['human_ceiling']:.4f}, an oracle {agreement['majority_ceiling']:.4f}")
+    if "panel" in agreement:
+        panel = agreement["panel"]
+        own = ", ".join(f"{name} {value:.4f}" for name, value in panel["teachers"].items())
+        notes.append(f"panel of the teachers: ceiling {panel['ceiling']:.4f}; {own}")
+    print_table(("agreement", "before", "after"), [(key, number(before[key]), number(after[key])) for key in after],
+                notes=notes, right=("before", "after"))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, float]:
+    flat = {}
+    for key, value in values.items():
+        flat |= {f"srcc, {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _write_text(path: Path, text: str) -> None:
+    from ..files import replace
+
+    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(calibrate)
