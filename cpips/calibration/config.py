@@ -56,7 +56,7 @@ class CalibrateConfig:
         if self.form not in LINEAR_FORMS:
             if self.form == "local":
                 raise ValueError("form = 'local': its weights stand inside each cell's ratio and are trained with the "
-                                 "images at hand: use cpips train (judge_weight, form = 'local'), or form = 'latent' here")
+                                 "images at hand: use cpips train (judge_weight), or form = 'latent' here")
             what = "has no channel weights" if self.form in FORMS else "is unknown"
             raise ValueError(f"form = {self.form!r} {what}: must be one of {', '.join(LINEAR_FORMS)}")
         if self.judges not in JUDGES:
@@ -74,8 +74,8 @@ class CalibrateConfig:
         if not 0 <= self.order_weight < math.inf or self.seed < 0:
             raise ValueError(f"order_weight = {self.order_weight}, seed = {self.seed}: must be positive or 0")
         if not 0 < self.kept_aside < 1:
-            raise ValueError(f"kept_aside = {self.kept_aside}: must be a share between 0 and 1; what is kept aside tells "
-                             "whether calibration helped")
+            raise ValueError(f"kept_aside = {self.kept_aside}: must be a share between 0 and 1; what is kept aside "
+                             "tells whether calibration helped")
         if self.judges == "teachers" and self.judged is None:
             raise ValueError("judges = 'teachers' needs a table [judged] with photographs and teachers")
         if self.judges != "teachers" and self.judged is not None:

@@ -142,10 +142,10 @@ def _distances(form: str, values: Tensor, weights: Mapping[str, Tensor]) -> Tens
 
 @torch.inference_mode()
 def measure(metric: CPIPS, images: Tensor) -> Tensor:
-    """Statistics ``(b,K,R,D)`` of images ``(b,1+K,3,H,W)``, uint8, of which the first is the reference of the others."""
+    """Statistics ``(b,K,R,D)`` of uint8 images ``(b,1+K,3,H,W)``, the first of which is the reference of the others."""
     if metric.form not in LINEAR_FORMS:
-        raise ModelError(f"form {metric.form!r} has no weights that a frozen encoder's statistics could fit: choose from "
-                         f"{', '.join(LINEAR_FORMS)}")
+        raise ModelError(f"form {metric.form!r} has no weights that a frozen encoder's statistics could fit: choose "
+                         f"from {', '.join(LINEAR_FORMS)}")
     items, count = images.shape[:2]
     embedding = metric.embed(images.flatten(0, 1))
     rows = []
@@ -227,7 +227,7 @@ def _key(metric: CPIPS, count: int, size: int, digest: str) -> str:
 
 def _read_part(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return None
             values = stored["values"]
@@ -395,8 +395,8 @@ def group_agreement(distances: np.ndarray, scores: np.ndarray, normal: np.ndarra
         ladders: pairs of severities that each group's copies begin with.
 
     Returns:
-        ``srcc``: Spearman's correlation with the mean of the teachers' normal scores over all copies; ``srcc_teachers``:
-        with each; ``panel``: :func:`panel_agreement`; ``severity_order``: share of the ladders of which the worse step
+        ``srcc``: Spearman's correlation with the mean of the teachers' normal scores over all copies;
+        ``srcc_teachers``: with each; ``panel``: :func:`panel_agreement`; ``severity_order``: share of the ladders of which the worse step
         is held farther; ``below_shift``: share of the copies that are held nearer than the shifted reference.
     """
     from scipy.stats import spearmanr

@@ -257,7 +257,7 @@ def normal_scores(scores: np.ndarray) -> np.ndarray:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {key: stored[key] for key in ("reference", "distorted", "recipes", "scores")}
     except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
         raise JudgedSetError(f"{path} is damaged ({error}): delete it, and cpips calibrate makes it anew") from error

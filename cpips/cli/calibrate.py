@@ -34,12 +34,14 @@ def calibrate(
     data_root: Annotated[Path, typer.Option(
         metavar="DIR", show_default=False, help="Folder that holds the config's data and photographs.")],
     output: Annotated[Path, typer.Option(
-        "--output", "-o", metavar="OUT", show_default=False, help="Folder for the weights, the report and statistics.")],
+        "--output", "-o", metavar="OUT", show_default=False,
+        help="Folder for the weights, the report and the statistics.")],
     judged: Annotated[Optional[Path], typer.Option(
         metavar="DIR", show_default=False,
         help="Folder of the judged groups, made or yet to be made. Default: the config's data.")] = None,
     weights: Annotated[Optional[Path], typer.Option(
-        metavar="DIR", show_default=False, help="Folder with the teachers' weights (LPIPS, DISTS). Default: the cache.")] = None,
+        metavar="DIR", show_default=False,
+        help="Folder with the teachers' weights (LPIPS, DISTS). Default: the cache.")] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:0 or mps.")] = "cpu",
     threads: Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")] = None,
 ) -> None:
@@ -51,6 +53,8 @@ def calibrate(
     import torch
 
     from ..errors import CpipsError
+    from ..files import replace
+    from ..scoring.tables import finite
     from .common import _device
 
     where = _device(device)
@@ -65,7 +69,8 @@ def calibrate(
         except ValueError as error:
             raise CpipsError(str(error)) from error
         if judged is not None and settings.judges != "teachers":
-            raise CpipsError(f"--judged names a folder of groups for teachers, but judges = {settings.judges!r} in {config}")
+            raise CpipsError(f"--judged names a folder of groups for teachers, but {config} has judges = "
+                             f"{settings.judges!r}")
         encoder = fit.encoder_tensors(settings.model)
         metric = fit.open_metric(settings.model, settings.form, settings.taps, settings.scales).to(where)
         output.mkdir(parents=True, exist_ok=True)
@@ -80,7 +85,8 @@ def calibrate(
     path = output / f"{settings.name}.safetensors"
     fit.save_model(path, encoder, fitted.head)
     report = _report(settings, metric, fitted, data, agreement, path)
-    _write_text(output / f"{settings.name}.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(finite(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    replace(output / f"{settings.name}.json", lambda partial: partial.write_text(text, encoding="utf-8"))
     _print(report)
     say(f"{report['description']}\ntry it:  cpips compare REF IMG --metric {path}")
 
@@ -139,9 +145,9 @@ def _open(path: Path, judges: str) -> Dataset:
     chosen = [dataset for dataset in found if dataset.task == task]
     if not chosen:
         held = ", ".join(f"{dataset.name} (task {dataset.task})" for dataset in found)
-        mend = next((f"judges = {other!r}" for other, theirs in _TASKS.items() if theirs == found[0].task), "other data")
-        raise DatasetError(f"{path} holds {held}, but judges = {judges!r} needs a data set of task {task}: set {mend} in "
-                           "the config, or name another data set")
+        fitting = [f"set judges = {name!r}, or " for name, theirs in _TASKS.items() if theirs == found[0].task]
+        raise DatasetError(f"{path} holds {held}, but judges = {judges!r} needs a data set of task {task}: "
+                           f"{''.join(fitting)}name another data set")
     if chosen[0].name.endswith("-val"):
         say(f"{chosen[0].name} is what metrics are scored on: weights that were fitted to it must not be", "yellow")
     return chosen[0]
@@ -221,8 +227,8 @@ def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict, 
 
     terms = f"form {metric.form}, taps {'+'.join(metric.taps)}, {metric.scales} scale{'s' * (metric.scales > 1)}"
     if config.judges == "teachers":
-        told = (f"It was calibrated by teachers, not by people: {', '.join(data['teachers'])} judged distorted copies of "
-                f"{data['groups']} photographs' crops.")
+        told = (f"It was calibrated by teachers, not by people: {', '.join(data['teachers'])} judged distorted copies "
+                f"of {data['groups']} crops of photographs.")
     else:
         told = f"It was calibrated by people: their judgements in {data['dataset']}."
     settings = dataclasses.asdict(config)
@@ -253,8 +259,8 @@ def _print(report: dict) -> None:
         panel = agreement["panel"]
         own = ", ".join(f"{name} {value:.4f}" for name, value in panel["teachers"].items())
         notes.append(f"panel of the teachers: ceiling {panel['ceiling']:.4f}; {own}")
-    print_table(("agreement", "before", "after"), [(key, number(before[key]), number(after[key])) for key in after],
-                notes=notes, right=("before", "after"))
+    rows = [(key, number(before[key]), number(after[key])) for key in after]
+    print_table(("agreement", "before", "after"), rows, notes=notes, right=("before", "after"))
 
 
 def _flat(values: dict[str, Any]) -> dict[str, float]:
@@ -262,12 +268,6 @@ def _flat(values: dict[str, Any]) -> dict[str, float]:
     for key, value in values.items():
         flat |= {f"srcc, {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat
-
-
-def _write_text(path: Path, text: str) -> None:
-    from ..files import replace
-
-    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -23,7 +23,7 @@ CHOICES = {
     "autocast": ("none", "bfloat16", "float16"),
 }
 POSITIVE = ("N", "M", "lr", "clip_norm", "log_every", "checkpoint_every")
-NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "order_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "order_weight", "shift_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
 
@@ -76,7 +76,7 @@ class TrainConfig:
     labelled_data: list[str] = field(default_factory=list)  # .npz shards, or folders of class folders
     judge_weight: float = 0.0
     order_weight: float = 0.2
-    shifted: bool = True  # a copy shifted by a pixel in each group, held to be a mild one
+    shift_weight: float = 0.2
     judged_data: str = ""  # a folder of judged groups, as cpips calibrate makes them
     judged_copies: int = 8  # of each group in a step, half of them ladders
     teachers: list[str] = field(default_factory=list)  # of those who judged; all of them if empty
@@ -168,11 +168,11 @@ class TrainConfig:
 
 
 def _check_types(settings: Stage | TrainConfig) -> None:
-    kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    kinds = {"int": int, "float": (int, float), "str": str}
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         kind, each = f.type, [value]
         if kind.startswith("list["):
             kind, each = kind[5:-1], value if isinstance(value, list) else [None]
-        if not all(isinstance(v, kinds.get(kind, Stage)) and isinstance(v, bool) == (kind == "bool") for v in each):
+        if not all(isinstance(v, kinds.get(kind, Stage)) and not isinstance(v, bool) for v in each):
             raise TypeError(f"{f.name} = {value!r}: must be of type {f.type}")

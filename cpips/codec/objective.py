@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..calibration.ranking import SHIFTED, TrainableHead, order_loss, ranking_loss
+from ..calibration.ranking import TrainableHead, order_loss, ranking_loss
 from .config import TrainConfig
 from .model import Codec, rate_distortion
 
@@ -24,7 +24,8 @@ class Objective(nn.Module):
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
     would pull the codec towards their statistics. Their latents get the same quantisation noise. Judged groups carry J,
-    the cross-entropy of the metric's preferences, and of the order of severities (``order_weight``).
+    the cross-entropy of the metric's preferences, with two guards against the teachers' blind spots: the order of
+    severities (``order_weight``), and shifts by a pixel, milder than what the teachers hold bad (``shift_weight``).
     """
 
     def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0):
@@ -52,8 +53,8 @@ class Objective(nn.Module):
 
         Returns:
             ``loss``, ``aux_loss`` (of the entropy bottleneck's quantiles, which no other term touches), ``bpp``,
-            ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy``, ``accuracy``, ``judgement`` and
-            ``order``.
+            ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy``, ``accuracy``, ``judgement``,
+            ``order`` and ``shift``.
         """
         config = self.config
         images = images.float() / 255  # here, as Fabric would round float arguments to autocast's type
@@ -74,23 +75,25 @@ class Objective(nn.Module):
             loss = loss + config.class_weight * terms["cross_entropy"]
         if self.head is not None:
             terms |= self._judge(references, copies, ladders, normal)
-            loss = loss + config.judge_weight * (terms["judgement"] + config.order_weight * terms["order"])
+            guards = config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
+            loss = loss + config.judge_weight * (terms["judgement"] + guards)
         return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
 
     def _judge(self, references: Tensor, copies: Tensor, ladders: int, normal: Tensor) -> dict[str, Tensor]:
         groups, size = references.shape[0], references.shape[-1]
         count = len(copies) // groups
-        batch = [references, copies]
-        if self.config.shifted:  # one pixel to the right, the left column doubled: to people the same picture
-            batch.append(torch.cat([references[..., :1], references[..., : size - 1]], -1))
-            normal = torch.cat([normal, normal.new_full((groups, normal.shape[1]), SHIFTED)])
-        features = self.codec.features(torch.cat(batch).float() / 255, tuple(self.head.weights))
+        # one pixel to the right, the left column doubled: to people the same picture
+        shifted = torch.cat([references[..., :1], references[..., : size - 1]], -1)
+        features = self.codec.features(torch.cat([references, copies, shifted]).float() / 255, tuple(self.head.weights))
         whose = torch.arange(groups, device=copies.device)
-        whose = torch.cat([whose.repeat_interleave(count), whose])[: len(normal)]
-        distances = self.head([f[whose] for f in features], [f[groups:] for f in features])
-        rungs = distances[: len(copies)].view(groups, count)[:, : 2 * ladders]
+        whose = torch.cat([whose.repeat_interleave(count), whose])
+        distances, shifts = self.head([f[whose] for f in features], [f[groups:] for f in features]).split(
+            [len(copies), groups])
+        grouped = distances.view(groups, count)
+        bad = normal.mean(1).view(groups, count) > 0  # more than half of all copies are milder
         return {"judgement": ranking_loss(self.head, distances, normal),
-                "order": order_loss(self.head, rungs[:, ::2], rungs[:, 1::2])}
+                "order": order_loss(self.head, grouped[:, : 2 * ladders : 2], grouped[:, 1 : 2 * ladders : 2]),
+                "shift": order_loss(self.head, shifts[:, None].expand_as(grouped)[bad], grouped[bad])}
 
 
 @torch.no_grad()

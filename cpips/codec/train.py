@@ -36,7 +36,7 @@ from .objective import Objective
 log = logging.getLogger(__name__)
 
 LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
-              "accuracy", "judgement", "order"]
+              "accuracy", "judgement", "order", "shift"]
 
 
 class Trainer:
@@ -309,7 +309,7 @@ def plot_curve(log_path: Path, path: Path) -> None:
     with log_path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy", "judgement",
-                           "order") if rows[-1].get(name)]
+                           "order", "shift") if rows[-1].get(name)]
     units = {"psnr": "PSNR, dB", "bpp": "bits per pixel", "ms_ssim": "MS-SSIM", "cross_entropy": "cross-entropy, nats"}
     lines = -(-len(names) // 3)
     figure = Figure(figsize=(3.4 * min(len(names), 3), 2.6 * lines), layout="constrained")
