@@ -25,7 +25,7 @@ from cpips.calibration import fit, judged, restorers, teachers  # noqa: E402
 from cpips.calibration.config import CalibrateConfig  # noqa: E402
 from cpips.calibration.judged import (LADDERS, JudgedSet, JudgedSetError, JudgedSettings, make,  # noqa: E402
                                       normal_scores)
-from cpips.calibration.ranking import SHIFTED, TrainableHead, order_loss, ranking_loss  # noqa: E402
+from cpips.calibration.ranking import TrainableHead, order_loss, ranking_loss  # noqa: E402
 from cpips.cli.app import app  # noqa: E402
 from cpips.encoders import AnalysisTransform  # noqa: E402
 from cpips.head import Head  # noqa: E402
@@ -478,12 +478,13 @@ def test_the_loss_of_groups_is_that_of_codecs(planted):
     statistics, distances = planted["latent"]
     normal = normal_scores(distances[..., None].repeat(2, 2))
     items = np.arange(8)
-    fitted = fit.fit_groups(statistics, normal, 2, items, settings(epochs=1, decay_epochs=0, order_weight=0.7))
+    fitted = fit.fit_groups(statistics, normal, 2, items, settings(epochs=1, decay_epochs=0, order_weight=0.7, shift_weight=0.4))
     head = TrainableHead("latent", statistics.channels)
     d = statistics.distances(statistics.ones())[:8]
-    target = torch.cat([torch.from_numpy(normal[:8]), torch.full((8, 1, 2), SHIFTED)], 1)
-    expected = ranking_loss(head, d.flatten(), target.flatten(0, 1))
-    expected = expected + 0.7 * order_loss(head, d[:, [0, 2]], d[:, [1, 3]])
+    copies, shifts = d[:, :-1], d[:, -1:].expand(-1, d.shape[1] - 1)
+    bad = torch.from_numpy(normal[:8]).mean(-1) > 0
+    expected = ranking_loss(head, copies.flatten(), torch.from_numpy(normal[:8]).flatten(0, 1))
+    expected = expected + 0.7 * order_loss(head, d[:, [0, 2]], d[:, [1, 3]]) + 0.4 * order_loss(head, shifts[bad], copies[bad])
     assert fitted.losses == pytest.approx([expected.item()], rel=1e-5)
 
 

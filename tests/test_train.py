@@ -611,12 +611,13 @@ def test_config_is_read_whole(tmp_path):
         config.stage_at(4)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.startswith("calibrate")),
+                         ids=lambda path: path.stem)
 def test_shipped_configs_load(path):
     config = TrainConfig.load(path)
     assert config.name == path.stem and config.stage_at(config.steps - 1) == config.stages[-1]
     assert config.lr_at(0) < config.lr_at(config.warmup_steps) and config.lr_at(config.steps - 1) < 1e-3 * config.lr
-    assert not config.init or Path(config.init).parent == CONFIGS.parent / "weights" / "codecs"
+    assert not config.init or Path(config.init).relative_to(CONFIGS.parent).parts[0] in ("weights", "runs")
 
 
 # ---- what people see ------------------------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ class CalibrateConfig:
     decay_epochs: int = 5
     batch: int = 50
     lr: float = 1e-4
-    order_weight: float = 0.2  # of the order of severities, where groups are judged
+    order_weight: float = 0.2  # where groups are judged: of the order of severities,
+    shift_weight: float = 0.2  # and of shifts by a pixel
     kept_aside: float = 1 / 12  # share of the references on which agreement is measured and nothing is fitted
     seed: int = 0
     judged: JudgedSettings | None = None
@@ -71,8 +72,9 @@ class CalibrateConfig:
                              "both 0")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr = {self.lr}: must be positive")
-        if not 0 <= self.order_weight < math.inf or self.seed < 0:
-            raise ValueError(f"order_weight = {self.order_weight}, seed = {self.seed}: must be positive or 0")
+        if not all(0 <= value < math.inf for value in (self.order_weight, self.shift_weight)) or self.seed < 0:
+            raise ValueError(f"order_weight = {self.order_weight}, shift_weight = {self.shift_weight}, seed = {self.seed}: "
+                             "must be positive or 0")
         if not 0 < self.kept_aside < 1:
             raise ValueError(f"kept_aside = {self.kept_aside}: must be a share between 0 and 1; what is kept aside "
                              "tells whether calibration helped")

@@ -33,7 +33,7 @@ from ..files import replace
 from ..head import Head
 from ..metric import CPIPS, _cell_mean, _wide
 from .config import LINEAR_FORMS, CalibrateConfig
-from .ranking import EPS, SHIFTED, RankingNetwork, TrainableHead, order_loss, ranking_loss
+from .ranking import EPS, RankingNetwork, TrainableHead, group_losses, ranking_loss
 
 _FORMAT = 1  # of the files of statistics
 _PART_PIXELS = 1 << 24  # images behind a file of statistics: about a minute of a CPU core
@@ -328,9 +328,8 @@ def fit_opinions(statistics: Statistics, normal: np.ndarray, items: np.ndarray, 
 
 def fit_groups(statistics: Statistics, normal: np.ndarray, ladders: int, items: np.ndarray,
                config: CalibrateConfig) -> Fitted:
-    """:func:`~cpips.calibration.ranking.ranking_loss` of all copies in a batch of groups and of the shift by a pixel,
-    and ``order_weight`` times :func:`~cpips.calibration.ranking.order_loss` of the ladders: the loss with which codecs
-    are trained to agree (:class:`~cpips.codec.objective.Objective`).
+    """:func:`~cpips.calibration.ranking.group_losses`, weighted as where codecs are trained to agree
+    (:class:`~cpips.codec.objective.Objective`).
 
     Args:
         statistics: K copies of each group and, last, the shifted reference.
@@ -339,14 +338,10 @@ def fit_groups(statistics: Statistics, normal: np.ndarray, ladders: int, items: 
         items: numbers of the groups to fit to.
     """
     target = torch.from_numpy(np.asarray(normal, np.float32))
-    target = torch.cat([target, torch.full_like(target[:, :1], SHIFTED)], 1)
 
     def loss(head: TrainableHead, batch: Tensor, distances: Tensor) -> Tensor:
-        total = ranking_loss(head, distances.flatten(), target[batch].flatten(0, 1))
-        if ladders and config.order_weight:
-            rungs = distances[:, : 2 * ladders]
-            total = total + config.order_weight * order_loss(head, rungs[:, ::2], rungs[:, 1::2])
-        return total
+        terms = group_losses(head, distances[:, :-1], distances[:, -1], target[batch], ladders)
+        return terms["judgement"] + config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
 
     return _fit(statistics, items, loss, config)
 

@@ -13,7 +13,6 @@ from ..head import Head
 
 EPS = 1e-6  # the metric's default floor of the normaliser
 SHARE_SLOPE = 4.0  # a teacher prefers one of two copies with the share sigmoid(4 x the difference of its normal scores)
-SHIFTED = -1.5  # normal score that stands for a shift by one pixel: hardly visible, about the mildest of 15 copies
 _FLOOR = 1e-5  # of a distance, under the logarithm
 
 
@@ -75,8 +74,29 @@ def ranking_loss(head: TrainableHead, distances: Tensor, normal: Tensor) -> Tens
 
 
 def order_loss(head: TrainableHead, milder: Tensor, worse: Tensor) -> Tensor:
-    """Cross-entropy of holding the worse of two severities of one distortion farther."""
-    return F.softplus(head.preference(milder, worse)).mean()
+    """Cross-entropy of holding the worse one farther; 0 where there is nothing to compare."""
+    return F.softplus(head.preference(milder, worse)).sum() / max(milder.numel(), 1)
+
+
+def group_losses(head: TrainableHead, distances: Tensor, shifts: Tensor, normal: Tensor, ladders: int,
+                 ) -> dict[str, Tensor]:
+    """What groups of judged copies ask of a distance.
+
+    Args:
+        distances: ``(G,K)``, of K copies to each of G references; the first ``2 * ladders`` are pairs of severities of one
+            distortion, the worse second.
+        shifts: ``(G,)``, of each reference shifted by a pixel: to people the same picture.
+        normal: the teachers' normal scores ``(G,K,T)``.
+
+    Returns:
+        ``judgement``, the ranking loss over all copies, and two guards against the teachers' blind spots: ``order``, of the
+        severities, and ``shift``: a shift by a pixel is milder than what the teachers hold worse than half of all copies.
+    """
+    bad = normal.mean(2) > 0
+    rungs = distances[:, : 2 * ladders]
+    return {"judgement": ranking_loss(head, distances.flatten(), normal.flatten(0, 1)),
+            "order": order_loss(head, rungs[:, ::2], rungs[:, 1::2]),
+            "shift": order_loss(head, shifts[:, None].expand_as(distances)[bad], distances[bad])}
 
 
 class RankingNetwork(nn.Sequential):

@@ -232,7 +232,7 @@ def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict, 
     else:
         told = f"It was calibrated by people: their judgements in {data['dataset']}."
     settings = dataclasses.asdict(config)
-    kept = ("epochs", "decay_epochs", "batch", "lr", "order_weight", "kept_aside")
+    kept = ("epochs", "decay_epochs", "batch", "lr", "order_weight", "shift_weight", "kept_aside")
     return {
         "name": config.name,
         "description": f"{metric.name} with fitted channel weights ({terms}); its encoder is unchanged. {told}",

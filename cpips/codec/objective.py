@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..calibration.ranking import TrainableHead, order_loss, ranking_loss
+from ..calibration.ranking import TrainableHead, group_losses
 from .config import TrainConfig
 from .model import Codec, rate_distortion
 
@@ -89,11 +89,7 @@ class Objective(nn.Module):
         whose = torch.cat([whose.repeat_interleave(count), whose])
         distances, shifts = self.head([f[whose] for f in features], [f[groups:] for f in features]).split(
             [len(copies), groups])
-        grouped = distances.view(groups, count)
-        bad = normal.mean(1).view(groups, count) > 0  # more than half of all copies are milder
-        return {"judgement": ranking_loss(self.head, distances, normal),
-                "order": order_loss(self.head, grouped[:, : 2 * ladders : 2], grouped[:, 1 : 2 * ladders : 2]),
-                "shift": order_loss(self.head, shifts[:, None].expand_as(grouped)[bad], grouped[bad])}
+        return group_losses(self.head, distances.view(groups, count), shifts, normal.view(groups, count, -1), ladders)
 
 
 @torch.no_grad()
