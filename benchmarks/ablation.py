@@ -23,11 +23,13 @@ from matplotlib.figure import Figure
 import cpips
 from _common import DATA, save, table
 from _people import SETS, interval, read_set, srcc
+from cpips.calibration.agreement import agreement
 from cpips.calibration.judged import JudgedSet
 from cpips.calibration.teachers import CLASSICAL, LEARNED
 from cpips.codec.config import Stage, TrainConfig
 from cpips.codec.evaluate import load_codec, psnr_8bit
 from cpips.codec.model import Codec
+from cpips.codec.release import rounded
 from cpips.codec.train import Trainer
 from cpips.pretrained import read_weights
 
@@ -63,23 +65,6 @@ def variant(base: TrainConfig, changes: dict, steps: int, judges: tuple[str, ...
 
 
 # ---- measurements ----------------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def panel_agreement(metric: cpips.CPIPS, judged: JudgedSet) -> dict:
-    """On the groups kept aside: SRCC with the panel's mean, share of severities in order, of copies nearer than a shift."""
-    count = judged.kept_aside
-    distances, nearer = [], []
-    for reference, copies in zip(judged.references[:count], judged.distorted[:count]):
-        images = torch.from_numpy(np.concatenate([reference[None], copies, np.roll(reference, 1, 1)[None]]))
-        embedding = metric.embed(images.permute(0, 3, 1, 2))
-        *found, shift = metric.distance(embedding[0], embedding[1:]).tolist()
-        distances.append(found)
-        nearer.append(np.mean(np.array(found) < shift))
-    found, ladders = np.array(distances), np.array(distances)[:, :8]
-    return {"panel": round(srcc(found.ravel(), judged.normal[:count].mean(-1).ravel()), 4),
-            "order": round(float(np.mean(ladders[:, 1::2] > ladders[:, ::2])), 4),
-            "nearer_than_a_shift": round(float(np.mean(nearer)), 4)}
 
 
 @torch.inference_mode()
@@ -124,7 +109,7 @@ def measure(run: Path, judged: JudgedSet, images: list[torch.Tensor]) -> dict:
     if (run / "head.safetensors").exists():
         state |= read_weights(run / "head.safetensors")
     metric, codec = cpips.CPIPS(state), load_codec(run / "codec.safetensors")
-    return {**panel_agreement(metric, judged), "people": people_agreement(metric),
+    return {**rounded(agreement(metric, judged)), "people": people_agreement(metric),
             "curve": rate_distortion(codec, images)}
 
 
@@ -136,9 +121,9 @@ def plot(rows: dict[str, dict], path: Path) -> None:
     names = [UNHEARD, *(name for name, (kind, _) in VARIANTS.items() if kind == "trade-off"), FULL]
     names = sorted((name for name in names if name in rows), key=lambda name: rows[name]["judge_weight"])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, key, title in zip(figure.subplots(1, 3), ("panel", "tid2013", "live"),
+    for axes, key, title in zip(figure.subplots(1, 3), ("srcc", "tid2013", "live"),
                                 ("panel, groups kept aside", "people, TID2013 subset", "people, LIVE subset")):
-        y = [rows[name][key] if key == "panel" else rows[name]["people"][key]["srcc"] for name in names]
+        y = [rows[name][key] if key == "srcc" else rows[name]["people"][key]["srcc"] for name in names]
         x = [rows[name]["bd_rate"] for name in names]
         axes.plot(x, y, marker="o", markersize=4, color="#3366aa")
         for name, a, b in zip(names, x, y):
@@ -151,9 +136,9 @@ def plot(rows: dict[str, dict], path: Path) -> None:
 
 
 def markdown(rows: dict[str, dict]) -> str:
-    header = ["changed", "what", "panel", "TID2013", "LIVE", "order", "nearer than a shift", "BD-rate"]
-    lines = [[VARIANTS[name][0], name, f"{row['panel']:.3f}", f"{row['people']['tid2013']['srcc']:.3f}",
-              f"{row['people']['live']['srcc']:.3f}", f"{row['order']:.1%}", f"{row['nearer_than_a_shift']:.1%}",
+    header = ["changed", "what", "panel, SRCC", "panel, 2AFC", "TID2013", "LIVE", "order", "below a shift", "BD-rate"]
+    lines = [[VARIANTS[name][0], name, f"{row['srcc']:.3f}", f"{row['panel']:.3f}", f"{row['people']['tid2013']['srcc']:.3f}",
+              f"{row['people']['live']['srcc']:.3f}", f"{row['severity_order']:.1%}", f"{row['below_shift']:.1%}",
               f"{row['bd_rate']:+.1f} %" if row["bd_rate"] is not None else ""] for name, row in rows.items()]
     return table(header, lines)
 
@@ -179,7 +164,7 @@ def main() -> None:
         if not (run / "codec.safetensors").exists():
             Trainer(config, DATA, run).run()
         rows[name] = {"judge_weight": config.judge_weight, **measure(run, judged, images)}
-        print(f"{name}: panel {rows[name]['panel']}, {rows[name]['people']}", flush=True)
+        print(f"{name}: panel {rows[name]['srcc']}, {rows[name]['people']}", flush=True)
     anchor = rows.get(UNHEARD, {}).get("curve")
     for row in rows.values():
         row["bd_rate"] = against(row["curve"], anchor) if anchor else None

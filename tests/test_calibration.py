@@ -21,7 +21,7 @@ if missing := [name for name in ("compressai", "piq") if importlib.util.find_spe
 
 from cpips import CPIPS, ModelError  # noqa: E402
 from cpips.baselines import LPIPS  # noqa: E402
-from cpips.calibration import fit, judged, restorers, teachers  # noqa: E402
+from cpips.calibration import agreement, fit, judged, restorers, teachers  # noqa: E402
 from cpips.calibration.config import CalibrateConfig  # noqa: E402
 from cpips.calibration.judged import (LADDERS, JudgedSet, JudgedSetError, JudgedSettings, make,  # noqa: E402
                                       normal_scores)
@@ -432,7 +432,7 @@ def planted(tmp_path_factory) -> dict[str, tuple[fit.Statistics, np.ndarray]]:
     rng, items = np.random.default_rng(1), []
     for i in range(60):
         reference = photo(i, 64, 64)
-        items.append((reference, [*(grating(reference, rng) for _ in range(4)), fit.shifted(reference)]))
+        items.append((reference, [*(grating(reference, rng) for _ in range(4)), agreement.shifted(reference)]))
     found = {}
     for form in ("latent", "taps"):
         metric = CPIPS(AnalysisTransform.random(N=4, M=6), form=form, taps=("gdn1", "gdn2", "gdn3", "y"))
@@ -466,7 +466,7 @@ def test_a_planted_weighting_is_recovered(planted, form, judges):
         fitted = fit.fit_opinions(regrouped(statistics, 1), normal, np.arange(80, 240), settings())
     else:
         fitted = fit.fit_groups(statistics, normal_scores(distances[..., None]), 0, np.arange(20, 60), settings())
-    before, after = (fit.panel_agreement(statistics.distances(weights)[:20, :4].numpy(), distances[:20, :, None])
+    before, after = (agreement.panel_agreement(statistics.distances(weights)[:20, :4].numpy(), distances[:20, :, None])
                      for weights in (statistics.ones(), fitted.head.weights))
     assert before < 0.88 and after > 0.94, (before, after)
     assert fitted.losses[-1] < fitted.losses[0] and len(fitted.losses) == 60
@@ -500,24 +500,24 @@ def test_fits_that_cannot_be(planted):
 def test_agreement_by_hand():
     scores = np.array([[[1, 1, 2], [2, 3, 1], [3, 3, 3]]], float)  # 3 copies, 3 teachers
     # (0,1): a third hold 0 farther; (0,2): none; (1,2): 0, 1/2 (a tie), 0
-    assert fit.panel_votes(scores)[0] == pytest.approx([1 / 3, 0, 1 / 6])
-    assert fit.panel_agreement(np.array([[1.0, 2, 3]]), scores) == pytest.approx((2 / 3 + 1 + 5 / 6) / 3)
-    assert fit.panel_agreement(np.array([[2.0, 2, 1]]), scores) == pytest.approx((1 / 2 + 0 + 1 / 6) / 3)
-    facts = fit.panel_facts(scores, ["a", "b", "c"])
+    assert agreement.panel_votes(scores)[0] == pytest.approx([1 / 3, 0, 1 / 6])
+    assert agreement.panel_agreement(np.array([[1.0, 2, 3]]), scores) == pytest.approx((2 / 3 + 1 + 5 / 6) / 3)
+    assert agreement.panel_agreement(np.array([[2.0, 2, 1]]), scores) == pytest.approx((1 / 2 + 0 + 1 / 6) / 3)
+    facts = agreement.panel_facts(scores, ["a", "b", "c"])
     assert facts["triplets"] == 3 and facts["ceiling"] == pytest.approx((2 / 3 + 1 + 5 / 6) / 3)
     assert facts["teachers"]["c"] == pytest.approx((1 / 3 + 1 + 5 / 6) / 3)
     assert facts["teachers_against_the_others"]["c"] == pytest.approx((0 + 1 + 3 / 4) / 3)
-    assert "teachers_against_the_others" not in fit.panel_facts(scores[..., :1], ["a"])
+    assert "teachers_against_the_others" not in agreement.panel_facts(scores[..., :1], ["a"])
     d = np.array([[1.0, 2.0, 3.0, 1.5]])
-    found = fit.group_agreement(d, scores, normal_scores(scores), ["a", "b", "c"], 1)
+    found = agreement.group_agreement(d, scores, normal_scores(scores), ["a", "b", "c"], 1)
     assert found["severity_order"] == 1 and found["below_shift"] == pytest.approx(1 / 3)
     assert found["srcc_teachers"] == pytest.approx({"a": 1, "b": np.sqrt(3) / 2, "c": 0.5})
-    assert fit.group_agreement(d, scores, normal_scores(scores), ["a", "b", "c"], 0)["severity_order"] is None
+    assert agreement.group_agreement(d, scores, normal_scores(scores), ["a", "b", "c"], 0)["severity_order"] is None
 
 
 def test_shifted():
     image = photo(1, 5, 4)
-    moved = fit.shifted(image)
+    moved = agreement.shifted(image)
     assert np.array_equal(moved[:, 1:], image[:, :-1]) and np.array_equal(moved[:, 0], image[:, 0])
 
 
@@ -604,7 +604,7 @@ def test_command_from_judgements_to_a_metric(call, root, tmp_path, judges, text)
         whole, aside = JudgedSet(root / "judged"), slice(0, 2)
         distances = np.array([[metric(reference, copy).item() for copy in copies]
                               for reference, copies in zip(whole.references[aside], whole.distorted)])
-        assert after["panel"] == pytest.approx(fit.panel_agreement(distances, whole.scores[aside]), abs=1e-6)
+        assert after["panel"] == pytest.approx(agreement.panel_agreement(distances, whole.scores[aside]), abs=1e-6)
 
 
 def test_command_gives_the_same_bytes_twice(call, root, tmp_path):

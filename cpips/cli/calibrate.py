@@ -155,6 +155,7 @@ def _open(path: Path, judges: str) -> Dataset:
 
 def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output: Path, folder: Path | None,
                  weights: Path | None) -> Outcome:
+    from ..calibration import agreement as agreements
     from ..calibration import fit
     from ..calibration.judged import LADDERS, JudgedSet, make
     from ..errors import CpipsError
@@ -170,16 +171,16 @@ def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output
     sha.update(judged.distorted)
 
     def load(i: int) -> fit.Item:
-        return judged.references[i], [*judged.distorted[i], fit.shifted(judged.references[i])]
+        return judged.references[i], [*judged.distorted[i], agreements.shifted(judged.references[i])]
 
     fitting, aside = fit.first_aside(len(judged), config.kept_aside)
     statistics = _statistics(config, metric, len(judged), load, output, sha.hexdigest())
     fitted = fit.fit_groups(statistics, judged.normal, LADDERS, fitting, config)
     data = {"teachers": list(judged.teachers), "digest": sha.hexdigest(), "groups": len(judged), "fitted": len(fitting),
             "kept_aside": len(aside), "copies": judged.scores.shape[1], "made_of": dataclasses.asdict(config.judged)}
-    agreement: dict[str, Any] = {"panel": fit.panel_facts(judged.scores[aside], judged.teachers)}
+    agreement: dict[str, Any] = {"panel": agreements.panel_facts(judged.scores[aside], judged.teachers)}
     for when, d in _both(statistics, fitted, aside):
-        agreement[when] = fit.group_agreement(d, judged.scores[aside], judged.normal[aside], judged.teachers, LADDERS)
+        agreement[when] = agreements.group_agreement(d, judged.scores[aside], judged.normal[aside], judged.teachers, LADDERS)
     return fitted, data, agreement
 
 

@@ -1,4 +1,4 @@
-"""Make a shipped model of a training run: ``python -m cpips.codec.release RUN CONFIG --kodak DIR [--labelled NPZ]``.
+"""Make a shipped model of a training run: ``python -m cpips.codec.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]``.
 
 Writes into ``weights/``: ``NAME.safetensors`` (the encoder alone; what the wheel carries), ``NAME.json`` (the card), and
 into ``weights/codecs/`` the whole codec, from which the next quality starts and with which the card's rates were
@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import pretrained
+from ..calibration.agreement import agreement
+from ..calibration.judged import JudgedSet
 from ..files import replace
 from ..images import load
 from ..metric import CPIPS
@@ -69,7 +71,8 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path])
     return facts
 
 
-def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: str, labelled: Path | None = None) -> dict:
+def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: str, labelled: Path | None = None,
+            judged: Path | None = None) -> dict:
     """Write the weights and the card; returns the card.
 
     Args:
@@ -78,6 +81,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         weights: the repository's ``weights`` folder.
         commit: git commit of the code that trained it.
         labelled: labelled test images (as :class:`~cpips.codec.data.Labelled` reads them), for a model with a classifier.
+        judged: the judged groups, for a model with a head.
     """
     config = TrainConfig.load(config_path)
     init = _ancestor(config, weights)  # before its file may be replaced
@@ -112,7 +116,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
                   "estimated_bpp": round(sum(r["estimated_bpp"] for r in measured["images"]) / len(measured["images"]), 4)},
     }
     card["kodak"] |= gap(card["kodak"], config.lmbda)
-    if config.judge_weight:
+    if judged is not None and config.judge_weight:
         card["judgement"] = judgement(weights / files["file"], judged, config)
     if labelled is not None and "classifier_file" in files:
         card["classification"] = classification(codec, weights / files["classifier_file"], labelled)
@@ -138,6 +142,19 @@ def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict:
     data = Labelled([labelled])
     accuracy = top1_accuracy(codec, classifier, data.images, data.labels)
     return {"accuracy": round(accuracy, 4), "images": len(data), "classes": len(state["weight"]), "data": labelled.stem}
+
+
+def judgement(path: Path, judged: Path, config: TrainConfig) -> dict:
+    """What the head was trained on, and how it agrees with the teachers on the groups kept aside."""
+    groups = JudgedSet(judged, teachers=config.teachers or None)
+    return {"calibrated": "by teachers: no person's judgement was used", "teachers": list(groups.teachers),
+            "form": config.form, "taps": config.taps, "judged_groups": len(groups),
+            "copies": groups.scores.shape[1], "kept_aside": rounded(agreement(CPIPS(path), groups))}
+
+
+def rounded(facts: dict) -> dict:
+    return {key: rounded(value) if isinstance(value, dict) else round(value, 4) if isinstance(value, float) else value
+            for key, value in facts.items()}
 
 
 def largest_change(codec: Mapping[str, Tensor], stored: Mapping[str, Tensor], images: Sequence[Path]) -> float:
@@ -190,11 +207,12 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="the config it was trained from")
     parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak images")
     parser.add_argument("--labelled", type=Path, help="labelled test images, for a model with a classifier")
+    parser.add_argument("--judged", type=Path, help="the judged groups, for a model with a head")
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    card = release(args.run, args.config, args.kodak, args.weights, commit, args.labelled)
-    print(json.dumps({key: card[key] for key in ("kodak", "classification") if key in card}, indent=2))
+    card = release(args.run, args.config, args.kodak, args.weights, commit, args.labelled, args.judged)
+    print(json.dumps({key: card[key] for key in ("kodak", "classification", "judgement") if key in card}, indent=2))
 
 
 if __name__ == "__main__":
