@@ -83,7 +83,7 @@ def cost(pairs: list[tuple[Path, ...]], codec, metric, full, lpips) -> dict:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=cpips.pretrained.DEFAULT_MODEL)
+    parser.add_argument("--model", default=cpips.pretrained.DEFAULT_CODEC)
     parser.add_argument("--pairs", type=int, default=20, help="pairs to time")
     parser.add_argument("--limit", type=int, help="images of each set (for a trial; nothing is kept)")
     args = parser.parse_args()

@@ -158,7 +158,7 @@ def timing(index: LatentIndex, queries: list[Path], rounds: int, sample: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=cpips.pretrained.DEFAULT_MODEL)
+    parser.add_argument("--model", default=cpips.pretrained.DEFAULT_CODEC)
     parser.add_argument("--limit", type=int, help="use only so many photographs")
     parser.add_argument("--copies", type=int, default=10, help="photographs of which distorted copies are queries")
     parser.add_argument("--strangers", type=int, default=20, help="photographs of another set that are queries")

@@ -28,6 +28,7 @@ from .errors import ModelError, WeightsError
 from .head import Head
 
 DEFAULT_MODEL = "hyperprior-q4"
+DEFAULT_CODEC = "hyperprior-q4"  # for files and indexes
 
 Source = Union[str, os.PathLike, Mapping[str, Tensor], AnalysisTransform]
 

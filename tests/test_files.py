@@ -257,7 +257,7 @@ def test_files_of_another_codec_are_refused(codec, packed, shipped_codecs, tmp_p
         files.decompress(tmp_path / "a.cpz", other)
     with pytest.raises(BitstreamError, match="does not ship.*--codec"):
         files.decompress(tmp_path / "a.cpz")
-    (tmp_path / "b.cpz").write_bytes(pack(unpack(packed).stream, pretrained.DEFAULT_MODEL, codec.digest))
+    (tmp_path / "b.cpz").write_bytes(pack(unpack(packed).stream, pretrained.DEFAULT_CODEC, codec.digest))
     with pytest.raises(BitstreamError, match="digest"):
         files.decompress(tmp_path / "b.cpz")
 

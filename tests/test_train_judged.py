@@ -29,7 +29,7 @@ from eval_trees import photo  # noqa: E402
 from tiny_codec import CONFIG, curve, toml  # noqa: E402
 
 JUDGED = dataclasses.replace(CONFIG, name="judged", arch="lite", N=6, M=5, judged_data="judged", judge_weight=20.0,
-                             taps=["gdn2", "y"], judged_copies=4, stages=[Stage(8, 64, 2, judged=2)],
+                             taps=["gdn2", "y"], judged_copies=4, scales=2, stages=[Stage(8, 64, 2, judged=2)],
                              log_every=1)
 
 
@@ -150,7 +150,7 @@ def test_release_ships_the_head(judged_run, judged_root, tmp_path, monkeypatch):
                    judged=judged_root / "judged")
     monkeypatch.setattr(pretrained, "weights_dir", lambda: tmp_path / "weights")
     metric = CPIPS("judged")
-    assert (metric.form, metric.taps) == ("local", ("gdn2", "y")) and card["arch"] == "lite"
+    assert (metric.form, metric.taps, metric.scales) == ("local", ("gdn2", "y"), 2) and card["arch"] == "lite"
     assert card["judgement"]["calibrated"].startswith("by teachers")
     assert card["judgement"]["teachers"] == ["noise", "dice"] and card["training"]["loss"]["judgement"] == 20
     assert 0 <= card["judgement"]["kept_aside"]["below_shift"] <= 1 and "teachers" in card["description"]
@@ -177,7 +177,7 @@ def test_lite_files_hold_the_rounded_latent(judged_run, size):
 def test_features_are_the_metrics():
     codec = create_codec("lite", 6, 5)
     x = torch.rand(2, 3, 64, 64)
-    metric = CPIPS(codec.state_dict(), taps=("gdn1", "gdn2", "y"))
-    for ours, theirs in zip(codec.features(x, ("gdn1", "gdn2", "y")), metric.embed(x).features, strict=True):
+    metric = CPIPS(codec.state_dict(), taps=("gdn1", "gdn2", "y"), scales=2)
+    for ours, theirs in zip(codec.features(x, ("gdn1", "gdn2", "y"), 2), metric.embed(x).features, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
     assert codec.analysis_channels == metric.encoder.channels

@@ -37,7 +37,7 @@ class TrainableHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         """Distances ``(N,)``; features ``(N,C,h,w)`` of every tap, scale by scale, of images whose sides are multiples of
-        the largest stride."""
+        the largest stride (at the coarser scales, of which cells may reach out, the means are of whole cells)."""
         total = torch.zeros((), device=features[0].device)
         taps = len(self.weights)
         for i, (f, g) in enumerate(zip(features, others)):

@@ -40,11 +40,11 @@ def compress(
 ) -> None:
     """Compress an image into a .cpz file, from which it can be decoded, and compared without being decoded."""
     from ..images import load
-    from ..pretrained import DEFAULT_MODEL
+    from ..pretrained import DEFAULT_CODEC
 
     tensor = load(image, background)
     files = codec_files()
-    model = files.open_codec(codec or DEFAULT_MODEL)
+    model = files.open_codec(codec or DEFAULT_CODEC)
     path = output or Path(image).with_suffix(".cpz")
     size = files.compress(tensor, path, model)
     height, width = tensor.shape[1:]

@@ -39,10 +39,10 @@ def build(
     exit code is 1. Killed or interrupted, the same command goes on where it stopped (from INDEX.journal, which goes
     when INDEX is written).
     """
-    from ..pretrained import DEFAULT_MODEL
+    from ..pretrained import DEFAULT_CODEC
 
     module = _module()
-    model = codec_files().open_codec(codec or DEFAULT_MODEL)
+    model = codec_files().open_codec(codec or DEFAULT_CODEC)
     quiet_bombs()
     seen = 0
     with counting("encoding") as show:

@@ -22,7 +22,7 @@ CHOICES = {
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
-POSITIVE = ("N", "M", "lr", "clip_norm", "log_every", "checkpoint_every")
+POSITIVE = ("N", "M", "scales", "lr", "clip_norm", "log_every", "checkpoint_every")
 NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "order_weight", "shift_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
@@ -82,6 +82,7 @@ class TrainConfig:
     teachers: list[str] = field(default_factory=list)  # of those who judged; all of them if empty
     form: str = "local"
     taps: list[str] = field(default_factory=lambda: ["y"])
+    scales: int = 1
     seed: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3

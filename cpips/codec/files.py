@@ -30,7 +30,7 @@ PICTURES = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tif
 
 
 @lru_cache(maxsize=4)
-def open_codec(model: str | os.PathLike = pretrained.DEFAULT_MODEL) -> Codec:
+def open_codec(model: str | os.PathLike = pretrained.DEFAULT_CODEC) -> Codec:
     """The whole codec of a shipped model, or of a weights file that the trainer wrote.
 
     Only encoders ship inside the package. Codecs are files of their own, checked by the digest on the model's card:

@@ -82,13 +82,18 @@ class Codec(ScaleHyperprior):
         """Channels of the analysis transform's features, by the names of the metric's taps."""
         return dict(zip(self.architecture.taps, self.architecture.widths(self.N, self.M)))
 
-    def features(self, x: Tensor, taps: Sequence[str]) -> list[Tensor]:
-        """The analysis transform's features at ``taps``, with gradients: as :meth:`AnalysisTransform.forward` without."""
-        found = {}
-        for tap, begin in zip(self.architecture.taps, range(0, len(self.g_a), 2)):
-            x = self.g_a[begin : begin + 2](x)
-            found[tap] = x
-        return [found[tap] for tap in taps]
+    def features(self, x: Tensor, taps: Sequence[str], scales: int = 1) -> list[Tensor]:
+        """The analysis transform's features at ``taps``, scale by scale, as :class:`~cpips.CPIPS` takes them, but with
+        gradients to the weights."""
+        features = []
+        for scale in range(scales):
+            if scale:
+                x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+            h, found = x, {}
+            for tap, begin in zip(self.architecture.taps, range(0, len(self.g_a), 2)):
+                found[tap] = h = self.g_a[begin : begin + 2](h)
+            features += [found[tap] for tap in taps]
+        return features
 
     # ---- coding -------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ class Objective(nn.Module):
         self.head = None
         if config.judge_weight:
             channels = codec.analysis_channels
-            self.head = TrainableHead(config.form, {tap: channels[tap] for tap in channels if tap in config.taps})
+            self.head = TrainableHead(config.form, {tap: channels[tap] for tap in channels if tap in config.taps},
+                                      config.scales)
         # DDP waits for the gradient of every parameter that wants one
         codec.g_s.requires_grad_(config.distortion != "none")
 
@@ -80,11 +81,12 @@ class Objective(nn.Module):
         return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
 
     def _judge(self, references: Tensor, copies: Tensor, ladders: int, normal: Tensor) -> dict[str, Tensor]:
-        groups, size = references.shape[0], references.shape[-1]
+        config, groups, size = self.config, references.shape[0], references.shape[-1]
         count = len(copies) // groups
         # one pixel to the right, the left column doubled: to people the same picture
         shifted = torch.cat([references[..., :1], references[..., : size - 1]], -1)
-        features = self.codec.features(torch.cat([references, copies, shifted]).float() / 255, tuple(self.head.weights))
+        features = self.codec.features(torch.cat([references, copies, shifted]).float() / 255, tuple(self.head.weights),
+                                       config.scales)
         whose = torch.arange(groups, device=copies.device)
         whose = torch.cat([whose.repeat_interleave(count), whose])
         distances, shifts = self.head([f[whose] for f in features], [f[groups:] for f in features]).split(

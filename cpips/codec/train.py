@@ -291,7 +291,7 @@ def export(checkpoint: Path, out: Path) -> None:
     if classifier := {k.removeprefix("classifier."): v for k, v in averaged.items() if k.startswith("classifier.")}:
         parts["classifier"] = classifier
     if weights := {k.removeprefix("head.weights."): v for k, v in averaged.items() if k.startswith("head.weights.")}:
-        head = TrainableHead(config["form"], {tap: weight.shape[1] for tap, weight in weights.items()})
+        head = TrainableHead(config["form"], {tap: weight.shape[1] for tap, weight in weights.items()}, config["scales"])
         head.load_state_dict({f"weights.{tap}": weight for tap, weight in weights.items()}, strict=False)
         parts["head"] = head.head().state_dict()
     for name, tensors in parts.items():
