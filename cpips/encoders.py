@@ -146,6 +146,8 @@ class AnalysisTransform(nn.Module):
                 x = layer(x)
             if tap in taps:
                 features.append(x)
+                if len(features) == len(set(taps)):
+                    break  # deeper layers would be computed for nothing
         return tuple(features)
 
     def digest(self) -> str:

@@ -22,6 +22,16 @@ def cells(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | T
         eps: floor of the normaliser, in squared units of the features.
         mean: mean of cells over an image, ``(N,h,w)`` to ``(N,)``.
     """
+    return whole(form, local(form, f, g, weight, eps), eps, mean)
+
+
+def local(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | Tensor) -> Tensor:
+    """What :func:`cells` needs of each cell and its neighbours, and of nothing else in the image.
+
+    Returns:
+        The contributions ``(N,h,w)``; for ``'latent'``, whose normaliser is one for the image, error and energy
+        ``(N,2,h,w)``.
+    """
     if form == "taps":
         f = f * torch.rsqrt(f.square().sum(1, keepdim=True) + eps)
         g = g * torch.rsqrt(g.square().sum(1, keepdim=True) + eps)
@@ -29,15 +39,25 @@ def cells(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | T
     if form == "structure":
         return _structure(f, g, eps)
     error, energy = _energy(f - g, weight), _energy(f, weight) + _energy(g, weight)
-    if form == "latent":
-        energy = mean(energy)[:, None, None]
-    return error / (energy + eps)
+    return torch.stack((error, energy), 1) if form == "latent" else error / (energy + eps)
+
+
+def whole(form: str, part: Tensor, eps: float | Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """Contributions ``(N,h,w)`` of an image's cells from what :func:`local` gave for all of them."""
+    if form != "latent":
+        return part
+    error, energy = part.unbind(1)
+    return error / (mean(energy)[:, None, None] + eps)
 
 
 def _energy(feature: Tensor, weight: Tensor | None) -> Tensor:
     """Sum of the (weighted) squares over channels, ``(N,h,w)``."""
     squares = feature.square()
-    return squares.sum(1) if weight is None else (weight.to(feature.dtype)[:, None, None] * squares).sum(1)
+    if weight is not None:
+        weight = weight.to(feature.dtype)[:, None, None]
+        # in place where the weights are fixed: a copy as large as the features costs more than the product
+        squares = squares * weight if weight.requires_grad else squares.mul_(weight)
+    return squares.sum(1)
 
 
 def _structure(f: Tensor, g: Tensor, eps: float | Tensor) -> Tensor:

@@ -17,18 +17,18 @@ import hashlib
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import images, pretrained
+from . import forms, images, pretrained, strips
 from ._version import __version__
 from .encoders import STRIDE, AnalysisTransform
 from .errors import ImageError, ModelError
-from .forms import FORMS, cells
+from .forms import FORMS
 from .protocol import FullReferenceMetric
 
 _ROOT_EPS = 1e-8  # keeps the root form's slope finite (at most 5e3) at distance zero
@@ -103,6 +103,12 @@ class CPIPS(FullReferenceMetric):
             kept finite at zero.
         eps: floor of the normaliser, in squared units of the features.
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
+        strip: rows of the horizontal strips in which an image is encoded, rounded up to a multiple of 16, so that memory
+            grows with the strip and not with the image. ``'auto'`` cuts images of more than 2**22 pixels into strips
+            of 2**21, ``None`` none. Where a gradient is recorded, and in compiled and exported graphs, images stay in
+            one piece. Every cell is computed from the same numbers either way, but libraries sum in another order for
+            another size: distances agree to 1e-6 of themselves plus 1e-9, most to the last bit; with ``quantize``
+            until a latent lies that near to the edge between two integers.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
 
@@ -123,6 +129,7 @@ class CPIPS(FullReferenceMetric):
         root: bool = False,
         eps: float = 1e-6,
         persistent: bool = True,
+        strip: int | str | None = "auto",
         offline: bool | None = None,
         reduction: str = "none",
         check: str = "auto",
@@ -135,6 +142,7 @@ class CPIPS(FullReferenceMetric):
             raise ModelError(f"scales is {scales!r}: expected an integer of 1 or more")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
+        self.strip = strips.check(strip)
         loaded = pretrained.load_model(model, persistent=persistent, offline=offline)
         self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
         if loaded.head and form is None and taps is None and weights is None and scales is None:
@@ -168,12 +176,12 @@ class CPIPS(FullReferenceMetric):
             ImageError: input that cannot be compared; the message says what came and how to mend it.
         """
         x, y = self._prepare_pair(x, y)
-        return self._reduce(self._compare_features(self._features(x), self._features(y), mask), reduction)
+        return self._reduce(self._finish(self._compare_images(x, y), (x.shape[2], x.shape[3]), mask), reduction)
 
     def map(self, x: images.ImageLike, y: images.ImageLike) -> Tensor:
         """Where the images differ: ``(N,1,H,W)``, whose mean over H and W is the distance."""
         x, y = self._prepare_pair(x, y)
-        return self._map(self._features(x), self._features(y))
+        return self._map(self._compare_images(x, y), (x.shape[2], x.shape[3]))
 
     def embed(self, image: images.ImageLike) -> Embedding:
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""
@@ -242,52 +250,89 @@ class CPIPS(FullReferenceMetric):
     # ---- the parts, in the order in which they run --------------------------------------------------------------------
 
     def _features(self, x: Tensor) -> Embedding:
-        size = (x.shape[2], x.shape[3])
-        features, strides = [], []
-        scaled = x.to(self.encoder.dtype)
+        features: list[Tensor] = []
+        for scaled in self._scaled(x):
+            features += self._in_strips(self._encode, scaled)
+        return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._strides,
+                         (x.shape[2], x.shape[3]), self._key)
+
+    def _scaled(self, x: Tensor) -> Iterator[Tensor]:
+        """The images at each scale."""
+        x = x.to(self.encoder.dtype)
         for scale in range(self.scales):
-            if scale:
-                scaled = F.avg_pool2d(scaled, 2, ceil_mode=True, count_include_pad=False)
-            for tap, feature in zip(self.taps, self.encoder(scaled, self.taps)):
-                if tap == "y" and self.quantize:
-                    feature = feature + (feature.round() - feature).detach()
-                features.append(self._mark_invalid(feature, x))
-                strides.append(self.encoder.taps[tap] << scale)
-        return Embedding(tuple(features), tuple(strides), size, self._key)
+            yield (x := F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) if scale else x)
 
-    def _cells(self, a: Embedding, b: Embedding) -> Iterator[tuple[Tensor, int]]:
-        """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""
-        for i, (f, g, stride) in enumerate(zip(a.features, b.features, a.strides)):
-            weight = getattr(self, f"weight_{self.taps[i % len(self.taps)]}")
+    def _encode(self, x: Tensor) -> list[Tensor]:
+        """Features of images at one scale, one per tap."""
+        features = list(self.encoder(x, self.taps))
+        if self.quantize:
+            features[-1] = features[-1] + (features[-1].round() - features[-1]).detach()
+        return features
+
+    def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
+        """``function`` of images at one scale, one map per tap, without more rows at a time than ``strip`` says."""
+        rows = strips.rows(self.strip, *batches)
+        if rows is None:
+            return function(*batches)
+        above, below = strips.reach(self.encoder.architecture)
+        margin = strips.WINDOW * STRIDE * (self.form == "structure" and len(batches) > 1)
+        return strips.apply(function, batches, rows, (above + margin, below + margin),
+                            [self.encoder.taps[tap] for tap in self.taps])
+
+    def _compare_images(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """As :meth:`_compare_cells` of both images' features, of which no more are held than those of a strip."""
+        parts: list[Tensor] = []
+        for scale, scaled in enumerate(zip(self._scaled(x), self._scaled(y))):
+            # one batch after the other, not as one: equal images then have equal features to the last bit
+            parts += self._in_strips(lambda a, b: self._compare_cells(self._encode(a), self._encode(b), scale), *scaled)
+        return [self._mark_invalid(parts[0], x, y), *parts[1:]]  # one NaN is enough for the sum
+
+    def _compare_cells(self, f: Sequence[Tensor], g: Sequence[Tensor], scale: int) -> list[Tensor]:
+        """Per tap: what :func:`cpips.forms.local` says of the features of two batches at one scale."""
+        parts = []
+        for tap, a, b in zip(self.taps, f, g):
+            weight = getattr(self, f"weight_{tap}")
             if weight is not None and weight.dim() == 2:
-                weight = weight[i // len(self.taps)]
+                weight = weight[scale]
+            parts.append(forms.local(self.form, _wide(a), _wide(b), weight, self.eps))
+        return parts
 
+    def _compare_features(self, a: Embedding, b: Embedding, mask: Tensor | None = None) -> Tensor:
+        count = len(self.taps)
+        parts = [part for scale in range(self.scales) for part in self._compare_cells(
+            a.features[scale * count:][:count], b.features[scale * count:][:count], scale)]
+        return self._finish(parts, a.size, mask)
+
+    def _cells(self, parts: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[Tensor, int]]:
+        """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""
+        for part, stride in zip(parts, self._strides):
             def mean(values: Tensor, stride: int = stride) -> Tensor:
-                return _cell_mean(values, stride, a.size)
+                return _cell_mean(values, stride, size)
 
-            yield cells(self.form, _wide(f), _wide(g), weight, self.eps, mean), stride
+            yield forms.whole(self.form, part, self.eps, mean), stride
 
-    def _scalar(self, a: Embedding, b: Embedding) -> Tensor:
+    def _scalar(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
         """The distance before the root, ``(N,)``."""
-        return sum(_cell_mean(values, stride, a.size) for values, stride in self._cells(a, b)) / self.scales
+        return sum(_cell_mean(values, stride, size) for values, stride in self._cells(parts, size)) / self.scales
 
-    def _map(self, a: Embedding, b: Embedding) -> Tensor:
-        height, width = a.size
+    def _map(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
+        height, width = size
         total = 0.0
-        for values, stride in self._cells(a, b):
+        for values, stride in self._cells(parts, size):
             rows = torch.arange(height, device=values.device) // stride
             columns = torch.arange(width, device=values.device) // stride
             total = total + values[:, rows][:, :, columns]
         total = (total / self.scales)[:, None]
         if self.root:
-            total = total * _root_slope(self._scalar(a, b))[:, None, None, None]
+            total = total * _root_slope(self._scalar(parts, size))[:, None, None, None]
         return total
 
-    def _compare_features(self, a: Embedding, b: Embedding, mask: Tensor | None = None) -> Tensor:
+    def _finish(self, parts: list[Tensor], size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
+        """The distances ``(N,)``."""
         if mask is not None:
-            mask = _check_mask(mask, a.size, a.features[0])
-            return (self._map(a, b) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
-        distance = self._scalar(a, b)
+            mask = _check_mask(mask, size, parts[0])
+            return (self._map(parts, size) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+        distance = self._scalar(parts, size)
         return distance * _root_slope(distance) if self.root else distance
 
     @property
@@ -296,6 +341,11 @@ class CPIPS(FullReferenceMetric):
         return self._digest
 
     # ---- keeping order --------------------------------------------------------------------------------------------------
+
+    @property
+    def _strides(self) -> tuple[int, ...]:
+        """Image pixels that a cell covers, per tap and scale."""
+        return tuple(self.encoder.taps[tap] << scale for scale in range(self.scales) for tap in self.taps)
 
     @property
     def _key(self) -> str:

@@ -1,0 +1,82 @@
+"""Large images in horizontal strips: the features of a strip need only the rows that its cells can see.
+
+A strip is cut with that many rows above and below, a whole number of cells, and what the cut's own zero padding reached
+is dropped; zero padding remains at the true borders alone. Every kept cell is computed from the very numbers that it
+sees in the whole image; what a library makes of it may differ in the last bits, for it sums in another order for
+another size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .encoders import STRIDE, Architecture
+from .errors import ModelError
+
+# An image of more pixels goes in strips by itself. At four million the widest encoder's first features are 0.5 GB, twice
+# or thrice that while they are made: what any machine has. Strips cost time (the rows between them are computed twice),
+# so smaller images go whole.
+LARGE = 1 << 22
+PIXELS = 1 << 21  # of an automatic strip: at 4096 px wide 512 rows, to which the overlap adds 3 to 9 %
+
+WINDOW = 4  # cells above and below that a cell of the form 'structure' sees: 5x5 windows of 5x5 windows
+
+
+def check(strip: int | str | None) -> int | str | None:
+    """``strip``, if it is a setting.
+
+    Raises:
+        ModelError: neither ``'auto'`` nor ``None`` nor an integer of 1 or more.
+    """
+    if strip in ("auto", None) or (isinstance(strip, int) and not isinstance(strip, bool) and strip >= 1):
+        return strip
+    raise ModelError(f"strip is {strip!r}: expected 'auto', a number of rows, or None for images in one piece")
+
+
+def rows(strip: int | str | None, *images: Tensor) -> int | None:
+    """Rows of a strip, a multiple of the latent's stride; ``None`` where the images ``(N,3,H,W)`` stay in one piece.
+
+    They do where a gradient is recorded, which keeps all features anyway, and where the call is traced, compiled or
+    exported, for any size. The number of images plays no part: a result does not depend on the batch.
+    """
+    if (strip is None or torch.compiler.is_compiling() or torch.jit.is_tracing()
+            or (torch.is_grad_enabled() and any(image.requires_grad for image in images))):
+        return None
+    height, width = images[0].shape[2:]
+    if strip == "auto":
+        if height * width <= LARGE:
+            return None
+        strip = PIXELS // width
+    wanted = max(-(-int(strip) // STRIDE), 1) * STRIDE
+    return wanted if wanted < height else None
+
+
+def reach(architecture: Architecture) -> tuple[int, int]:
+    """Rows that a strip's cells see above and below it, rounded up to whole cells of the latent."""
+    steps = [1, *architecture.taps.values()]
+    above = sum(kernel // 2 * step for (kernel, _), step in zip(architecture.convolutions, steps))
+    below = above - (STRIDE - 1)  # the last cell's centre is its first row
+    return math.ceil(above / STRIDE) * STRIDE, math.ceil(max(below, 0) / STRIDE) * STRIDE
+
+
+def apply(function: Callable[..., Sequence[Tensor]], images: Sequence[Tensor], rows: int, reach: tuple[int, int],
+          strides: Sequence[int]) -> list[Tensor]:
+    """``function(*images)``, computed strip by strip.
+
+    Args:
+        function: of images ``(N,3,H,W)`` to maps ``(...,ceil(H/s),ceil(W/s))``, one for each stride s of ``strides``.
+        rows: of a strip; a multiple of every stride, as is ``reach``, the rows above and below that its maps see.
+    """
+    height = images[0].shape[2]
+    found = []
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        low, high = max(first - reach[0], 0), min(last + reach[1], height)
+        maps = function(*(image[:, :, low:high] for image in images))
+        found.append([cells.narrow(-2, (first - low) // stride, -(-(last - first) // stride))
+                      for cells, stride in zip(maps, strides)])
+    return [torch.cat(parts, -2) for parts in zip(*found)]
