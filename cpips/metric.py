@@ -279,13 +279,17 @@ class CPIPS(FullReferenceMetric):
         return strips.apply(function, batches, rows, (above + margin, below + margin),
                             [self.encoder.taps[tap] for tap in self.taps])
 
-    def _compare_images(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """As :meth:`_compare_cells` of both images' features, of which no more are held than those of a strip."""
+    def _compare_images(self, x: Tensor, y: Tensor, marked: bool = True) -> list[Tensor]:
+        """As :meth:`_compare_cells` of both images' features, of which no more are held than those of a strip.
+
+        Args:
+            marked: as NaN, where an image is none and could not be refused.
+        """
         parts: list[Tensor] = []
         for scale, scaled in enumerate(zip(self._scaled(x), self._scaled(y))):
             # one batch after the other, not as one: equal images then have equal features to the last bit
             parts += self._in_strips(lambda a, b: self._compare_cells(self._encode(a), self._encode(b), scale), *scaled)
-        return [self._mark_invalid(parts[0], x, y), *parts[1:]]  # one NaN is enough for the sum
+        return [self._mark_invalid(parts[0], x, y), *parts[1:]] if marked else parts  # one NaN is enough for the sum
 
     def _compare_cells(self, f: Sequence[Tensor], g: Sequence[Tensor], scale: int) -> list[Tensor]:
         """Per tap: what :func:`cpips.forms.local` says of the features of two batches at one scale."""

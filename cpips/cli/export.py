@@ -1,0 +1,41 @@
+"""``cpips export``: a model as a file for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import JsonOption, print_json, say
+
+
+def export(
+    model: Annotated[str, typer.Argument(
+        metavar="MODEL", show_default=False, help="A model that `cpips models` lists, or a weights file.")],
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", metavar="FILE.onnx", show_default=False, help="Where to write the graph.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as an ONNX graph: two images in, their distance out.
+
+    The inputs `x` and `y` are (N,3,H,W) float32 in [0,1], of any size; the output `distance` is (N,). The graph does not
+    check its inputs.
+    """
+    from ..errors import ModelError
+
+    if output.suffix.lower() != ".onnx":
+        raise ModelError(f"{output}: the only format is ONNX, whose files end in .onnx")
+    from .. import CPIPS, onnx
+
+    metric = CPIPS(model)
+    onnx.export(metric, output)
+    facts = {"model": metric.name, "signature": metric.signature, "output": str(output), "bytes": output.stat().st_size}
+    if as_json:
+        print_json(facts)
+    else:
+        say(f"{metric.signature}\nis in {output} ({facts['bytes'] / 1e6:.1f} MB)")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(export)
