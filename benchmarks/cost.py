@@ -1,0 +1,68 @@
+"""Agreement with people against cost, of every metric of which both were measured: ``python benchmarks/cost.py``.
+
+Agreement from ``results/agreement.json`` (|SRCC|, 95 % intervals), cost from ``results/fast-speed.json``: time of a pair over
+LPIPS-AlexNet's in the same rounds, each in its fastest form, 256 px, float32. Writes ``docs/cost.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+import cpips
+from _common import RESULTS
+
+ANCHOR = "lpips-alex"
+TITLES = {"tid2013-subset": "TID2013 subset", "live-subset": "LIVE subset"}
+
+
+def costs(side: int = 256, dtype: str = "float32") -> dict[str, float]:
+    """Time over LPIPS-AlexNet's."""
+    result = json.loads((RESULTS / "fast-speed.json").read_text())
+    (case,) = [case for case in result["speed"] if (case["side"], case["dtype"]) == (side, dtype)]
+    ours = result["models"][0]
+    ratios = {name: facts["time_ratio"][ours]["median"] for name, facts in case["metrics"].items()}
+    return {name: ratio / ratios[ANCHOR] for name, ratio in ratios.items()}
+
+
+def points() -> dict[str, list[tuple[str, float, float, list[float]]]]:
+    """Per set: name, cost, |SRCC| and its interval. A model costs what another of its architecture and form costs."""
+    cost = costs()
+    for name in cpips.list_models():
+        twin = next((other for other in cost if other in cpips.list_models() and all(
+            cpips.model_card(name)[key] == cpips.model_card(other)[key] for key in ("arch", "N", "M"))), None)
+        if name not in cost and twin:
+            cost[name] = cost[twin]
+    comparisons = json.loads((RESULTS / "agreement.json").read_text())["comparisons"]
+    return {c["dataset"]["name"]: [(s["metric"]["name"], cost[s["metric"]["name"]], s["srcc"], s["interval"])
+                                   for s in c["scores"] if s["metric"]["name"] in cost] for c in comparisons}
+
+
+def plot(path: Path) -> None:
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    for axes, (name, found) in zip(figure.subplots(1, 2), points().items()):
+        for metric, x, y, (low, high) in found:
+            ours = metric in cpips.list_models()
+            axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o" if ours else "s", markersize=5, elinewidth=0.7,
+                          color="#1f5fa8" if ours else "#b0632b", alpha=0.9)
+            axes.annotate(metric, (x, y), textcoords="offset points", xytext=(6, 3), fontsize=7)
+        axes.set(xscale="log", title=f"{TITLES.get(name, name)}, |SRCC| with 95 % intervals",
+                 xlabel="time of a pair over LPIPS-AlexNet's (256 px, float32, fastest form)")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", "-o", type=Path, default=Path(__file__).parents[1] / "docs" / "cost.png")
+    plot(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()
