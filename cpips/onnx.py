@@ -1,10 +1,10 @@
 """A metric as an ONNX graph, for runtimes without torch: ``cpips.onnx.export(metric, "cpips.onnx")``.
 
-Two inputs ``x`` and ``y``, ``(N,3,H,W)`` float32 RGB in [0,1] of one size, and one output ``distance``, ``(N,)``. Batch,
-height and width are free: any size of 1 px or more, odd ones too. Inputs are not checked in the graph: values outside
-[0,1] or NaN give a number or NaN where the metric would refuse them, so check them before.
+Two inputs ``x`` and ``y``, ``(N,3,H,W)`` float32 RGB in [0,1] of one size, and one output ``distance``, ``(N,)``.
+Batch, height and width are free: any size of 1 px or more, odd ones too. Inputs are not checked in the graph: values
+outside [0,1] give a number where the metric would refuse them, so check them before.
 
-Needs the extra ``onnx``. ``import cpips`` does not import this module.
+Needs the extra ``onnx``, and torch 2.6 or newer. ``import cpips`` does not import this module.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def export(metric: CPIPS, path: str | os.PathLike) -> Path:
         ImportError: onnx or onnxscript is missing; the message says what to install.
     """
     if not isinstance(metric, CPIPS):
-        raise ModelError(f"{getattr(metric, 'name', metric)!r} cannot be exported: only models of cpips can (see cpips models)")
+        raise ModelError(f"{getattr(metric, 'name', metric)!r} cannot be exported: only models of cpips can "
+                         "(see cpips models)")
     if metric.encoder.dtype != torch.float32:
         raise ModelError(f"the metric is in {metric.encoder.dtype}: export it in float32, metric.float()")
     if missing := [name for name in _MODULES if importlib.util.find_spec(name) is None]:

@@ -17,9 +17,8 @@ from torch import Tensor
 from .encoders import STRIDE, Architecture
 from .errors import ModelError
 
-# An image of more pixels goes in strips by itself. At four million the widest encoder's first features are 0.5 GB, twice
-# or thrice that while they are made: what any machine has. Strips cost time (the rows between them are computed twice),
-# so smaller images go whole.
+# An image of more pixels goes in strips by itself. At four million the hyperprior's first features are 0.5 GB, thrice
+# that while they are made: what any machine has. The rows between strips are computed twice, so smaller images go whole.
 LARGE = 1 << 22
 PIXELS = 1 << 21  # of an automatic strip: at 4096 px wide 512 rows, to which the overlap adds 3 to 9 %
 

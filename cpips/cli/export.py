@@ -19,8 +19,8 @@ def export(
 ) -> None:
     """Write a model as an ONNX graph: two images in, their distance out.
 
-    The inputs `x` and `y` are (N,3,H,W) float32 in [0,1], of any size; the output `distance` is (N,). The graph does not
-    check its inputs.
+    The inputs `x` and `y` are (N,3,H,W) float32 in [0,1], of any size; the output `distance` is (N,). The graph does
+    not check its inputs.
     """
     from ..errors import ModelError
 
