@@ -27,7 +27,7 @@ from .encoders import AnalysisTransform
 from .errors import ModelError, WeightsError
 from .head import Head
 
-DEFAULT_MODEL = "hyperprior-q4"
+DEFAULT_MODEL = "cpips-lite"
 DEFAULT_CODEC = "hyperprior-q4"  # for files and indexes
 
 Source = Union[str, os.PathLike, Mapping[str, Tensor], AnalysisTransform]

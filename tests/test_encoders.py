@@ -62,12 +62,12 @@ def test_parity_at_every_size(compressai):
 
 
 def test_parity_on_the_shipped_weights(compressai):
-    card = cpips.model_card(pretrained.DEFAULT_MODEL)
+    card = cpips.model_card("hyperprior-q4")
     state = load_file(pretrained.weights_dir() / card["file"])
     net = compressai.models.ScaleHyperprior(card["N"], card["M"]).eval().requires_grad_(False)
     result = net.g_a.load_state_dict({key[4:]: v for key, v in state.items() if key.startswith("g_a.")}, strict=False)
     assert not result.unexpected_keys and all("_reparam." in key for key in result.missing_keys)
-    metric = cpips.CPIPS()
+    metric = cpips.CPIPS("hyperprior-q4")
     for size in [(1, 1), (16, 16), (23, 64), (70, 45)]:
         agree(metric.encoder, net, torch.rand(1, 3, *size))
 

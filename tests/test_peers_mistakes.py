@@ -265,7 +265,7 @@ def test_unknown_names_end_in_attribute_errors():
 
 def test_nobody_can_tell_which_lpips_it_was(metric):
     """Net, version, weights and resizing each move scores by a point; papers print none of them."""
-    for part in (metric.name, metric.digest[:12], "form latent", "float32", "resize none", cpips.__version__):
+    for part in (metric.name, metric.digest[:12], f"form {metric.form}", "channel weights", "float32", "resize none", cpips.__version__):
         assert part in metric.signature
 
 

@@ -118,7 +118,7 @@ def test_shipped_weights_that_were_changed(shipped):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"file": "x.safetensors"}', "\xff"])
 def test_damaged_cards(shipped, text):
     (shipped / f"{pretrained.DEFAULT_MODEL}.json").write_text(text, encoding="latin-1")
-    with pytest.raises(WeightsError, match="card of hyperprior-q4 is damaged.*reinstall"):
+    with pytest.raises(WeightsError, match="card of cpips-lite is damaged.*reinstall"):
         CPIPS()
 
 
