@@ -99,9 +99,9 @@ def spread(values: list[float]) -> dict:
 def speed(models: list[str], args: argparse.Namespace) -> list[dict]:
     """Per size, type and model: how many times the time each baseline takes."""
     cases = []
-    peers = ["lpips-alex", "lpips-squeeze", "ssim"] if args.quick else list(PEERS)
+    peers = ["lpips-alex", "lpips-squeeze", "ssim"] if args.quick else args.peers
     for side, batch in [(64, 4), (256, 1)] if args.quick else CASES:
-        for dtype in DTYPES:
+        for dtype in args.dtypes:
             calls, skipped = {}, {}
             for name in [*models, *peers]:
                 metric = create(name).to(args.device, DTYPES[dtype])
@@ -150,7 +150,7 @@ def peak(models: list[str], args: argparse.Namespace) -> list[dict]:
     found = []
     side = 256 if args.quick else 1024
     count = 512 if args.quick else 2048 if args.device == "cpu" else 8192
-    for dtype in DTYPES:
+    for dtype in args.dtypes:
         a, b = torch.rand(2, count, count, device=args.device, dtype=DTYPES[dtype])
         products = {f"matmul {n}": (lambda a=a[:n, :n].contiguous(), b=b[:n, :n].contiguous(): a @ b)
                     for n in (count // 4, count // 2, count)}
@@ -287,6 +287,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=60, help="no new round of a case after so long")
     parser.add_argument("--memory-sides", type=int, nargs="+", default=[4096, 8192])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     args = parser.parse_args()
