@@ -38,7 +38,7 @@ NAMES = {"tid2013": "TID2013", "live": "LIVE"}
 @torch.no_grad()
 def both_forms(model: str, folder: Path, rows: list[dict]) -> dict[str, np.ndarray]:
     """Distances in the full and in the rounded form; every image is encoded once."""
-    full, rounded = cpips.CPIPS(model), cpips.CPIPS(model, quantize=True)
+    full, rounded = cpips.CPIPS(model, form="latent"), cpips.CPIPS(model, form="latent", quantize=True)
 
     def embed(name: str) -> tuple[cpips.Embedding, cpips.Embedding]:
         embedding = full.embed(folder / name)

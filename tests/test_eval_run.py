@@ -112,14 +112,14 @@ def test_images_of_many_sizes_and_large_ones(metric, tmp_path):
 @pytest.mark.parametrize("task, encoded", [("2afc", 30), ("mos", 13), ("jnd", 20)])
 def test_a_reference_is_encoded_once(task, encoded, metric, tmp_path, monkeypatch):
     count = 0
-    features = type(metric)._features
+    encode = type(metric)._encode
 
     def counting(self, x):
         nonlocal count
         count += len(x)
-        return features(self, x)
+        return encode(self, x)
 
-    monkeypatch.setattr(type(metric), "_features", counting)
+    monkeypatch.setattr(type(metric), "_encode", counting)
     run(made(task), metric, tmp_path, batch_size=3)
     assert count == encoded
 

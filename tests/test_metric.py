@@ -810,3 +810,13 @@ def test_inference_mode(metric, pair):
 def test_signature_can_be_parsed():
     pattern = r"cpips:[^|]+\|sha256 [0-9a-f]{12}\|form \w+\|taps [\w+]+(\|[^|]+)*\|float32\|resize none\|cpips [\w.]+"
     assert re.fullmatch(pattern, CPIPS(encoder(), scales=2, root=True, weights={"y": WEIGHTS["y"]}).signature)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (2, 2), (33, 50), (7, 5), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_halves_are_the_pools(size, dtype):
+    """To the last bit: the quick way sums in the same order."""
+    x = torch.rand(2, 3, *size).to(dtype)
+    expected = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    assert torch.equal(cpips.metric._halved(x), expected)
+    assert torch.equal(cpips.metric._halved(x.clone().requires_grad_()), expected)
