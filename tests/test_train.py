@@ -575,7 +575,7 @@ STAGE = "[[stages]]\nsteps = 3\ncrop = 128\nbatch = 8\n"
     (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE, "class_weight needs .* labelled = IMAGES in every"),
     (GOOD + "labelled_data = ['b']\n" + STAGE, "change nothing without class_weight"),
     (GOOD + STAGE + "labelled = 8", "change nothing without class_weight"),
-    (GOOD + "rate_weight = 0\ndistortion = 'none'\n" + STAGE, "every term .* rate_weight, distortion and class_weight"),
+    (GOOD + "rate_weight = 0\ndistortion = 'none'\n" + STAGE, "every term .* rate_weight, distortion, class_weight and judge_weight"),
     (GOOD + "distortion = 'ms-ssim'\n" + STAGE, "'ms-ssim' needs crops of 192 px"),
     (GOOD + "distortion = 'ssim'\n" + STAGE, "distortion = 'ssim': must be one of mse, ms-ssim, none"),
     (GOOD + "optimizer = 'sgd'\n" + STAGE, "optimizer = 'sgd': must be one of adam, soap"),
