@@ -1,7 +1,7 @@
 """Agreement with people against cost, of every metric of which both were measured: ``python benchmarks/cost.py``.
 
 Agreement from ``results/agreement.json`` (|SRCC|, 95 % intervals), cost from ``results/fast-speed.json``: time of a pair over
-LPIPS-AlexNet's in the same rounds, each in its fastest form, 256 px, float32. Writes ``docs/cost.png``.
+LPIPS-AlexNet's in the same rounds, each in its fastest form measured, 256 px, float32. Writes ``docs/cost.png``.
 """
 
 from __future__ import annotations
