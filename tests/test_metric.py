@@ -87,10 +87,10 @@ def cell_mean(cells, stride, height, width):
     return torch.stack(rows, 1)[:, :, [j // stride for j in range(width)]].mean((1, 2))
 
 
-@pytest.mark.parametrize("model", ["random", None], ids=["random", "default"])
+@pytest.mark.parametrize("model", ["random", "hyperprior-q4"])
 @pytest.mark.parametrize("size", [(32, 48), (70, 45), (1, 1)], ids=str)
 def test_latent_form_by_hand(compressai, model, size):
-    metric = CPIPS(model) if model else CPIPS()
+    metric = CPIPS(model)
     x, y = torch.rand(2, 2, 3, *size)
     f, g = features(compressai, metric, x)["y"], features(compressai, metric, y)["y"]
 
@@ -104,13 +104,28 @@ def test_latent_form_by_hand(compressai, model, size):
         assert torch.allclose(metric(x, y).double(), plain, rtol=1e-4)
 
 
-def test_coverage_weights_by_hand(default):
+@pytest.mark.parametrize("size", [(64, 128), (70, 45), (1, 1)], ids=str)
+def test_the_default_model_by_hand(default, size):
+    x, y = torch.rand(2, 2, 3, *size)
+    expected, h, k, count = 0, x, y, 0
+    while count < default.scales:
+        for tap, f, g in zip(default.taps, default.encoder(h, default.taps), default.encoder(k, default.taps), strict=True):
+            weight = default.get_buffer(f"weight_{tap}")[count][:, None, None]
+            cells = (weight * (f - g).square()).sum(1) / ((weight * (f.square() + g.square())).sum(1) + 1e-6)
+            expected = expected + cell_mean(cells, default.encoder.taps[tap] << count, *size) / default.scales
+        h, k = (F.avg_pool2d(t, 2, ceil_mode=True, count_include_pad=False) for t in (h, k))
+        count += 1
+    assert default.form == "local" and torch.allclose(default(x, y), expected, rtol=1e-5)
+
+
+def test_coverage_weights_by_hand():
     """70 x 45 px: five rows of cells, of which the last covers 6 px, and three columns, of which the last covers 13."""
+    metric = CPIPS("hyperprior-q4")
     x, y = torch.rand(2, 1, 3, 70, 45)
-    f, g = default.encoder(x)[0], default.encoder(y)[0]
+    f, g = metric.encoder(x)[0], metric.encoder(y)[0]
     share = torch.outer(torch.tensor([16, 16, 16, 16, 6]) / 70, torch.tensor([16, 16, 13]) / 45)
     d, e = ((f - g).square().sum(1) * share).sum(), ((f.square() + g.square()).sum(1) * share).sum()
-    assert torch.allclose(default(x, y), d / (e + 1e-6), rtol=1e-5)
+    assert torch.allclose(metric(x, y), d / (e + 1e-6), rtol=1e-5)
 
 
 def test_taps_form_by_hand(compressai):
