@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import cpips
@@ -20,6 +19,7 @@ from bapps_eval.layouts import open_datasets
 from bapps_eval.metrics import create_metric
 from bapps_eval.report.tables import overview
 from bapps_eval.run import run
+from cpips.files import replace
 
 SETS = ("tid2013", "live")
 BASELINES = ["random", "lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "ms-ssim", "ssim", "psnr"]
@@ -59,9 +59,8 @@ def write_card(path: Path, model: str, comparisons: list[dict]) -> None:
     card["agreement"] = {f"{name} SRCC": round(score["srcc"], 4) for name, score in found.items()}
     card["agreement_intervals"] = {f"{name} SRCC": [round(v, 4) for v in score["interval"]]
                                    for name, score in found.items()}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    text = json.dumps(card, indent=2) + "\n"
+    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

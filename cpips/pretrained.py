@@ -83,12 +83,12 @@ def weights_dir() -> Path:
     raise WeightsError("the package cpips.weights is missing: install cpips with pip (pip install .)")
 
 
-def unknown_model(name: str, known: Iterable[str]) -> ModelError:
+def unknown_model(name: str, known: Iterable[str], what: str = "model") -> ModelError:
     """The error for a name that is none of ``known``, with the nearest of them."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name).lower().replace("_", "-"), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
-    return ModelError(f"unknown model {name!r}: {hint}")
+    return ModelError(f"unknown {what} {name!r}: {hint}")
 
 
 # ---- loading ------------------------------------------------------------------------------------------------------------

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping
 
-from .. import pretrained
+from .. import pretrained, toml
 from ..forms import FORMS
 
 if TYPE_CHECKING:
     from .judged import JudgedSettings
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LINEAR_FORMS = ("latent", "taps")  # the weights of a frozen encoder's statistics say all of these
 JUDGES = ("bapps", "mos", "teachers")
@@ -94,11 +88,7 @@ class CalibrateConfig:
             OSError: the file cannot be read.
         """
         path = Path(path)
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ValueError(f"{path}: not valid TOML: {error}") from None
-        _refuse_unknown(str(path), raw, cls)
+        raw = toml.read(path, cls)
         table = raw.pop("judged", None)
         if table is not None and not isinstance(table, dict):
             raise ValueError(f"{path}: judged must be a table, [judged]")
@@ -123,18 +113,12 @@ def is_file(model: str) -> bool:
 def _judged(path: Path, table: Mapping[str, Any]) -> JudgedSettings:
     from .judged import JudgedSettings  # needs the codec
 
-    _refuse_unknown(f"{path}, [judged]", table, JudgedSettings)
+    toml.refuse_unknown(f"{path}, [judged]", table, JudgedSettings)
     try:
         _check_types(JudgedSettings, table)
         return JudgedSettings(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}, [judged]: {error}") from None
-
-
-def _refuse_unknown(where: str, raw: Mapping[str, Any], cls: type) -> None:
-    known = {f.name for f in dataclasses.fields(cls)}
-    if unknown := sorted(set(raw) - known):
-        raise ValueError(f"{where}: unknown settings {unknown}; known are {sorted(known)}")
 
 
 def _check_types(cls: type, values: Mapping[str, Any]) -> None:

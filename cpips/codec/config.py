@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import toml
 from .model import CODECS, HYPER_STRIDE
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 CHOICES = {
     "arch": tuple(CODECS),
@@ -140,13 +135,7 @@ class TrainConfig:
             OSError: the file cannot be read.
         """
         path = Path(path)
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ValueError(f"{path}: not valid TOML: {error}") from None
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(raw) - known):
-            raise ValueError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
+        raw = toml.read(path, cls)
         stages = raw.get("stages", [])
         if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
             raise ValueError(f"{path}: stages must be tables in double brackets, [[stages]]")

@@ -38,13 +38,13 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images
+from ..encoders import STRIDE
 from ..errors import BitstreamError, CpipsError, ImageError
 from ..metric import CPIPS
 from ..scoring.journal import Appended
 from ..scoring.tables import IMAGE_SUFFIXES, atomic
 from . import container
 from .files import codec_of, file_metric, open_codec
-from ..encoders import STRIDE
 from .model import Codec
 
 DEFAULT_INDEX = Path("cpips-index")

@@ -19,7 +19,6 @@ Needs scipy (extra ``eval``); ``import cpips`` does not import this package.
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from dataclasses import dataclass
 from typing import Iterable
@@ -27,6 +26,7 @@ from typing import Iterable
 import numpy as np
 
 from ..errors import ImageError, ModelError
+from ..pretrained import unknown_model
 from . import _points, _structure  # noqa: F401  (they fill DISTORTIONS)
 from ._tools import DISTORTIONS, GROUPS, Distortion
 
@@ -142,9 +142,7 @@ def _check_image(image: np.ndarray) -> None:
 
 def _check_step(name: str, severity: float, seed: int) -> None:
     if name not in DISTORTIONS:
-        near = difflib.get_close_matches(str(name).lower().replace("_", "-"), DISTORTIONS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(DISTORTIONS)}"
-        raise ModelError(f"unknown distortion {name!r}: {hint}")
+        raise unknown_model(name, DISTORTIONS, "distortion")
     if not isinstance(severity, (int, float, np.integer, np.floating)) or not 0 <= severity <= 1:
         raise ModelError(f"severity is {severity!r}: expected a number in [0,1]")
     if not isinstance(seed, (int, np.integer)) or seed < 0:
