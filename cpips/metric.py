@@ -21,7 +21,6 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import forms, images, pretrained, strips
@@ -260,7 +259,7 @@ class CPIPS(FullReferenceMetric):
         """The images at each scale."""
         x = x.to(self.encoder.dtype)
         for scale in range(self.scales):
-            yield (x := _halved(x) if scale else x)
+            yield (x := images.halved(x) if scale else x)
 
     def _encode(self, x: Tensor) -> list[Tensor]:
         """Features of images at one scale, one per tap."""
@@ -390,16 +389,6 @@ def _refresh_digest(metric: CPIPS, _: Any) -> None:
 def _wide(feature: Tensor) -> Tensor:
     """Distances are taken in fp32 at least, whatever the features came in."""
     return feature if feature.dtype == torch.float64 else feature.float()
-
-
-def _halved(x: Tensor) -> Tensor:
-    """Means of 2x2 pixels; of those that there are, at an odd side."""
-    if (x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling() or torch.jit.is_tracing()
-            or x.shape[2] % 2 or x.shape[3] % 2 or (torch.is_grad_enabled() and x.requires_grad)):
-        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-    # the same sums in the same order, in a third of the time
-    total = x[:, :, ::2, ::2] + x[:, :, ::2, 1::2]
-    return total.add_(x[:, :, 1::2, ::2]).add_(x[:, :, 1::2, 1::2]).mul_(0.25)
 
 
 def _cell_mean(values: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

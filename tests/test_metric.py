@@ -833,5 +833,5 @@ def test_halves_are_the_pools(size, dtype):
     """To the last bit: the quick way sums in the same order."""
     x = torch.rand(2, 3, *size).to(dtype)
     expected = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-    assert torch.equal(cpips.metric._halved(x), expected)
-    assert torch.equal(cpips.metric._halved(x.clone().requires_grad_()), expected)
+    assert torch.equal(cpips.images.halved(x), expected)
+    assert torch.equal(cpips.images.halved(x.clone().requires_grad_()), expected)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..encoders import HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
 from ..errors import BitstreamError, WeightsError
+from ..images import halved
 from ._compressai import import_compressai
 from .container import Bitstream
 
@@ -88,7 +89,7 @@ class Codec(ScaleHyperprior):
         features = []
         for scale in range(scales):
             if scale:
-                x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+                x = halved(x)
             h, found = x, {}
             for tap, begin in zip(self.architecture.taps, range(0, len(self.g_a), 2)):
                 found[tap] = h = self.g_a[begin : begin + 2](h)
