@@ -51,7 +51,10 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "taps gdn1, gdn2, y": ("taps", {"taps": ["gdn1", "gdn2", "y"]}),
     "form latent": ("normalisation", {"form": "latent"}),
     "form taps": ("normalisation", {"form": "taps"}),
-    "classical teachers": ("teachers", {"teachers": list(CLASSICAL)}),
+    "one scale": ("scales", {"scales": 1}),
+    "three scales": ("scales", {"scales": 3}),
+    "with LPIPS-Alex": ("teachers", {"teachers": [*CLASSICAL, "lpips-alex"]}),
+    "all teachers": ("teachers", {"teachers": []}),
     "teachers trained on BAPPS": ("teachers", {"teachers": list(LEARNED)}),
 }
 

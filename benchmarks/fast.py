@@ -40,7 +40,7 @@ PEERS = {
     "lpips-vgg": {"trunk": "random", "heads": "ones"}, "dists": {"trunk": "random", "weights": "ones"},
     "stlpips-alex": {"weights": "random"}, "stlpips-vgg": {"weights": "random"}, "ssim": {}, "ms-ssim": {},
 }
-RANDOM = {"random-lite": ("lite", 96, 128), "random-hyperprior": ("hyperprior", 128, 192)}
+RANDOM = {"random-lite": ("lite", 72, 96), "random-hyperprior": ("hyperprior", 128, 192)}
 CASES = [(64, 32), (256, 8), (1024, 1)]  # pixels a side, images in a batch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FORMS = ("plain", "channels_last", "compiled")
@@ -52,7 +52,7 @@ def create(name: str) -> cpips.protocol.FullReferenceMetric:
     if name in RANDOM:
         architecture, N, M = RANDOM[name]
         encoder = AnalysisTransform.random(N=N, M=M, architecture=ARCHITECTURES[architecture])
-        return cpips.CPIPS(encoder, form="local", taps=("gdn2", "y"))
+        return cpips.CPIPS(encoder, form="local", taps=("gdn2", "y"), scales=2)
     return cpips.CPIPS(Path(name) if Path(name).is_file() else name)
 
 
