@@ -1,6 +1,6 @@
-"""Write the measured numbers into the README, from ``results/*.json`` and the model cards: ``python benchmarks/readme.py``.
+"""Write the measured numbers into the pages, from ``results/*.json`` and the model cards: ``python benchmarks/readme.py``.
 
-Each stands between ``<!-- name -->`` and ``<!-- /name -->``; the tests hold the README to what this would write.
+Each stands between ``<!-- name -->`` and ``<!-- /name -->``; the tests hold the pages to what this would write.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from _common import RESULTS, table
 
 import cpips
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def agreement() -> str:
@@ -83,23 +83,51 @@ def rate_distortion() -> str:
             "(docs/rate_distortion.png)")
 
 
-def filled(text: str) -> str:
-    for make in (agreement, severity, family, fast, speed, models, rate_distortion):
+def judged() -> str:
+    """What the card of the default model keeps of the groups that no step has seen."""
+    card = cpips.model_card("cpips-lite")["judgement"]
+    kept = card["kept_aside"]
+    rows = [["`cpips-lite`", f"{kept['srcc']:.3f}", f"{kept['panel']:.3f}", ""]]
+    rows += [[name, "", f"{share:.3f}", f"{kept['teachers_against_the_others'][name]:.3f}"]
+             for name, share in kept["teachers"].items()]
+    rows.append(["always with the majority", "", f"{kept['ceiling']:.3f}", ""])
+    header = ["judge", "SRCC with the panel's mean", "2AFC with the panel", "2AFC with the other teachers alone"]
+    return (f"{table(header, rows)}\n\n({kept['groups']} of {card['judged_groups']} groups, {kept['triplets']:,} triplets; a "
+            f"teacher's own vote is among the panel's. Worse severities are farther in {kept['severity_order']:.1%} of the "
+            f"ladders; {kept['below_shift']:.1%} of the copies are nearer than a shift by one pixel.)")
+
+
+def ablation() -> str:
+    from ablation import markdown
+
+    result = json.loads((RESULTS / "ablation.json").read_text())
+    return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; BD-rate over {result['kodak_images']} Kodak "
+            "images against the variant without judgement.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
+
+
+PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
+         "docs/calibration.md": (judged, ablation)}
+
+
+def filled(page: str) -> str:
+    """The page as it should be."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name}*.json")) and make is not models:
+        if not list(RESULTS.glob(f"{name}*.json")) and make not in (models, judged):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
-            raise SystemExit(f"{README} has no place for {name}")
+            raise SystemExit(f"{page} has no place for {name}")
         text = re.sub(pattern, lambda found: f"{found[1]}{make()}\n{found[2]}", text, flags=re.S)
     return text
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    new = filled(text)
-    README.write_text(new, encoding="utf-8")
-    print("README.md " + ("brought up to date" if new != text else "was up to date"), file=sys.stderr)
+    for page in PAGES:
+        old, new = (ROOT / page).read_text(encoding="utf-8"), filled(page)
+        (ROOT / page).write_text(new, encoding="utf-8")
+        print(f"{page} " + ("brought up to date" if new != old else "was up to date"), file=sys.stderr)
 
 
 if __name__ == "__main__":
