@@ -141,14 +141,19 @@ class AnalysisTransform(nn.Module):
     def forward(self, x: Tensor, taps: Sequence[str] = ("y",)) -> tuple[Tensor, ...]:
         """Features of ``x``, ``(N,3,H,W)`` in [0,1], at ``taps`` (in their order of depth)."""
         features = []
-        for tap, i in zip(self.taps, range(0, len(self.g_a), 2)):
-            for layer in self.g_a[i : i + 2]:
-                x = layer(x)
+        for i, tap in enumerate(self.taps):
+            x = self.stage(i, x)
             if tap in taps:
                 features.append(x)
                 if len(features) == len(set(taps)):
                     break  # deeper layers would be computed for nothing
         return tuple(features)
+
+    def stage(self, i: int, x: Tensor) -> Tensor:
+        """The feature of tap number ``i`` from that of the tap before (from the image, for the first)."""
+        for layer in self.g_a[2 * i : 2 * i + 2]:
+            x = layer(x)
+        return x
 
     def digest(self) -> str:
         """SHA-256 over the tensors' names, shapes and bytes (fp32), whatever file or layout they came in."""

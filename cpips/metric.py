@@ -16,12 +16,14 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from . import forms, images, pretrained, strips
 from ._version import __version__
@@ -104,10 +106,13 @@ class CPIPS(FullReferenceMetric):
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
         strip: rows of the horizontal strips in which an image is encoded, rounded up to a multiple of 16: memory grows
             with the strip and not with the image. ``'auto'`` cuts images of more than 2**22 pixels into strips of
-            2**21, ``None`` none. Where a gradient is recorded, and in compiled and exported graphs, images stay in one
-            piece. Every cell is computed from the same numbers either way, but libraries sum in another order for
+            2**21, ``None`` none. Where a gradient is recorded (but for ``checkpoint``), and in compiled and exported
+            graphs, images stay in one piece. Every cell is computed from the same numbers either way, but libraries sum in another order for
             another size: distances agree to 1e-6 of themselves plus 1e-9, most to the last bit; with ``quantize``
             until a latent lies that near to the edge between two integers.
+        checkpoint: where a gradient is recorded, go in strips there too (``'auto'``: of 2**18 pixels, whatever the
+            size), and encode each again in the backward pass, from the images: memory grows with the strip, for the
+            time of one more forward pass.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
 
@@ -129,6 +134,7 @@ class CPIPS(FullReferenceMetric):
         eps: float = 1e-6,
         persistent: bool = True,
         strip: int | str | None = "auto",
+        checkpoint: bool = False,
         offline: bool | None = None,
         reduction: str = "none",
         check: str = "auto",
@@ -141,7 +147,7 @@ class CPIPS(FullReferenceMetric):
             raise ModelError(f"scales is {scales!r}: expected an integer of 1 or more")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
-        self.strip = strips.check(strip)
+        self.strip, self.checkpoint = strips.check(strip), checkpoint
         loaded = pretrained.load_model(model, persistent=persistent, offline=offline)
         self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
         if loaded.head and form is None and taps is None and weights is None and scales is None:
@@ -270,7 +276,10 @@ class CPIPS(FullReferenceMetric):
 
     def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
         """``function`` of images at one scale, one map per tap, without more rows at a time than ``strip`` says."""
-        rows = strips.rows(self.strip, *batches)
+        recorded = torch.is_grad_enabled() and any(batch.requires_grad for batch in batches)
+        if recorded and self.checkpoint:
+            function = partial(recomputed, function, use_reentrant=False, preserve_rng_state=False)
+        rows = strips.rows(self.strip, *batches, checkpoint=self.checkpoint)
         if rows is None:
             return function(*batches)
         above, below = strips.reach(self.encoder.architecture)
@@ -286,8 +295,11 @@ class CPIPS(FullReferenceMetric):
         """
         parts: list[Tensor] = []
         for scale, scaled in enumerate(zip(self._scaled(x), self._scaled(y))):
-            # one batch after the other, not as one: equal images then have equal features to the last bit
-            parts += self._in_strips(lambda a, b: self._compare_cells(self._encode(a), self._encode(b), scale), *scaled)
+            def compare(a: Tensor, b: Tensor, scale: int = scale) -> list[Tensor]:
+                # one batch after the other, not as one: equal images then have equal features to the last bit
+                return self._compare_cells(self._encode(a), self._encode(b), scale)
+
+            parts += self._in_strips(compare, *scaled)
         return [self._mark_invalid(parts[0], x, y), *parts[1:]] if marked else parts  # one NaN is enough for the sum
 
     def _compare_cells(self, f: Sequence[Tensor], g: Sequence[Tensor], scale: int) -> list[Tensor]:
@@ -297,7 +309,7 @@ class CPIPS(FullReferenceMetric):
             weight = getattr(self, f"weight_{tap}")
             if weight is not None and weight.dim() == 2:
                 weight = weight[scale]
-            parts.append(forms.local(self.form, _wide(a), _wide(b), weight, self.eps))
+            parts.append(forms.local(self.form, wide(a), wide(b), weight, self.eps))
         return parts
 
     def _compare_features(self, a: Embedding, b: Embedding, mask: Tensor | None = None) -> Tensor:
@@ -310,13 +322,13 @@ class CPIPS(FullReferenceMetric):
         """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""
         for part, stride in zip(parts, self._strides):
             def mean(values: Tensor, stride: int = stride) -> Tensor:
-                return _cell_mean(values, stride, size)
+                return cell_mean(values, stride, size)
 
             yield forms.whole(self.form, part, self.eps, mean), stride
 
     def _scalar(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
         """The distance before the root, ``(N,)``."""
-        return sum(_cell_mean(values, stride, size) for values, stride in self._cells(parts, size)) / self.scales
+        return sum(cell_mean(values, stride, size) for values, stride in self._cells(parts, size)) / self.scales
 
     def _map(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
         height, width = size
@@ -386,12 +398,12 @@ def _refresh_digest(metric: CPIPS, _: Any) -> None:
     metric._digest = metric.encoder.digest()
 
 
-def _wide(feature: Tensor) -> Tensor:
+def wide(feature: Tensor) -> Tensor:
     """Distances are taken in fp32 at least, whatever the features came in."""
     return feature if feature.dtype == torch.float64 else feature.float()
 
 
-def _cell_mean(values: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+def cell_mean(values: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Mean ``(N,)`` of ``(N,h,w)`` over the image's own pixels: a cell counts by the pixels of the image it covers."""
     height, width = size
     rows = _coverage(values.shape[1], stride, height, values)

@@ -2,7 +2,7 @@
 
 ``metric(x, y)`` takes what :mod:`cpips.images` accepts and returns ``(N,)``. A metric is frozen by construction: its
 weights are buffers, so no optimiser can find them, ``requires_grad_`` does not reach them, and ``.train()`` changes
-nothing.
+nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same way, by :class:`ImageModule`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,83 @@ from .errors import ImageError, ModelError
 REDUCTIONS = ("none", "mean", "sum")
 
 
-class FullReferenceMetric(nn.Module):
+class ImageModule(nn.Module):
+    """A frozen module that takes checked images; its settings are those of :class:`FullReferenceMetric`."""
+
+    name: str = ""
+    min_side: int = 1
+    _noun = "metric"
+
+    def __init__(self, *, reduction: str, check: str = "auto", background: images.Background = None):
+        super().__init__()
+        if check not in ("auto", "strict", "off"):
+            raise ModelError(f"check {check!r} is unknown: choose 'auto', 'strict' or 'off'")
+        if background is not None:
+            images.colour(background)
+        self.reduction, self.check, self.background = check_reduction(reduction), check, background
+        super().train(False)
+
+    def train(self, mode: bool = True):
+        """Nothing: there is no training mode."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are (the CPU for a module without any)."""
+        return next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
+
+    # ---- what a subclass may see otherwise --------------------------------------------------------------------------
+
+    def _check_values(self, batch: Tensor, name: str) -> None:
+        """Refuse values that are no image's; reads them."""
+        images.check_values(batch, name)
+
+    def _valid(self, *batches: Tensor) -> Tensor:
+        """``(N,)`` bool: where :meth:`_check_values` would let all of the batches pass, found without reading."""
+        return torch.stack([images.valid_images(batch) for batch in batches]).all(0)
+
+    # ---- inputs and outputs -----------------------------------------------------------------------------------------
+
+    def _prepare(self, image: images.ImageLike, name: str = "image") -> Tensor:
+        batch = images.as_batch(image, background=self.background, name=name)
+        device = self.device
+        if not isinstance(image, Tensor):
+            batch = batch.to(device)
+        elif any(True for _ in self.buffers()) and batch.device != device:
+            raise ImageError(f"{name} is on {batch.device} and the {self._noun} on {device}: move one, "
+                             f"{name}.to({str(device)!r}) or {self._noun}.to({str(batch.device)!r})")
+        if min(batch.shape[2:]) < self.min_side:
+            raise ImageError(f"{name} is {batch.shape[3]}x{batch.shape[2]} px: {self.name} needs sides of "
+                             f"{self.min_side} px or more")
+        if self.check == "strict" or (self.check == "auto" and images.can_look(batch)):
+            if not (isinstance(image, Tensor) and image.dtype == torch.uint8):
+                self._check_values(batch, name)
+        return batch
+
+    def _prepare_pair(self, x: images.ImageLike, y: images.ImageLike) -> tuple[Tensor, Tensor]:
+        x, y = self._prepare_all({"the first image": x, "the second image": y})
+        return x, y
+
+    def _prepare_all(self, named: dict[str, images.ImageLike]) -> list[Tensor]:
+        x, *others = batches = [self._prepare(image, name) for name, image in named.items()]
+        for y in others:
+            if x.device != y.device:
+                raise ImageError(f"the images are on {x.device} and {y.device}: move one, y.to({str(x.device)!r})")
+            images.check_same_size(x, y)
+        return batches
+
+    def _mark_invalid(self, distances: Tensor, *batches: Tensor) -> Tensor:
+        """NaN for the images whose values could not be read beforehand and are not in [0,1]."""
+        if self.check != "auto" or all(images.can_look(batch) for batch in batches):
+            return distances
+        return torch.where(self._valid(*batches).view(-1, *[1] * (distances.dim() - 1)), distances, torch.nan)
+
+    def _reduce(self, distances: Tensor, reduction: str | None = None) -> Tensor:
+        reduction = check_reduction(self.reduction if reduction is None else reduction)
+        return distances if reduction == "none" else getattr(distances, reduction)()
+
+
+class FullReferenceMetric(ImageModule):
     """Base of the metrics; a subclass gives :meth:`_compare`, or :meth:`_features` and :meth:`_compare_features`, and
     its facts.
 
@@ -34,20 +110,12 @@ class FullReferenceMetric(nn.Module):
     ``min_side`` (smallest image side in px).
     """
 
-    name: str = ""
     lower_is_better: bool = True
     differentiable: bool = True
     symmetric: bool = True
-    min_side: int = 1
 
     def __init__(self, *, reduction: str = "none", check: str = "auto", background: images.Background = None):
-        super().__init__()
-        if check not in ("auto", "strict", "off"):
-            raise ModelError(f"check {check!r} is unknown: choose 'auto', 'strict' or 'off'")
-        if background is not None:
-            images.colour(background)
-        self.reduction, self.check, self.background = _check_reduction(reduction), check, background
-        super().train(False)
+        super().__init__(reduction=reduction, check=check, background=background)
 
     # ---- what a subclass gives ------------------------------------------------------------------------------------
 
@@ -100,60 +168,10 @@ class FullReferenceMetric(nn.Module):
         d0, d1 = (self._mark_invalid(distance, x, other) for distance, other in zip(distances, others))
         return d0, d1
 
-    def train(self, mode: bool = True):
-        """Nothing: a metric has no training mode."""
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are (the CPU for a metric without any)."""
-        return next((buffer.device for buffer in self.buffers()), torch.device("cpu"))
-
     @property
     def signature(self) -> str:
         """One line that says what was measured; print it beside scores."""
         return f"{self.name}|cpips {__version__}|resize none"
-
-    # ---- inputs and outputs -----------------------------------------------------------------------------------------
-
-    def _prepare(self, image: images.ImageLike, name: str = "image") -> Tensor:
-        batch = images.as_batch(image, background=self.background, name=name)
-        device = self.device
-        if not isinstance(image, Tensor):
-            batch = batch.to(device)
-        elif any(True for _ in self.buffers()) and batch.device != device:
-            raise ImageError(f"{name} is on {batch.device} and the metric on {device}: move one, "
-                             f"{name}.to({str(device)!r}) or metric.to({str(batch.device)!r})")
-        if min(batch.shape[2:]) < self.min_side:
-            raise ImageError(f"{name} is {batch.shape[3]}x{batch.shape[2]} px: {self.name} needs sides of "
-                             f"{self.min_side} px or more")
-        if self.check == "strict" or (self.check == "auto" and images.can_look(batch)):
-            if not (isinstance(image, Tensor) and image.dtype == torch.uint8):
-                images.check_values(batch, name)
-        return batch
-
-    def _prepare_pair(self, x: images.ImageLike, y: images.ImageLike) -> tuple[Tensor, Tensor]:
-        x, y = self._prepare_all({"the first image": x, "the second image": y})
-        return x, y
-
-    def _prepare_all(self, named: dict[str, images.ImageLike]) -> list[Tensor]:
-        x, *others = batches = [self._prepare(image, name) for name, image in named.items()]
-        for y in others:
-            if x.device != y.device:
-                raise ImageError(f"the images are on {x.device} and {y.device}: move one, y.to({str(x.device)!r})")
-            images.check_same_size(x, y)
-        return batches
-
-    def _mark_invalid(self, distances: Tensor, *batches: Tensor) -> Tensor:
-        """NaN for the images whose values could not be read beforehand and are not in [0,1]."""
-        if self.check != "auto" or all(images.can_look(batch) for batch in batches):
-            return distances
-        valid = torch.stack([images.valid_images(batch) for batch in batches]).all(0)
-        return torch.where(valid.view(-1, *[1] * (distances.dim() - 1)), distances, torch.nan)
-
-    def _reduce(self, distances: Tensor, reduction: str | None = None) -> Tensor:
-        reduction = _check_reduction(self.reduction if reduction is None else reduction)
-        return distances if reduction == "none" else getattr(distances, reduction)()
 
 
 def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +180,7 @@ def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype), y.to(dtype)
 
 
-def _check_reduction(reduction: str) -> str:
+def check_reduction(reduction: str) -> str:
     if reduction not in REDUCTIONS:
         raise ModelError(f"reduction {reduction!r} is unknown: choose from {', '.join(REDUCTIONS)}")
     return reduction

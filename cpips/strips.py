@@ -21,6 +21,7 @@ from .errors import ModelError
 # that while they are made: what any machine has. The rows between strips are computed twice, so smaller images go whole.
 LARGE = 1 << 22
 PIXELS = 1 << 21  # of an automatic strip: at 4096 px wide 512 rows, to which the overlap adds 3 to 9 %
+TRAINING_PIXELS = 1 << 18  # of one that is computed again in the backward pass, where each pixel keeps far more
 
 WINDOW = 4  # cells above and below that a cell of the form 'structure' sees: 5x5 windows of 5x5 windows
 
@@ -36,20 +37,20 @@ def check(strip: int | str | None) -> int | str | None:
     raise ModelError(f"strip is {strip!r}: expected 'auto', a number of rows, or None for images in one piece")
 
 
-def rows(strip: int | str | None, *images: Tensor) -> int | None:
+def rows(strip: int | str | None, *images: Tensor, checkpoint: bool = False) -> int | None:
     """Rows of a strip, a multiple of the latent's stride; ``None`` where the images ``(N,3,H,W)`` stay in one piece.
 
-    They do where a gradient is recorded, which keeps all features anyway, and where the call is traced, compiled or
-    exported, for any size. The number of images plays no part: a result does not depend on the batch.
+    They do where a gradient is recorded, which keeps all features anyway unless ``checkpoint``, and where the call is
+    traced, compiled or exported, for any size. The number of images plays no part: a result does not depend on the batch.
     """
-    if (strip is None or torch.compiler.is_compiling() or torch.jit.is_tracing()
-            or (torch.is_grad_enabled() and any(image.requires_grad for image in images))):
+    recorded = torch.is_grad_enabled() and any(image.requires_grad for image in images)
+    if strip is None or torch.compiler.is_compiling() or torch.jit.is_tracing() or (recorded and not checkpoint):
         return None
     height, width = images[0].shape[2:]
     if strip == "auto":
-        if height * width <= LARGE:
+        if height * width <= (TRAINING_PIXELS if recorded else LARGE):
             return None
-        strip = PIXELS // width
+        strip = (TRAINING_PIXELS if recorded else PIXELS) // width
     wanted = max(-(-int(strip) // STRIDE), 1) * STRIDE
     return wanted if wanted < height else None
 

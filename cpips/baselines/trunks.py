@@ -180,13 +180,19 @@ class Trunk(nn.Module):
                 layer, f"features.{layer.index}", state, persistent) for layer in net.layers})
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
         taps = []
-        for stage in self.net.stages:
-            for layer in stage:
-                x = self.pool(x) if isinstance(layer, str) else self.features[str(layer.index)](x)
+        for i in range(len(self.net.stages)):
+            x = self.stage(i, x)
             taps.append(x)
         return taps
+
+    def stage(self, i: int, x: Tensor) -> Tensor:
+        """The feature of stage ``i`` from that of the stage before (from the image, for the first)."""
+        if i == 0:
+            x = (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+        for layer in self.net.stages[i]:
+            x = self.pool(x) if isinstance(layer, str) else self.features[str(layer.index)](x)
+        return x
 
     def pool(self, x: Tensor) -> Tensor:
         kernel, stride, ceil = self.net.pool

@@ -31,7 +31,7 @@ from ..codec.data import prefetch
 from ..errors import CpipsError, ModelError
 from ..files import replace
 from ..head import Head
-from ..metric import CPIPS, _cell_mean, _wide
+from ..metric import CPIPS, cell_mean, wide
 from .config import LINEAR_FORMS, CalibrateConfig
 from .ranking import EPS, RankingNetwork, TrainableHead, group_losses, ranking_loss
 
@@ -150,12 +150,12 @@ def measure(metric: CPIPS, images: Tensor) -> Tensor:
     embedding = metric.embed(images.flatten(0, 1))
     rows = []
     for feature, stride in zip(embedding.features, embedding.strides):
-        feature = _wide(feature)
+        feature = wide(feature)
         if metric.form == "taps":
             feature = feature * torch.rsqrt(feature.square().sum(1, keepdim=True) + metric.eps)
 
         def mean(cells: Tensor, stride: int = stride) -> Tensor:  # (b,K,C,h,w) to (b,K,C)
-            return _cell_mean(cells.flatten(0, 2), stride, embedding.size).view(cells.shape[:3])
+            return cell_mean(cells.flatten(0, 2), stride, embedding.size).view(cells.shape[:3])
 
         feature = feature.view(items, count, *feature.shape[1:])
         row = [mean((feature[:, :1] - feature[:, 1:]).square())]

@@ -1,0 +1,22 @@
+"""Losses to train networks with: what CPIPS sees, textures, pixels, and named sums of them.
+
+    from cpips.losses import CharbonnierLoss, CombinedLoss, PerceptualLoss
+    loss = CombinedLoss({"perceptual": PerceptualLoss(), "charbonnier": (10, CharbonnierLoss())})
+    total, parts = loss(output, target)          # a scalar with its graph, and every term, detached, to log
+
+Each is a module, for images ``(N,3,H,W)`` in [0,1] and checked, and a function of tensors, which is the formula alone. A
+network's output may overshoot [0,1]: that passes, with its gradient; another convention ([-1,1], 0..255, ImageNet's mean
+and deviation) and NaN do not. Modules have no parameters, nothing in ``state_dict()``, and no training mode.
+"""
+
+from ._base import Loss
+from .combined import CombinedLoss
+from .features import FeatureExtractor
+from .perceptual import PerceptualLoss, perceptual_loss
+from .pixels import CharbonnierLoss, TotalVariationLoss, charbonnier_loss, total_variation_loss
+from .style import StyleLoss, gram_matrix, style_loss
+
+__all__ = [
+    "CharbonnierLoss", "CombinedLoss", "FeatureExtractor", "Loss", "PerceptualLoss", "StyleLoss", "TotalVariationLoss",
+    "charbonnier_loss", "gram_matrix", "perceptual_loss", "style_loss", "total_variation_loss",
+]

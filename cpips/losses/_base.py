@@ -1,0 +1,171 @@
+"""What the losses share: checks that let a network overshoot, reductions, targets encoded once."""
+
+from __future__ import annotations
+
+from typing import Mapping, Union
+
+import torch
+from torch import Tensor
+
+from .. import images
+from ..errors import ImageError, ModelError
+from ..metric import Embedding
+from ..protocol import ImageModule
+from .features import FeatureExtractor
+
+OUTPUT, TARGET = "the output", "the target"
+
+Target = Union[Tensor, Embedding]
+TapWeights = Mapping[str, Union[float, Tensor]]
+
+_OVERSHOOT = 0.25  # resampling and networks on their way; one value in ten beyond it is another convention
+_WHITE = 10.0  # no network on its way is so far from [0,1]; 0..255 is, unless it is black
+
+
+class Loss(ImageModule):
+    """Base of the losses: ``loss(output, target)``, a scalar (or ``(N,)``) with a gradient that is finite everywhere.
+
+    Args:
+        reduction: ``'mean'`` (default) or ``'sum'`` over the images for a scalar, ``'none'`` for ``(N,)``.
+        check: ``'auto'`` reads the values of CPU images and refuses NaN, Inf and what is plainly another convention
+            than [0,1]; where reading would stall a GPU or break a graph, the loss of such an image is NaN instead, and
+            its gradient zero. ``'strict'`` reads them on a GPU too. ``'off'`` trusts the caller.
+    """
+
+    _noun = "loss"
+
+    def __init__(self, *, reduction: str = "mean", check: str = "auto"):
+        super().__init__(reduction=reduction, check=check)
+
+    def embed(self, target: Tensor) -> Target:
+        """What :meth:`forward` takes in place of ``target``, computed once; without a graph unless ``target`` has one."""
+        return target
+
+    def _check_values(self, batch: Tensor, name: str) -> None:
+        if _usual(batch, name == OUTPUT).all():
+            return
+        low, high = (value.item() for value in torch.aminmax(batch.detach()))
+        came = f"{name} has values from {low:.4g} to {high:.4g}: expected [0,1]"
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN too
+            raise ImageError(f"{name} holds NaN or infinite values: training has diverged, or the data are damaged "
+                             "(torch.autograd.set_detect_anomaly finds where)")
+        if high > _WHITE:
+            raise ImageError(f"{came}; it looks like 0..255 (or wider): divide by its white, x / 255")
+        if low >= -1.01 and high <= 1.01:
+            raise ImageError(f"{came}; it looks like [-1,1]: convert with (x + 1) / 2")
+        raise ImageError(f"{came}; if it was normalised by a mean and a deviation, undo that: x * std + mean")
+
+    def _valid(self, output: Tensor, *targets: Tensor) -> Tensor:
+        return torch.stack([_usual(output, True), *(_usual(target, False) for target in targets)]).all(0)
+
+
+def _usual(x: Tensor, network: bool) -> Tensor:
+    """``(N,)`` bool: whether each image is finite and not plainly in another convention than [0,1].
+
+    Args:
+        network: a network's output, which may be anywhere near while it is untrained; only one that stays inside of
+            [-1,1] is taken for a tanh.
+    """
+    flat = x.detach().flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
+    other = (flat < -_OVERSHOOT).float().mean(1) > 0.1
+    if network:
+        other = other & (low >= -1.01) & (high <= 1.01)
+    return (low >= -_WHITE) & (high <= _WHITE) & ~other  # NaN and Inf compare false
+
+
+def check_weights(weights: TapWeights | None, channels: Mapping[str, int], vectors: bool = True) -> dict[str, Tensor]:
+    """Weights of the taps, float32, one where not given.
+
+    Args:
+        channels: of the taps, by name.
+        vectors: whether a weight may be ``(C,)``, and not only a number.
+
+    Raises:
+        ModelError: for taps that there are not; negative, not finite, or of another shape.
+    """
+    weights = dict(weights or {})
+    if unknown := sorted(set(weights) - set(channels)):
+        raise ModelError(f"weights for {unknown}, which are not among the taps {tuple(channels)}")
+    checked = {}
+    for tap, count in channels.items():
+        weight = torch.as_tensor(weights.get(tap, 1.0), dtype=torch.float32, device="cpu").detach().clone()
+        if weight.dim() and not (vectors and tuple(weight.shape) == (count,)):
+            raise ModelError(f"weights[{tap!r}] has shape {tuple(weight.shape)}: expected a number"
+                             + f" or ({count},)" * vectors)
+        if not (torch.isfinite(weight).all() and (weight >= 0).all()):
+            raise ModelError(f"weights[{tap!r}] must be finite and not negative")
+        checked[tap] = weight
+    return checked
+
+
+class FeatureLoss(Loss):
+    """What the losses of features share: a :class:`FeatureExtractor`, its taps, their weights, targets encoded once."""
+
+    extractor: FeatureExtractor | None
+    taps: tuple[str, ...]
+
+    def _set(self, extractor: FeatureExtractor, taps: tuple[str, ...], weights: TapWeights | None,
+             vectors: bool = True) -> None:
+        self.extractor, self.taps = extractor, taps
+        self.min_side = extractor.min_side
+        channels = {tap: extractor.channels[tap] for tap in taps}
+        for tap, weight in check_weights(weights, channels, vectors).items():
+            self.register_buffer(f"weight_{tap}", weight, persistent=False)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the taps: each a number or ``(C,)``."""
+        return {tap: getattr(self, f"weight_{tap}") for tap in self.taps}
+
+    def forward(self, output: Tensor, target: Target, *, features: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Scalar, or ``(N,)`` with ``reduction='none'``.
+
+        Args:
+            output: ``(N,3,H,W)``.
+            target: as ``output``, or what :meth:`embed` made of it; one image is compared with each of the output's.
+            features: of ``output``, where they are known: ``loss.extractor(output)``.
+
+        Raises:
+            ImageError: images that cannot be compared; the message says what came and how to mend it.
+        """
+        output = self._prepare(output, OUTPUT)
+        if not isinstance(target, Embedding):
+            target = self.embed(target)
+        elif target.key != self._key:
+            raise ImageError("the target was embedded by another loss (model, taps or settings differ): embed it with "
+                             "the loss that compares it")
+        if len(target) != output.shape[0] and len(target) != 1:
+            raise ImageError(f"the batches hold {output.shape[0]} and {len(target)} images: expected as many, or one target")
+        if self._same_size and target.size != (output.shape[2], output.shape[3]):
+            (h, w), (h2, w2) = output.shape[2:], target.size
+            raise ImageError(f"the images have different sizes, {w}x{h} and {w2}x{h2} px (width x height): crop or "
+                             "resize one of them")
+        if features is None:
+            features = self.extractor(output, self.taps)
+        return self._reduce(self._mark_invalid(self._compare(features, target), output))
+
+    def embed(self, target: Tensor, *, features: Mapping[str, Tensor] | None = None) -> Embedding:
+        """What :meth:`forward` takes in place of ``target``, computed once; of ``features``, where they are known."""
+        target = self._prepare(target, TARGET)
+        if features is None:
+            features = self.extractor(target, self.taps)
+        kept = self._kept(features)
+        return Embedding(tuple(self._mark_invalid(kept[tap], target) for tap in self.taps), (),
+                         (target.shape[2], target.shape[3]), self._key)
+
+    # ---- what a subclass gives ----------------------------------------------------------------------------------------
+
+    _same_size = True
+
+    @property
+    def _key(self) -> str:
+        return f"{self.extractor.key}|{'+'.join(self.taps)}"
+
+    def _kept(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is compared of features, four axes each, the images' first."""
+        return features
+
+    def _compare(self, features: Mapping[str, Tensor], target: Embedding) -> Tensor:
+        """Losses ``(N,)``."""
+        raise NotImplementedError
