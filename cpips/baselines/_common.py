@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Callable, Mapping, Union
 
@@ -18,9 +19,10 @@ Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], None]
 Shapes = Mapping[str, "tuple[int, ...]"]
 
 
-def no_autocast(x: Tensor) -> torch.autocast:
+def no_autocast(x: Tensor) -> AbstractContextManager:
     """A context in which convolutions keep the type of ``x``: for sums that half precision would ruin."""
-    return torch.autocast(x.device.type, enabled=False)
+    known = torch.amp.is_autocast_available(x.device.type)  # not of the meta device
+    return torch.autocast(x.device.type, enabled=False) if known else nullcontext()
 
 
 def folder() -> Path:

@@ -109,6 +109,7 @@ class FeatureLoss(Loss):
              vectors: bool = True) -> None:
         self.extractor, self.taps = extractor, taps
         self.min_side = extractor.min_side
+        self._key = f"{extractor.key}|{'+'.join(taps)}"  # of embedded targets
         channels = {tap: extractor.channels[tap] for tap in taps}
         for tap, weight in check_weights(weights, channels, vectors).items():
             self.register_buffer(f"weight_{tap}", weight, persistent=False)
@@ -157,10 +158,6 @@ class FeatureLoss(Loss):
     # ---- what a subclass gives ----------------------------------------------------------------------------------------
 
     _same_size = True
-
-    @property
-    def _key(self) -> str:
-        return f"{self.extractor.key}|{'+'.join(self.taps)}"
 
     def _kept(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What is compared of features, four axes each, the images' first."""

@@ -117,7 +117,7 @@ class PerceptualLoss(FeatureLoss):
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
         self.eps, self.name = eps or 1e-6, f"{extractor.name} {distance}"
         default = extractor.taps if distance == "normalised" else extractor.taps[-1:]
-        self._set(extractor, extractor.choose(taps or default), weights)
+        self._set(extractor, extractor.choose(default if taps is None else taps), weights)
 
     def forward(self, output: Tensor, target: Target, *, features: Mapping[str, Tensor] | None = None) -> Tensor:
         if self.metric is None:

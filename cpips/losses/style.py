@@ -122,11 +122,8 @@ class StyleLoss(FeatureLoss):
         self.patch, self._same_size = patch, patch is not None
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
         self.name = f"{extractor.name} style"
-        self._set(extractor, extractor.choose(taps or extractor.taps), weights, vectors=False)
-
-    @property
-    def _key(self) -> str:
-        return f"{super()._key}|gram {self.patch}"
+        self._set(extractor, extractor.choose(extractor.taps if taps is None else taps), weights, vectors=False)
+        self._key += f"|gram {patch}"
 
     def _kept(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {tap: gram_matrix(features[tap], self.patch) for tap in self.taps}
