@@ -1,0 +1,97 @@
+"""Time and memory of the losses beside LPIPS-VGG as a loss: forward and backward passes, side by side in one run.
+
+    python benchmarks/losses.py [--rounds 7] [--seconds 90] [--device cpu]
+
+In each round every loss runs once, in a new random order; ratios are of calls within one round, their median and quartiles
+are reported. The output has a gradient, the target has none. Speed does not depend on trained weights, so LPIPS has random
+trunks of the genuine shape. Memory is the peak beyond what was held before the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from typing import Callable
+
+import torch
+
+import cpips
+from _common import save, table
+from cpips.losses import CharbonnierLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TotalVariationLoss
+from fast import interleaved, spread
+from speed import peak_memory
+
+OURS = "cpips-lite"
+RANDOM = {"trunk": "random", "heads": "ones"}
+LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
+    OURS: PerceptualLoss,
+    "cpips-lite, target embedded": PerceptualLoss,
+    "cpips-lite, checkpoint": lambda: PerceptualLoss(checkpoint=True),
+    "cpips-lite, L1 of all taps": lambda: PerceptualLoss(distance="l1", taps=("gdn1", "gdn2", "y")),
+    "cpips-lite, style": StyleLoss,
+    "hyperprior-q4": lambda: PerceptualLoss("hyperprior-q4"),
+    "hyperprior-q4, checkpoint": lambda: PerceptualLoss("hyperprior-q4", checkpoint=True),
+    "charbonnier": CharbonnierLoss,
+    "total variation": TotalVariationLoss,
+    "lpips-alex": lambda: PerceptualLoss(cpips.create_metric("lpips-alex", **RANDOM)),
+    "lpips-vgg": lambda: PerceptualLoss(cpips.create_metric("lpips-vgg", **RANDOM)),
+    "vgg, style": lambda: StyleLoss(FeatureExtractor("vgg", trunk="random")),
+    "vgg, style, checkpoint": lambda: StyleLoss(FeatureExtractor("vgg", trunk="random", checkpoint=True)),
+}
+SIZES = [(64, 32), (256, 8), (1024, 1)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=90, help="no new round of a case after so long")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    losses = {name: make().to(args.device) for name, make in LOSSES.items()}
+    result = {"what": f"time and peak memory of a forward and backward pass of each loss, as multiples of those of {OURS} "
+                      "in the same run (above 1: it costs more)",
+              "ours": OURS, "rounds": args.rounds, "device": args.device, "cases": []}
+    for side, batch in SIZES:
+        generator = torch.Generator().manual_seed(0)
+        x, y = (torch.rand(batch, 3, side, side, generator=generator).to(args.device) for _ in range(2))
+        calls = {}
+        for name, loss in losses.items():
+            target = loss.embed(y) if name.endswith("embedded") else y
+            calls[name] = lambda loss=loss, target=target, x=x: run(loss, x, target)
+        memory = {}
+        for name, call in calls.items():
+            call()  # warm-up
+            gc.collect()
+            memory[name] = peak_memory(call, args.device)
+        times = interleaved(calls, args.rounds, args.seconds, args.device)
+        case = {"side": side, "batch": batch, "rounds": len(times[OURS]), "losses": {}}
+        for name in calls:
+            case["losses"][name] = {
+                "time": spread([t / ours for t, ours in zip(times[name], times[OURS])]),
+                "peak_mib": None if memory[name] is None else round(memory[name], 1),
+                "memory": None if memory[name] is None else round(memory[name] / memory[OURS], 3)}
+        result["cases"].append(case)
+        print(f"{side} px x {batch}: " + ", ".join(
+            f"{name} {facts['time']['median']:.2f}x" for name, facts in case["losses"].items()), file=sys.stderr, flush=True)
+    print(report(result))
+    print(save("losses" if args.device == "cpu" else f"losses-{args.device}", result))
+
+
+def run(loss: torch.nn.Module, x: torch.Tensor, target: object) -> None:
+    x = x.detach().requires_grad_()
+    torch.autograd.grad(loss(x, target), x)
+
+
+def report(result: dict) -> str:
+    """Markdown: time over that of the default loss, and in brackets peak memory likewise."""
+    def cell(facts: dict) -> str:
+        return f"{facts['time']['median']:.2f}x" + (f" ({facts['memory']:.2f}x)" if facts["memory"] else "")
+
+    names = list(result["cases"][0]["losses"])
+    return table(["loss", *(f"{case['side']} px, batch {case['batch']}" for case in result["cases"])],
+                 [[name, *(cell(case["losses"][name]) for case in result["cases"])] for name in names])
+
+
+if __name__ == "__main__":
+    main()

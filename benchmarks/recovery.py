@@ -1,0 +1,147 @@
+"""An image recovered from noise by minimising each loss: what comes back is what the loss can see, the rest is its blind
+spot.
+
+    python benchmarks/recovery.py [--image kodim23.png] [--side 96] [--steps 1000] [--only NAME ...]
+
+Adam moves the pixels, which nothing bounds, from one draw of uniform noise; LPIPS' trunks are the genuine ones, where they
+are at hand. The pictures and curves go to ``docs/recovery.png``, the numbers to ``results/recovery.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+import cpips
+from _common import DATA, save, table, trunk_and_heads
+from cpips.files import replace
+from cpips.losses import CharbonnierLoss, CombinedLoss, Loss, PerceptualLoss, StyleLoss, TotalVariationLoss
+
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "recovery.png"
+
+
+def lpips(name: str) -> Loss:
+    return PerceptualLoss(cpips.create_metric(name, **(trunk_and_heads(name) or {"offline": True})))
+
+
+LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
+    "Charbonnier": CharbonnierLoss,
+    "perceptual: cpips-lite": PerceptualLoss,
+    "perceptual: hyperprior-q4": lambda: PerceptualLoss("hyperprior-q4"),
+    "perceptual: lpips-alex": lambda: lpips("lpips-alex"),
+    "perceptual: lpips-squeeze": lambda: lpips("lpips-squeeze"),
+    "latent L2: cpips-lite": lambda: PerceptualLoss(distance="l2"),
+    "all taps, L1: cpips-lite": lambda: PerceptualLoss(distance="l1", taps=("gdn1", "gdn2", "y")),
+    "all taps, normalised: cpips-lite": lambda: PerceptualLoss(distance="normalised"),
+    "style: cpips-lite": StyleLoss,
+    "style in patches of 4: cpips-lite": lambda: StyleLoss(patch=4),
+    "total variation (anisotropic)": TotalVariationLoss,
+    "total variation (isotropic)": lambda: TotalVariationLoss(isotropic=True),
+    "cpips-lite + Charbonnier": lambda: CombinedLoss({"perceptual": PerceptualLoss(), "pixels": CharbonnierLoss()}),
+}
+
+
+def recover(loss: torch.nn.Module, target: Tensor, steps: int, rate: float) -> tuple[Tensor, list[float], bool]:
+    """The image that Adam finds, the loss at each step, and whether all of it was finite."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(target.shape, generator=generator).requires_grad_()
+    wanted = loss.embed(target)
+    optimiser = torch.optim.Adam([image], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    curve, finite = [], True
+    for _ in range(steps):
+        value = loss(image, wanted)
+        value = value[0] if isinstance(value, tuple) else value
+        optimiser.zero_grad()
+        value.backward()
+        finite &= bool(image.grad.isfinite().all())
+        optimiser.step()
+        schedule.step()
+        curve.append(value.item())
+    return image.detach(), curve, finite and all(map(math.isfinite, curve))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--image", type=Path, default=DATA / "images" / "kodak" / "kodim23.png")
+    parser.add_argument("--corner", type=int, nargs=2, default=(90, 110), help="top and left of the crop, in pixels")
+    parser.add_argument("--side", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=0.05, help="of Adam, annealed to zero by a cosine")
+    parser.add_argument("--only", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--name", default="recovery", help="of the result")
+    args = parser.parse_args()
+    top, left = args.corner
+    target = cpips.load_image(args.image)[None, :, top:top + args.side, left:left + args.side]
+    judge = cpips.create_metric("ms-ssim") if args.side > 160 else cpips.create_metric("ssim")
+    found, pictures, curves = {}, {}, {}
+    for name in args.only:
+        try:
+            loss = LOSSES[name]()
+        except cpips.WeightsError as error:
+            print(f"{name}: left out, {error}", file=sys.stderr)
+            continue
+        image, curve, finite = recover(loss, target, args.steps, args.rate)
+        shown = image.clamp(0, 1)
+        found[name] = {
+            "first": curve[0], "last": curve[-1], "finite": finite,
+            "psnr": cpips.create_metric("psnr")(shown, target).item(), judge.name: judge(shown, target).item(),
+            "cpips-lite": cpips.CPIPS()(shown, target).item(),
+            "outside": ((image < 0) | (image > 1)).float().mean().item(), "lowest": image.min().item(),
+            "highest": image.max().item(), "curve": curve[:: max(args.steps // 50, 1)],
+        }
+        pictures[name], curves[name] = shown[0], curve
+        print(f"{name}: {curve[0]:.4g} to {curve[-1]:.4g}, PSNR {found[name]['psnr']:.2f} dB", file=sys.stderr, flush=True)
+    draw(target[0], pictures, curves, found, args.figure)
+    result = {"what": "an image recovered from uniform noise by each loss alone, pixels unbounded: loss at the first and the "
+                      "last step, likeness of the recovered image, share of values outside [0,1]",
+              "image": args.image.name, "corner": list(args.corner), "side": args.side, "steps": args.steps,
+              "rate": args.rate, "losses": found}
+    print(report(result))
+    print(save(args.name, result))
+
+
+def report(result: dict) -> str:
+    """Markdown: what came back."""
+    rows = [[name, f"{r['last'] / r['first']:.1e}", f"{r['psnr']:.1f}", f"{r['cpips-lite']:.3f}", f"{r['outside']:.0%}"]
+            for name, r in result["losses"].items()]
+    return table(["loss", "last over first", "PSNR (dB)", "cpips-lite", "values outside [0,1]"], rows)
+
+
+def draw(target: Tensor, pictures: dict[str, Tensor], curves: dict[str, list[float]], found: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    across = 7
+    down = -(-(len(pictures) + 1) // across)
+    figure, axes = pyplot.subplots(2 * down, across, figsize=(2.2 * across, 3.5 * down), squeeze=False,
+                                   height_ratios=[2.1, 1] * down, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, name in enumerate(["the image", *pictures]):
+        picture, curve = axes[2 * (i // across), i % across], axes[2 * (i // across) + 1, i % across]
+        image = target if i == 0 else pictures[name]
+        picture.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        head, _, tail = name.partition(": ")
+        told = "" if i == 0 else f"PSNR {found[name]['psnr']:.1f} dB"
+        picture.set_title(f"{head}\n{tail}\n{told}", fontsize=8)
+        if i:
+            curve.axis("on")
+            curve.semilogy(curves[name], linewidth=1)
+            curve.tick_params(labelsize=6)
+            curve.set_xlabel("step", fontsize=6)
+    replace(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
