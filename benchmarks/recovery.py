@@ -80,7 +80,6 @@ def main() -> None:
     args = parser.parse_args()
     top, left = args.corner
     target = cpips.load_image(args.image)[None, :, top:top + args.side, left:left + args.side]
-    judge = cpips.create_metric("ms-ssim") if args.side > 160 else cpips.create_metric("ssim")
     found, pictures, curves = {}, {}, {}
     for name in args.only:
         try:
@@ -92,7 +91,7 @@ def main() -> None:
         shown = image.clamp(0, 1)
         found[name] = {
             "first": curve[0], "last": curve[-1], "finite": finite,
-            "psnr": cpips.create_metric("psnr")(shown, target).item(), judge.name: judge(shown, target).item(),
+            "psnr": cpips.create_metric("psnr")(shown, target).item(), "ssim": cpips.create_metric("ssim")(shown, target).item(),
             "cpips-lite": cpips.CPIPS()(shown, target).item(),
             "outside": ((image < 0) | (image > 1)).float().mean().item(), "lowest": image.min().item(),
             "highest": image.max().item(), "curve": curve[:: max(args.steps // 50, 1)],
