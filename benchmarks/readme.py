@@ -105,8 +105,22 @@ def ablation() -> str:
             "images against the variant without judgement.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
 
 
+def losses() -> str:
+    from losses import report
+
+    result = json.loads((RESULTS / "losses.json").read_text())
+    m = result["machine"]
+    return f"{report(result)}\n\n({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)"
+
+
+def recovery() -> str:
+    from recovery import report
+
+    return report(json.loads((RESULTS / "recovery.json").read_text()))
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
-         "docs/calibration.md": (judged, ablation)}
+         "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses)}
 
 
 def filled(page: str) -> str:

@@ -1,7 +1,7 @@
 """An image recovered from noise by minimising each loss: what comes back is what the loss can see, the rest is its blind
 spot.
 
-    python benchmarks/recovery.py [--image kodim23.png] [--side 96] [--steps 1000] [--only NAME ...]
+    python benchmarks/recovery.py [--image kodim23.png] [--crop 100 380 288] [--steps 1000] [--only NAME ...]
 
 Adam moves the pixels, which nothing bounds, from one draw of uniform noise; LPIPS' trunks are the genuine ones, where they
 are at hand. The pictures and curves go to ``docs/recovery.png``, the numbers to ``results/recovery.json``.
@@ -70,16 +70,17 @@ def recover(loss: torch.nn.Module, target: Tensor, steps: int, rate: float) -> t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image", type=Path, default=DATA / "images" / "kodak" / "kodim23.png")
-    parser.add_argument("--corner", type=int, nargs=2, default=(90, 110), help="top and left of the crop, in pixels")
-    parser.add_argument("--side", type=int, default=96)
+    parser.add_argument("--crop", type=int, nargs=3, default=(100, 380, 288), metavar=("TOP", "LEFT", "SIDE"),
+                        help="in pixels; its quarter size is recovered")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=0.05, help="of Adam, annealed to zero by a cosine")
     parser.add_argument("--only", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--name", default="recovery", help="of the result")
     args = parser.parse_args()
-    top, left = args.corner
-    target = cpips.load_image(args.image)[None, :, top:top + args.side, left:left + args.side]
+    top, left, side = args.crop
+    target = cpips.load_image(args.image)[None, :, top:top + side, left:left + side]
+    target = cpips.images.halved(cpips.images.halved(target))
     found, pictures, curves = {}, {}, {}
     for name in args.only:
         try:
@@ -101,7 +102,7 @@ def main() -> None:
     draw(target[0], pictures, curves, found, args.figure)
     result = {"what": "an image recovered from uniform noise by each loss alone, pixels unbounded: loss at the first and the "
                       "last step, likeness of the recovered image, share of values outside [0,1]",
-              "image": args.image.name, "corner": list(args.corner), "side": args.side, "steps": args.steps,
+              "image": args.image.name, "crop": list(args.crop), "side": target.shape[-1], "steps": args.steps,
               "rate": args.rate, "losses": found}
     print(report(result))
     print(save(args.name, result))

@@ -1,5 +1,5 @@
-"""The README and the pages in docs/ are run: Python blocks, `cpips` and `bapps-eval` commands, and the README's numbers
-against the kept results."""
+"""The README and the pages in docs/ are run: Python blocks, `cpips` and `bapps-eval` commands, and their numbers against
+the kept results."""
 
 from __future__ import annotations
 

@@ -149,8 +149,9 @@ def _metric(model: Any, **settings: Any) -> FullReferenceMetric:
     if isinstance(model, FullReferenceMetric):
         if given := [key for key, value in settings.items() if value]:
             raise ModelError(f"settings {', '.join(given)} beside a metric that is made already: give them to it")
-        if not model.differentiable:
-            raise ModelError(f"{model.name} is not differentiable everywhere: it cannot be a loss")
+        if not (model.differentiable and model.lower_is_better):
+            raise ModelError(f"{model.name} is no loss as it is: expected a metric that is differentiable everywhere, and "
+                             "lower for closer images; of SSIM, take 1 - metric(output, target)")
         metric = copy.deepcopy(model)
         metric.check = "off"
         return metric
