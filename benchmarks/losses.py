@@ -37,9 +37,8 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "lpips-alex": lambda: PerceptualLoss(cpips.create_metric("lpips-alex", **RANDOM)),
     "lpips-vgg": lambda: PerceptualLoss(cpips.create_metric("lpips-vgg", **RANDOM)),
     "vgg, style": lambda: StyleLoss(FeatureExtractor("vgg", trunk="random")),
-    "vgg, style, checkpoint": lambda: StyleLoss(FeatureExtractor("vgg", trunk="random", checkpoint=True)),
 }
-SIZES = [(64, 32), (256, 8), (1024, 1)]
+SIZES = [(64, 16), (256, 2), (512, 1)]
 
 
 def main() -> None:

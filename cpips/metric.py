@@ -63,6 +63,10 @@ class Embedding:
     def __iter__(self) -> Iterator["Embedding"]:
         return (self[i] for i in range(len(self)))
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
+        """With ``function`` of each feature in its place."""
+        return self._with(function(feature) for feature in self.features)
+
     def to(self, *args: Any, **kwargs: Any) -> "Embedding":
         """As :meth:`torch.Tensor.to`."""
         return self._with(feature.to(*args, **kwargs) for feature in self.features)
@@ -276,8 +280,7 @@ class CPIPS(FullReferenceMetric):
 
     def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
         """``function`` of images at one scale, one map per tap, without more rows at a time than ``strip`` says."""
-        recorded = torch.is_grad_enabled() and any(batch.requires_grad for batch in batches)
-        if recorded and self.checkpoint:
+        if self.checkpoint:
             function = partial(recomputed, function, use_reentrant=False, preserve_rng_state=False)
         rows = strips.rows(self.strip, *batches, checkpoint=self.checkpoint)
         if rows is None:

@@ -361,6 +361,7 @@ def test_targets_of_bytes():
     (lambda: PerceptualLoss(encoder(), distance="l1", weights={"y": torch.ones(5)}), r"a number or \(6,\)"),
     (lambda: FeatureExtractor(encoder(), trunk="random"), "trunk holds the weights of"),
     (lambda: CharbonnierLoss(0), "small positive number"),
+    (lambda: PerceptualLoss(encoder(), distance="normalised", eps=0.0), "small positive number"),
     (lambda: TotalVariationLoss(eps=float("nan")), "small positive number"),
     (lambda: CharbonnierLoss(reduction="median"), "none, mean, sum"),
     (lambda: CharbonnierLoss(check="no"), "'auto', 'strict' or 'off'"),
@@ -407,6 +408,18 @@ def test_embedded_targets(make, pair):
     target = loss.embed(pair[1])
     for got, expected in zip(slope(loss, pair[0], target), (value, gradient)):
         assert torch.allclose(got, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_one_embedded_target_serves_a_batch(pair):
+    for name in ("metric", "l1", "normalised", "style"):
+        loss = LOSSES[name](reduction="none")
+        target = pair[1][:1]
+        assert torch.allclose(loss(pair[0], loss.embed(target)), loss(pair[0], target.expand(2, -1, -1, -1)), rtol=1e-5)
+
+
+def test_a_reduction_of_the_metric_is_not_applied_twice(pair):
+    loss = PerceptualLoss(CPIPS(encoder(), reduction="sum"), reduction="none")
+    assert torch.allclose(loss(*pair), loss(pair[0], loss.embed(pair[1]))) and loss(*pair).shape == (2,)
 
 
 def test_embedded_once_is_encoded_once(pair):
@@ -569,6 +582,7 @@ def test_combined_without_targets():
     (lambda: CombinedLoss({}), "no terms"),
     (lambda: CombinedLoss({"total": CharbonnierLoss()}), "other than 'total'"),
     (lambda: CombinedLoss({"a.b": CharbonnierLoss()}), "without dots"),
+    (lambda: CombinedLoss({"keys": CharbonnierLoss()}), "choose another name"),
     (lambda: CombinedLoss({"a": (float("nan"), CharbonnierLoss())}), "finite number"),
     (lambda: CombinedLoss({"a": ("1", CharbonnierLoss())}), "finite number"),
     (lambda: CombinedLoss({"a": 3}), "expected a loss"),
@@ -599,8 +613,9 @@ def test_one_graph(name, pair):
         assert torch.allclose(got, expected, rtol=1e-3, atol=1e-6)
     x = pair[0].clone()
     x[1] = 2 * x[1] - 1
-    value, gradient = slope(fast, x, pair[1])
-    assert value.isnan().tolist() == [False, True] and gradient.isfinite().all() and not gradient[1].any()
+    for output, target in [(x, pair[1]), *[(pair[0], x)] * (name != "isotropic")]:
+        value, gradient = slope(fast, output, target)
+        assert value.isnan().tolist() == [False, True] and gradient.isfinite().all() and not gradient[1].any()
 
 
 @pytest.mark.slow

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Mapping, Union
 
 import torch
 from torch import Tensor
 
-from .. import images
 from ..errors import ImageError, ModelError
 from ..metric import Embedding
 from ..protocol import ImageModule
@@ -16,6 +16,7 @@ from .features import FeatureExtractor
 OUTPUT, TARGET = "the output", "the target"
 
 Target = Union[Tensor, Embedding]
+Features = Mapping[str, Tensor]  # by tap
 TapWeights = Mapping[str, Union[float, Tensor]]
 
 _OVERSHOOT = 0.25  # resampling and networks on their way; one value in ten beyond it is another convention
@@ -74,6 +75,17 @@ def _usual(x: Tensor, network: bool) -> Tensor:
     return (low >= -_WHITE) & (high <= _WHITE) & ~other  # NaN and Inf compare false
 
 
+def positive(eps: float) -> float:
+    """``eps``, if it is positive.
+
+    Raises:
+        ModelError: it is not, or not finite.
+    """
+    if not eps > 0 or not math.isfinite(eps):
+        raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
+    return eps
+
+
 def check_weights(weights: TapWeights | None, channels: Mapping[str, int], vectors: bool = True) -> dict[str, Tensor]:
     """Weights of the taps, float32, one where not given.
 
@@ -119,50 +131,57 @@ class FeatureLoss(Loss):
         """Of the taps: each a number or ``(C,)``."""
         return {tap: getattr(self, f"weight_{tap}") for tap in self.taps}
 
-    def forward(self, output: Tensor, target: Target, *, features: Mapping[str, Tensor] | None = None) -> Tensor:
+    def forward(self, output: Tensor, target: Target, *, features: Features | None = None,
+                target_features: Features | None = None) -> Tensor:
         """Scalar, or ``(N,)`` with ``reduction='none'``.
 
         Args:
             output: ``(N,3,H,W)``.
             target: as ``output``, or what :meth:`embed` made of it; one image is compared with each of the output's.
-            features: of ``output``, where they are known: ``loss.extractor(output)``.
+            features, target_features: of both, where they are known: ``loss.extractor(output)``.
 
         Raises:
             ImageError: images that cannot be compared; the message says what came and how to mend it.
         """
-        output = self._prepare(output, OUTPUT)
+        seen = [self._prepare(output, OUTPUT)]
+        output = seen[0]
         if not isinstance(target, Embedding):
-            target = self.embed(target)
+            seen.append(self._prepare(target, TARGET))
+            target = self._embed(seen[1], target_features)
         elif target.key != self._key:
             raise ImageError("the target was embedded by another loss (model, taps or settings differ): embed it with "
                              "the loss that compares it")
-        if len(target) != output.shape[0] and len(target) != 1:
-            raise ImageError(f"the batches hold {output.shape[0]} and {len(target)} images: expected as many, or one target")
+        if len(target) != output.shape[0]:
+            if len(target) != 1:
+                raise ImageError(f"the batches hold {output.shape[0]} and {len(target)} images: expected as many, or one "
+                                 "target")
+            seen = [image.expand(output.shape[0], -1, -1, -1) for image in seen]
+            target = target.expand(output.shape[0])
         if self._same_size and target.size != (output.shape[2], output.shape[3]):
             (h, w), (h2, w2) = output.shape[2:], target.size
             raise ImageError(f"the images have different sizes, {w}x{h} and {w2}x{h2} px (width x height): crop or "
                              "resize one of them")
         if features is None:
             features = self.extractor(output, self.taps)
-        return self._reduce(self._mark_invalid(self._compare(features, target), output))
+        return self._reduce(self._mark_invalid(self._compare(features, target), *seen))
 
-    def embed(self, target: Tensor, *, features: Mapping[str, Tensor] | None = None) -> Embedding:
+    def embed(self, target: Tensor, *, features: Features | None = None) -> Embedding:
         """What :meth:`forward` takes in place of ``target``, computed once; of ``features``, where they are known."""
         target = self._prepare(target, TARGET)
-        if features is None:
-            features = self.extractor(target, self.taps)
-        kept = self._kept(features)
-        return Embedding(tuple(self._mark_invalid(kept[tap], target) for tap in self.taps), (),
-                         (target.shape[2], target.shape[3]), self._key)
+        return self._embed(target, features).map(lambda feature: self._mark_invalid(feature, target))
+
+    def _embed(self, target: Tensor, features: Features | None) -> Embedding:
+        kept = self._kept(self.extractor(target, self.taps) if features is None else features)
+        return Embedding(tuple(kept[tap] for tap in self.taps), (), (target.shape[2], target.shape[3]), self._key)
 
     # ---- what a subclass gives ----------------------------------------------------------------------------------------
 
     _same_size = True
 
-    def _kept(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _kept(self, features: Features) -> Features:
         """What is compared of features, four axes each, the images' first."""
         return features
 
-    def _compare(self, features: Mapping[str, Tensor], target: Embedding) -> Tensor:
+    def _compare(self, features: Features, target: Embedding) -> Tensor:
         """Losses ``(N,)``."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ from typing import Any, Callable, Mapping, Union
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ._base import OUTPUT, TARGET, FeatureLoss, Loss, Target
+from ._base import OUTPUT, TARGET, FeatureLoss, Features, Loss, Target
 
 Term = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,10 +51,12 @@ class CombinedLoss(nn.Module):
             if getattr(term, "reduction", "mean") == "none":
                 raise ModelError(f"{name} has reduction 'none': the terms of a sum are scalars, choose 'mean' or 'sum'")
             self.weights[name] = float(weight)
-            if isinstance(term, nn.Module):
-                self.terms[name] = term
-            else:
+            if not isinstance(term, nn.Module):
                 self._functions[name] = term
+            elif hasattr(self.terms, name):
+                raise ModelError(f"a term is named {name!r}, as a part of torch's ModuleDict is: choose another name")
+            else:
+                self.terms[name] = term
         losses = {name: term for name, term in self.terms.items() if isinstance(term, FeatureLoss)}
         groups = {id(term.extractor): [name for name, other in losses.items() if other.extractor is term.extractor]
                   for term in losses.values() if term.extractor is not None}
@@ -76,15 +78,17 @@ class CombinedLoss(nn.Module):
         Raises:
             ImageError: images that a term refuses.
         """
-        targets = target if isinstance(target, Mapping) else self.embed(target)
+        targets = target if isinstance(target, Mapping) else dict.fromkeys(self.weights, target)
         if unknown := sorted(set(targets) - set(self.weights)):
             raise ModelError(f"targets for {unknown}, which are not among the terms {tuple(self.weights)}")
-        features = self._shared(output, OUTPUT)
+        known = self._shared(output, OUTPUT, "features")
+        if isinstance(target, Tensor):
+            for name, features in self._shared(target, TARGET, "target_features").items():
+                known[name] |= features
         total: Any = 0.0
         parts = {}
         for name, weight in self.weights.items():
-            known = {"features": features[name]} if name in features else {}
-            value = self._term(name)(output, targets.get(name), **known)
+            value = self._term(name)(output, targets.get(name), **known.get(name, {}))
             if value.dim():
                 raise ModelError(f"{name} gave a tensor of shape {tuple(value.shape)}: the terms of a sum are scalars")
             total = total + weight * value
@@ -94,25 +98,23 @@ class CombinedLoss(nn.Module):
 
     def embed(self, target: Tensor | None) -> dict[str, Target | None]:
         """What :meth:`forward` takes in place of a ``target`` that is used often: of each term its own, computed once."""
-        features = {} if target is None else self._shared(target, TARGET)
+        known = {} if target is None else self._shared(target, TARGET, "features")
         embedded: dict[str, Target | None] = {}
         for name in self.weights:
             term = self._term(name)
-            if name in features:
-                embedded[name] = term.embed(target, features=features[name])
-            else:
-                embedded[name] = term.embed(target) if isinstance(term, Loss) and target is not None else target
+            embeds = isinstance(term, Loss) and target is not None
+            embedded[name] = term.embed(target, **known.get(name, {})) if embeds else target
         return embedded
 
     def _term(self, name: str) -> Any:
         return self._functions[name] if name in self._functions else self.terms[name]
 
-    def _shared(self, image: Tensor, role: str) -> dict[str, Mapping[str, Tensor]]:
-        """By term: the features of the image, for the terms whose extractor others use, too."""
-        features = {}
+    def _shared(self, image: Tensor, role: str, keyword: str) -> dict[str, dict[str, Features]]:
+        """By term, for the terms whose extractor others use, too: the features of the image, under a keyword."""
+        known = {}
         for names in self._groups:
             first = self.terms[names[0]]
             wanted = [tap for name in names for tap in self.terms[name].taps]
-            found = first.extractor(first._prepare(image, role), wanted)
-            features.update(dict.fromkeys(names, found))
-        return features
+            features = first.extractor(first._prepare(image, role), wanted)
+            known.update({name: {keyword: features} for name in names})
+        return known

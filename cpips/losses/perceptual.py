@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from .. import forms, pretrained
@@ -13,13 +12,13 @@ from ..baselines.trunks import NETS
 from ..errors import ImageError, ModelError
 from ..metric import CPIPS, Embedding, cell_mean, wide
 from ..protocol import FullReferenceMetric, check_reduction
-from ._base import OUTPUT, TARGET, FeatureLoss, TapWeights, Target
+from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, positive
 from .features import FeatureExtractor
 
 DISTANCES = ("l1", "l2", "normalised")
 
 
-def perceptual_loss(output: Mapping[str, Tensor], target: Mapping[str, Tensor], distance: str = "l2", *,
+def perceptual_loss(output: Features, target: Features, distance: str = "l2", *,
                     weights: TapWeights | None = None, eps: float = 1e-6, strides: Mapping[str, int] | None = None,
                     size: tuple[int, int] | None = None, reduction: str = "mean") -> Tensor:
     """Distance of features, summed over the taps: in the features' units, their square, or none. 0 for equal ones.
@@ -115,20 +114,22 @@ class PerceptualLoss(FeatureLoss):
             return
         _check_distance(distance, settings)
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
-        self.eps, self.name = eps or 1e-6, f"{extractor.name} {distance}"
+        self.eps, self.name = positive(1e-6 if eps is None else eps), f"{extractor.name} {distance}"
         default = extractor.taps if distance == "normalised" else extractor.taps[-1:]
         self._set(extractor, extractor.choose(default if taps is None else taps), weights)
 
-    def forward(self, output: Tensor, target: Target, *, features: Mapping[str, Tensor] | None = None) -> Tensor:
+    def forward(self, output: Tensor, target: Target, *, features: Features | None = None,
+                target_features: Features | None = None) -> Tensor:
         if self.metric is None:
-            return super().forward(output, target, features=features)
+            return super().forward(output, target, features=features, target_features=target_features)
         if isinstance(target, Embedding):
             output = self._prepare(output, OUTPUT)
-            return self._reduce(self._mark_invalid(self.metric.distance(self.metric.embed(output), target), output))
+            distance = self.metric.distance(self.metric.embed(output), target, reduction="none")
+            return self._reduce(self._mark_invalid(distance, output))
         output, target = self._prepare_all({OUTPUT: output, TARGET: target})
         return self._reduce(self._mark_invalid(self.metric(output, target, reduction="none"), output, target))
 
-    def embed(self, target: Tensor, *, features: Mapping[str, Tensor] | None = None) -> Target:
+    def embed(self, target: Tensor, *, features: Features | None = None) -> Target:
         """What :meth:`forward` takes in place of ``target``, encoded once: an :class:`~cpips.Embedding`.
 
         (The images themselves, for a metric that is not :class:`cpips.CPIPS`.)
@@ -136,9 +137,11 @@ class PerceptualLoss(FeatureLoss):
         if self.metric is None:
             return super().embed(target, features=features)
         target = self._prepare(target, TARGET)
-        return self.metric.embed(target) if isinstance(self.metric, CPIPS) else target
+        if not isinstance(self.metric, CPIPS):
+            return target
+        return self.metric.embed(target).map(lambda feature: self._mark_invalid(feature, target))
 
-    def _compare(self, features: Mapping[str, Tensor], target: Embedding) -> Tensor:
+    def _compare(self, features: Features, target: Embedding) -> Tensor:
         return perceptual_loss({tap: features[tap] for tap in self.taps}, dict(zip(self.taps, target.features)),
                                self.distance, weights=self.weights, eps=self.eps, strides=self.extractor.strides,
                                size=target.size, reduction="none")

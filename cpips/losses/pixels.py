@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ImageError, ModelError
+from ..errors import ImageError
 from ..protocol import check_reduction, widen
-from ._base import OUTPUT, TARGET, Loss
+from ._base import OUTPUT, TARGET, Loss, positive
 
 
 def charbonnier_loss(output: Tensor, target: Tensor, eps: float = 1e-3, reduction: str = "mean") -> Tensor:
@@ -30,7 +31,7 @@ def charbonnier_loss(output: Tensor, target: Tensor, eps: float = 1e-3, reductio
     if output.shape != target.shape:
         raise ImageError(f"output and target have shapes {tuple(output.shape)} and {tuple(target.shape)}: expected one")
     output, target = widen(output, target)
-    return _reduce(((output - target).square() + _positive(eps) ** 2).sqrt().flatten(1).mean(1), reduction)
+    return _reduce(((output - target).square() + positive(eps) ** 2).sqrt().flatten(1).mean(1), reduction)
 
 
 def total_variation_loss(output: Tensor, isotropic: bool = False, eps: float = 1e-3,
@@ -59,8 +60,8 @@ def total_variation_loss(output: Tensor, isotropic: bool = False, eps: float = 1
     count = math.prod(output.shape[1:])
     if not isotropic:
         return _reduce((down.abs().sum((1, 2, 3)) + right.abs().sum((1, 2, 3))) / count, reduction)
-    eps = _positive(eps)
-    down, right = torch.nn.functional.pad(down, (0, 0, 0, 1)), torch.nn.functional.pad(right, (0, 1))
+    eps = positive(eps)
+    down, right = F.pad(down, (0, 0, 0, 1)), F.pad(right, (0, 1))
     return _reduce(((down.square() + right.square() + eps**2).sqrt() - eps).sum((1, 2, 3)) / count, reduction)
 
 
@@ -76,7 +77,7 @@ class CharbonnierLoss(Loss):
 
     def __init__(self, eps: float = 1e-3, *, reduction: str = "mean", check: str = "auto"):
         super().__init__(reduction=reduction, check=check)
-        self.eps = _positive(eps)
+        self.eps = positive(eps)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Scalar, or ``(N,)`` with ``reduction='none'``, of two batches ``(N,3,H,W)``."""
@@ -96,18 +97,12 @@ class TotalVariationLoss(Loss):
 
     def __init__(self, isotropic: bool = False, eps: float = 1e-3, *, reduction: str = "mean", check: str = "auto"):
         super().__init__(reduction=reduction, check=check)
-        self.isotropic, self.eps = isotropic, _positive(eps)
+        self.isotropic, self.eps = isotropic, positive(eps)
 
     def forward(self, output: Tensor, target: Tensor | None = None) -> Tensor:
         """Scalar, or ``(N,)`` with ``reduction='none'``, of a batch ``(N,3,H,W)``; ``target`` is not looked at."""
         output = self._prepare(output, OUTPUT)
         return self._reduce(self._mark_invalid(total_variation_loss(output, self.isotropic, self.eps, "none"), output))
-
-
-def _positive(eps: float) -> float:
-    if not eps > 0 or not math.isfinite(eps):
-        raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
-    return eps
 
 
 def _reduce(values: Tensor, reduction: str) -> Tensor:

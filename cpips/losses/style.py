@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from ..baselines._common import no_autocast
 from ..errors import ImageError, ModelError
 from ..metric import Embedding, wide
 from ..protocol import check_reduction
-from ._base import FeatureLoss, TapWeights
+from ._base import FeatureLoss, Features, TapWeights
 from .features import FeatureExtractor
 
 
@@ -54,7 +54,7 @@ def gram_matrix(features: Tensor, patch: int | None = None) -> Tensor:
         return cells @ cells.transpose(2, 3) / torch.outer(high, broad).flatten()[:, None, None]
 
 
-def style_loss(output: Mapping[str, Tensor], target: Mapping[str, Tensor], *, weights: TapWeights | None = None,
+def style_loss(output: Features, target: Features, *, weights: TapWeights | None = None,
                reduction: str = "mean") -> Tensor:
     """Squared difference of Gram matrices, in the fourth power of the features' units. 0 for equal ones.
 
@@ -125,10 +125,10 @@ class StyleLoss(FeatureLoss):
         self._set(extractor, extractor.choose(extractor.taps if taps is None else taps), weights, vectors=False)
         self._key += f"|gram {patch}"
 
-    def _kept(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _kept(self, features: Features) -> Features:
         return {tap: gram_matrix(features[tap], self.patch) for tap in self.taps}
 
-    def _compare(self, features: Mapping[str, Tensor], target: Embedding) -> Tensor:
+    def _compare(self, features: Features, target: Embedding) -> Tensor:
         return style_loss(self._kept(features), dict(zip(self.taps, target.features)), weights=self.weights,
                           reduction="none")
 
