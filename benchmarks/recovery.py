@@ -100,6 +100,8 @@ def main() -> None:
         pictures[name], curves[name] = shown[0], curve
         print(f"{name}: {curve[0]:.4g} to {curve[-1]:.4g}, PSNR {found[name]['psnr']:.2f} dB", file=sys.stderr, flush=True)
     draw(target[0], pictures, curves, found, args.figure)
+    for facts in found.values():
+        facts["psnr"] = facts["psnr"] if math.isfinite(facts["psnr"]) else None  # JSON has no infinity
     result = {"what": "an image recovered from uniform noise by each loss alone, pixels unbounded: loss at the first and the "
                       "last step, likeness of the recovered image, share of values outside [0,1]",
               "image": args.image.name, "crop": list(args.crop), "side": target.shape[-1], "steps": args.steps,
@@ -110,7 +112,7 @@ def main() -> None:
 
 def report(result: dict) -> str:
     """Markdown: what came back."""
-    rows = [[name, f"{r['last'] / r['first']:.1e}", f"{r['psnr']:.1f}", f"{r['cpips-lite']:.3f}", f"{r['outside']:.0%}"]
+    rows = [[name, f"{r['last'] / r['first']:.1e}", "inf" if r["psnr"] is None else f"{r['psnr']:.1f}", f"{r['cpips-lite']:.3f}", f"{r['outside']:.0%}"]
             for name, r in result["losses"].items()]
     return table(["loss", "last over first", "PSNR (dB)", "cpips-lite", "values outside [0,1]"], rows)
 

@@ -30,7 +30,7 @@ class Loss(ImageModule):
         reduction: ``'mean'`` (default) or ``'sum'`` over the images for a scalar, ``'none'`` for ``(N,)``.
         check: ``'auto'`` reads the values of CPU images and refuses NaN, Inf and what is plainly another convention
             than [0,1]; where reading would stall a GPU or break a graph, the loss of such an image is NaN instead, and
-            its gradient zero. ``'strict'`` reads them on a GPU too. ``'off'`` trusts the caller.
+            its gradient zero (NaN, if the image is). ``'strict'`` reads them on a GPU too. ``'off'`` trusts the caller.
     """
 
     _noun = "loss"
