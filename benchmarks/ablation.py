@@ -100,11 +100,12 @@ def rate_distortion(codec: Codec, images: list[torch.Tensor]) -> list[dict]:
     return sorted(points, key=lambda point: point["bpp"])
 
 
-def against(points: list[dict], anchor: list[dict]) -> float:
-    """BD-rate in percent."""
+def against(points: list[dict], anchor: list[dict]) -> float | None:
+    """BD-rate in percent; None where the curves share no quality."""
     rates, distortions = ([[p[key] for p in curve] for curve in (anchor, points)] for key in ("bpp", "psnr"))
-    return round(bd_rate(rates[0], distortions[0], rates[1], distortions[1], method="pchip",
-                         require_matching_points=False, min_overlap=0), 1)
+    found = bd_rate(rates[0], distortions[0], rates[1], distortions[1], method="pchip", require_matching_points=False,
+                    min_overlap=0)
+    return round(found, 1) if np.isfinite(found) else None
 
 
 def measure(run: Path, judged: JudgedSet, images: list[torch.Tensor]) -> dict:
@@ -122,7 +123,7 @@ def measure(run: Path, judged: JudgedSet, images: list[torch.Tensor]) -> dict:
 def plot(rows: dict[str, dict], path: Path) -> None:
     """BD-rate lost against agreement gained, over the weight of the judgement."""
     names = [UNHEARD, *(name for name, (kind, _) in VARIANTS.items() if kind == "trade-off"), FULL]
-    names = sorted((name for name in names if name in rows), key=lambda name: rows[name]["judge_weight"])
+    names = sorted((name for name in names if name in rows and rows[name]["bd_rate"] is not None), key=lambda name: rows[name]["judge_weight"])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, key, title in zip(figure.subplots(1, 3), ("srcc", "tid2013", "live"),
                                 ("panel, groups kept aside", "people, TID2013 subset", "people, LIVE subset")):
@@ -142,7 +143,7 @@ def markdown(rows: dict[str, dict]) -> str:
     header = ["changed", "what", "panel, SRCC", "panel, 2AFC", "TID2013", "LIVE", "order", "below a shift", "BD-rate"]
     lines = [[VARIANTS[name][0], name, f"{row['srcc']:.3f}", f"{row['panel']:.3f}", f"{row['people']['tid2013']['srcc']:.3f}",
               f"{row['people']['live']['srcc']:.3f}", f"{row['severity_order']:.1%}", f"{row['below_shift']:.1%}",
-              f"{row['bd_rate']:+.1f} %" if row["bd_rate"] is not None else ""] for name, row in rows.items()]
+              f"{row['bd_rate']:+.1f} %" if row["bd_rate"] is not None else "-"] for name, row in rows.items()]
     return table(header, lines)
 
 

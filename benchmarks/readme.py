@@ -102,7 +102,7 @@ def ablation() -> str:
 
     result = json.loads((RESULTS / "ablation.json").read_text())
     return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; BD-rate over {result['kodak_images']} Kodak "
-            "images against the variant without judgement.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
+            "images against the variant without judgement, - where they share no quality.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
 
 
 def losses() -> str:
