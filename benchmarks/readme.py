@@ -101,8 +101,10 @@ def ablation() -> str:
     from ablation import markdown
 
     result = json.loads((RESULTS / "ablation.json").read_text())
-    return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; BD-rate over {result['kodak_images']} Kodak "
-            "images against the variant without judgement, - where they share no quality.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
+    return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; the panel is {', '.join(result['teachers'])}; "
+            f"BD-rate over {result['kodak_images']} Kodak images against the variant without judgement, - where they share no "
+            "quality.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
+
 
 
 def losses() -> str:
