@@ -1,0 +1,258 @@
+"""Super-resolution at 4x: a small network, trained with a pixel loss and then with a perceptual loss beside it.
+
+    python examples/super_resolution.py --train PHOTOS ... -o start.pt --steps 4000 --test SET5
+    python examples/super_resolution.py --train PHOTOS ... -o lite.pt --init start.pt --loss cpips-lite --test SET5
+    python examples/super_resolution.py --smoke
+
+PHOTOS and SET5 are folders of images. Low resolution is MATLAB's bicubic, and the test is the field's: PSNR and SSIM of
+the luma, four pixels of the border cropped. A run that is killed goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pytorch_msssim import ssim
+from torch import Tensor, nn
+
+import cpips
+from cpips.baselines import weights_in
+from cpips.baselines.trunks import NETS
+from cpips.files import replace
+from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss
+
+SCALE = 4
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss}
+
+
+def resize(image: Tensor, factor: float) -> Tensor:
+    """MATLAB's ``imresize(image, factor, 'bicubic')`` of ``(C,H,W)`` in [0,1]: antialiased, mirrored at the border.
+
+    torch's antialiased bicubic has MATLAB's kernel (a = -0.5) but cuts it off at the border: hence the padding.
+    """
+    margin = 4 * SCALE  # more than the kernel's reach, and whole pixels at either resolution
+    padded = torch.from_numpy(np.pad(image.numpy(), ((0, 0), (margin, margin), (margin, margin)), mode="symmetric"))
+    big = F.interpolate(padded[None], scale_factor=factor, mode="bicubic", antialias=True)[0]
+    cut = int(margin * factor)
+    return big[:, cut:-cut, cut:-cut]
+
+
+def load_pair(path: Path) -> tuple[Tensor, Tensor]:
+    """An image, its sides cropped to multiples of 4, and its low resolution: uint8."""
+    image = cpips.load_image(path)
+    high = image[:, : image.shape[1] // SCALE * SCALE, : image.shape[2] // SCALE * SCALE]
+    low = resize(high, 1 / SCALE).clamp(0, 1)
+    return tuple(t.mul(255).round().to(torch.uint8) for t in (high, low))
+
+
+def load_pairs(folders: list[Path]) -> list[tuple[Tensor, Tensor]]:
+    return [load_pair(path) for folder in folders for path in sorted(Path(folder).iterdir())]
+
+
+def batch_of(pairs: list[tuple[Tensor, Tensor]], seed: int, step: int, size: int, patch: int) -> tuple[Tensor, Tensor]:
+    """Random crops, flipped and turned: ``(N,3,patch,patch)`` and their low resolution; a function of seed and step."""
+    rng = np.random.default_rng((seed, step))
+    crops = []
+    for i in rng.integers(len(pairs), size=size):
+        low, side = pairs[i][1], patch // SCALE
+        top, left = (int(rng.integers(length - side + 1)) for length in low.shape[1:])
+        window = [t[:, top * s : (top + side) * s, left * s : (left + side) * s] for t, s in zip(pairs[i], (SCALE, 1))]
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        crops.append([torch.rot90(t.flip(2) if flip else t, turns, (1, 2)) for t in window])
+    high, low = (torch.stack(part).float().div(255) for part in zip(*crops))
+    return high, low
+
+
+class EDSR(nn.Module):
+    """EDSR's residual blocks without batch norm, at low resolution (Lim et al., arXiv 1707.02921), ESPCN's one shuffle
+    to full size (Shi et al., arXiv 1609.05158), and the bicubic image as the skip. 16 blocks of 64 channels are EDSR's
+    baseline but for its two-step upsampler."""
+
+    def __init__(self, blocks: int = 8, channels: int = 32):
+        super().__init__()
+        def conv(inputs: int, outputs: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+        self.head = conv(3, channels)
+        self.blocks = nn.ModuleList(nn.Sequential(conv(channels, channels), nn.ReLU(), conv(channels, channels))
+                                    for _ in range(blocks))
+        self.tail = conv(channels, 3 * SCALE**2)
+        nn.init.zeros_(self.tail.weight)  # training starts at the bicubic image
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, low: Tensor) -> Tensor:
+        x = first = self.head(low)
+        for block in self.blocks:
+            x = x + block(x)
+        bicubic = F.interpolate(low, scale_factor=SCALE, mode="bicubic", antialias=True)  # antialias: a = -0.5
+        return bicubic + F.pixel_shuffle(self.tail(x + first), SCALE)
+
+
+def upscale(net: nn.Module | None, low: Tensor) -> Tensor:
+    """``(3,h,w)`` to ``(3,4h,4w)``, rounded to 8 bits; bicubic where there is no network."""
+    with torch.no_grad():
+        image = net(low[None])[0] if net else resize(low, SCALE)
+    return image.clamp(0, 1).mul(255).round().div(255)
+
+
+def perceptual_weight(net: nn.Module, perceptual: Callable, batches: list[tuple[Tensor, Tensor]]) -> float:
+    """The weight at which the perceptual loss pulls at the network's images as hard as L1 does, here and now.
+
+    Losses have units of their own; equal gradients on the image are a rule that treats all of them alike.
+    """
+    norms = np.zeros(2)
+    for high, low in batches:
+        image = net(low).detach().requires_grad_()
+        norms += [torch.autograd.grad(loss(image, high), image)[0].norm().item() for loss in (F.l1_loss, perceptual)]
+    return float(norms[0] / norms[1])
+
+
+def perceptual_loss(name: str, weights: Path | None) -> PerceptualLoss:
+    """The distance of a metric of :func:`cpips.list_metrics`, or, with ``'squeeze:fire5'`` say, the squared difference
+    of a trunk's features at one tap, as in SRGAN. ``weights`` is the folder of the trunks and heads of LPIPS."""
+    net, _, tap = name.partition(":")
+    if tap:
+        trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
+        return PerceptualLoss(FeatureExtractor(net, **trunk), distance="l2", taps=tap)
+    return PerceptualLoss(cpips.create_metric(name, **(weights_in(weights, name) if weights else {})))
+
+
+def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", weights: Path | None = None,
+          init: Path | None = None, steps: int = 4000, batch: int = 16, patch: int = 96, lr: float = 1e-3,
+          factor: float = 1.0, seed: int = 0, blocks: int = 8, channels: int = 32, every: int = 200) -> dict:
+    """Train a network, or go on with the checkpoint ``out``; the checkpoint, as it is at the end.
+
+    Args:
+        loss: ``'l1'``, ``'mse'``, or what L1 gets beside it, see :func:`perceptual_loss`.
+        weights: a folder with the trunks and heads of LPIPS, for the losses that need them.
+        init: the checkpoint to start from.
+        factor: how hard the perceptual loss pulls at the start, L1 being 1.
+        every: steps between checkpoints.
+    """
+    pairs = [pair for pair in pairs if min(pair[0].shape[1:]) >= patch]  # ImageNet holds a few thumbnails
+    torch.manual_seed(seed)
+    net = EDSR(blocks, channels).to(memory_format=torch.channels_last)
+    if init:
+        net.load_state_dict(torch.load(init, weights_only=True)["net"])
+    optimizer = torch.optim.Adam(net.parameters(), lr)
+    run = {"loss": loss, "steps": steps, "blocks": blocks, "channels": channels}
+    state = {"step": 0, "cpu_seconds": 0.0, **run}
+    if out.exists():
+        state = torch.load(out, weights_only=True)
+        if others := {key: state[key] for key in run if state[key] != run[key]}:
+            raise ValueError(f"{out} is of another run, with {others}: name another file, or remove it")
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+    if loss in PIXEL_LOSSES:
+        criterion = CombinedLoss({loss: PIXEL_LOSSES[loss]})
+    else:
+        perceptual = perceptual_loss(loss, weights)
+        if "weight" not in state:  # a seed of its own: batches that no step sees
+            batches = [batch_of(pairs, seed + 1, i, batch, patch) for i in range(4)]
+            state["weight"] = factor * perceptual_weight(net, perceptual, batches)
+        criterion = CombinedLoss({"l1": F.l1_loss, loss.replace(":", " "): (state["weight"], perceptual)})
+
+    while state["step"] < steps:
+        start = time.process_time()
+        for step in range(state["step"], until := min(state["step"] + every, steps)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
+            high, low = batch_of(pairs, seed, step, batch, patch)
+            total, parts = criterion(net(low), high)
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+        state.update(step=until, cpu_seconds=state["cpu_seconds"] + time.process_time() - start,
+                     net=net.state_dict(), optimizer=optimizer.state_dict())
+        replace(out, lambda partial: torch.save(state, partial))
+        terms = ", ".join(f"{name} {value.item():.4f}" for name, value in parts.items())
+        print(f"{out.stem}: step {until} of {steps}, {terms}, {state['cpu_seconds']:.0f} s of CPU time", flush=True)
+    return state
+
+
+def load(path: Path) -> EDSR:
+    """The network of a checkpoint."""
+    state = torch.load(path, weights_only=True)
+    net = EDSR(state["blocks"], state["channels"])
+    net.load_state_dict(state["net"])
+    return net.eval()
+
+
+def luma(image: Tensor, grey: bool) -> Tensor:
+    """MATLAB's Y of 8 bits (ITU-R BT.601, 16 to 235), as ``rgb2ycbcr`` rounds it; grey files are taken as they are."""
+    if grey:
+        return image[0] * 255
+    return (16 + (image * torch.tensor([65.481, 128.553, 24.966])[:, None, None]).sum(0)).round()
+
+
+def evaluate(net: nn.Module | None, folder: Path, judges: dict[str, Callable] | None = None) -> list[dict]:
+    """PSNR and SSIM (Gaussian window, 11x11, sigma 1.5) of Y without a border of 4 px, and what ``judges`` say of the
+    whole RGB images, for every image in ``folder``."""
+    rows = []
+    for path in sorted(Path(folder).iterdir()):
+        high, low = (t.float() / 255 for t in load_pair(path))
+        image = upscale(net, low)
+        with Image.open(path) as file:
+            a, b = (luma(t, grey=file.mode == "L")[None, None, SCALE:-SCALE, SCALE:-SCALE] for t in (image, high))
+        rows.append({"image": path.stem, "psnr": 10 * math.log10(255**2 / (a - b).square().mean().item()),
+                     "ssim": ssim(a, b, data_range=255).item()})
+        with torch.no_grad():
+            rows[-1].update({name: judge(image[None], high[None]).item() for name, judge in (judges or {}).items()})
+    return rows
+
+
+def mean(rows: list[dict], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+def smoke() -> None:
+    """A run of seconds on pictures made here, soft stripes of every direction."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] / 64
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images"
+        images.mkdir()
+        for i in range(4):
+            a, b, c = rng.uniform(4, 40, 3)
+            waves = np.stack([np.sin(a * x + b * y + k * c) for k in range(3)], -1)
+            Image.fromarray((127.5 * (1 + waves)).astype(np.uint8)).save(images / f"{i}.png")
+        main(f"--train {images} --test {images} -o {folder}/smoke.pt --loss cpips-lite --steps 6 --batch 2 --patch 32 "
+             "--blocks 1 --channels 8".split())
+
+
+def main(argv: list[str]) -> None:
+    if argv == ["--smoke"]:
+        return smoke()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=Path, nargs="+", required=True, help="folders of photographs")
+    parser.add_argument("--test", type=Path, nargs="*", default=[], help="folders to measure on afterwards")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the checkpoint; a run that stopped goes on")
+    parser.add_argument("--init", type=Path, help="the checkpoint to start from")
+    parser.add_argument("--loss", default="l1", help="l1, mse, or a metric that L1 gets beside it: cpips-lite ...")
+    parser.add_argument("--weights", type=Path, help="folder of the trunks and heads of LPIPS")
+    for name, value in (("steps", 4000), ("batch", 16), ("patch", 96), ("blocks", 8), ("channels", 32), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--factor", type=float, default=1.0, help="how hard the perceptual loss pulls, L1 being 1")
+    args = vars(parser.parse_args(argv))
+    folders, tests, out = args.pop("train"), args.pop("test"), args.pop("out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    train(load_pairs(folders), out, **args)
+    for folder in tests:
+        for name, net in (("bicubic", None), (out.stem, load(out))):
+            rows = evaluate(net, folder)
+            print(f"{folder.name}: {name} {mean(rows, 'psnr'):.2f} dB, SSIM {mean(rows, 'ssim'):.4f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
