@@ -121,8 +121,21 @@ def recovery() -> str:
     return report(json.loads((RESULTS / "recovery.json").read_text()))
 
 
+def sr_losses() -> str:
+    from sr_losses import report
+
+    return report(json.loads((RESULTS / "sr_losses.json").read_text()))
+
+
+def style_encoders() -> str:
+    from style_encoders import report
+
+    return report(json.loads((RESULTS / "style_encoders.json").read_text()))
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
-         "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses)}
+         "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
+         "docs/losses_at_work.md": (sr_losses, style_encoders)}
 
 
 def filled(page: str) -> str:

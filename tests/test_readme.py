@@ -68,9 +68,9 @@ def test_there_are_blocks():
     assert len(PYTHON) >= 4 and len(COMMANDS) >= 4
 
 
-@pytest.mark.parametrize("name", re.findall(r"\]\((docs/[^)]+\.png)\)", README))
+@pytest.mark.parametrize("name", re.findall(r"\]\(((?:docs/)?[^)/]+\.png)\)", "".join(PAGES)))
 def test_pictures_exist(name):
-    with Image.open(ROOT / name) as image:
+    with Image.open(ROOT / "docs" / name.removeprefix("docs/")) as image:
         image.load()
 
 
