@@ -77,11 +77,11 @@ def label(loss: str) -> str:
 
 def plot(networks: dict, path: Path) -> None:
     """Rows of crops: the original, bicubic, and each network."""
-    columns = ["original", "bicubic", *networks]
+    columns = ["original", "bicubic", *map(label, networks)]
     figure = Figure(figsize=(1.55 * len(columns), 1.72 * len(CROPS)), layout="constrained")
     axes = figure.subplots(len(CROPS), len(columns))
     for axis, title in zip(axes[0], columns):
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title.replace("`", "").removeprefix("L1 + "), fontsize=9)
     for row, (folder, stem, top, left) in zip(axes, CROPS):
         [file] = (DATA / "images" / folder).glob(f"{stem}.*")
         high, low = (t.float() / 255 for t in sr.load_pair(file))

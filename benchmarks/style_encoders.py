@@ -1,4 +1,4 @@
-"""Which encoders can transfer a style? One content, two styles, many encoders; a grid over taps; a network.
+"""Which encoders can transfer a style? One content, two styles, many encoders; a grid over taps; networks.
 
     python benchmarks/style_encoders.py --runs DIR [--plots docs]
 
@@ -12,6 +12,7 @@ Pictures are kept in DIR: a run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import sys
@@ -20,9 +21,11 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from _common import DATA, save, table
+from cpips.encoders import LITE, AnalysisTransform
 from cpips.files import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -38,11 +41,14 @@ SIZE, GRID_SIZE = 192, 128
 GRID_MODEL = "hyperprior-tune"
 GRID = [["gdn1"], ["gdn2"], ["gdn3"], ["y"], ["gdn1", "gdn2", "gdn3", "y"]]  # style taps, for each of the content taps:
 GRID_CONTENT = ["gdn2", "gdn3", "y"]
-NETWORK = {"model": "cpips-lite", "steps": 400, "batch": 4, "size": 128}
+NETWORKS = ["cpips-lite", "random-lite", "squeeze"]
+NETWORK = {"steps": 400, "batch": 4, "size": 128}
 
 
 def extractor(name: str, rectified: bool = False) -> st.FeatureExtractor:
-    return st.create_extractor(name, DATA / "weights", rectified)
+    """By name; ``random-lite`` is an untrained encoder of the shape of `cpips-lite`."""
+    model = AnalysisTransform.random(N=96, M=128, architecture=LITE) if name == "random-lite" else name
+    return st.create_extractor(model, DATA / "weights", rectified)
 
 
 def kept(path: Path, make) -> tuple[Tensor, float]:
@@ -54,7 +60,7 @@ def kept(path: Path, make) -> tuple[Tensor, float]:
         seconds = time.process_time() - start
         st.write(image, path)
         replace(times, lambda partial: partial.write_text(json.dumps(seconds)))
-    return st.picture(path, st.Image.open(path).width), json.loads(times.read_text())
+    return st.picture(path, Image.open(path).width), json.loads(times.read_text())
 
 
 def colours_alone(content: Tensor, style: Tensor) -> Tensor:
@@ -107,7 +113,7 @@ def models(runs: Path, path: Path) -> dict:
         for j, pair in enumerate(columns):
             for axis, key in zip(axes[2 * i : 2 * i + 2, j], pair):
                 show(axis, found.get(key), (key or "").replace("hyperprior", "hp"))
-    figure.savefig(path, dpi=120)
+    draw(figure, path)
     return result
 
 
@@ -116,6 +122,14 @@ def show(axis, image: Tensor | None, title: str) -> None:
     if image is not None:
         axis.imshow(image[0].permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=9)
+
+
+def draw(figure: Figure, path: Path) -> None:
+    """As a PNG of 256 colours: pictures full of noise, a third as large."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=100)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(stream).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def grid(runs: Path, path: Path) -> None:
@@ -128,33 +142,39 @@ def grid(runs: Path, path: Path) -> None:
             image, _ = kept(runs / f"grid-{content_tap}-{'+'.join(style_taps)}.png", lambda: st.optimise(
                 extractor(GRID_MODEL, True), content, style, **taps, **SETTINGS)[0])
             show(axis, image, f"content {content_tap}, style {'all' if len(style_taps) > 1 else style_taps[0]}")
-    figure.savefig(path, dpi=120)
+    draw(figure, path)
 
 
-def network(runs: Path, path: Path) -> dict:
-    """A network for the strokes, and what it makes of photographs at 512 px; the seconds that an image takes."""
-    settings = dict(NETWORK)
-    features = extractor(settings.pop("model"), True)
-    file, photos = runs / "network.pt", sorted((IMAGES / "imagenet_sample_256").iterdir())
-    style = st.picture(STYLES["strokes"], 256)
-    start = time.process_time()
-    if file.exists():
-        net, seconds = st.StyleNet(), None
-        net.load_state_dict(torch.load(file, weights_only=True))
-    else:
-        net = st.train(features, photos, style, file, style_weight=SETTINGS["style_weight"], **settings)
-        seconds = round(time.process_time() - start, 1)
-        file.with_suffix(".json").write_text(json.dumps(seconds))
-    seconds = json.loads(file.with_suffix(".json").read_text())
+def network(runs: Path, name: str) -> tuple[st.StyleNet, float]:
+    """A network for the strokes, trained at most once, and the seconds of CPU time that it took."""
+    file, times = runs / f"network-{name}.pt", runs / f"network-{name}.json"
+    if not times.exists():
+        photos = sorted((IMAGES / "imagenet_sample_256").iterdir())
+        start = time.process_time()
+        st.train(extractor(name, name not in TRUNKS), photos, st.picture(STYLES["strokes"], 256), file,
+                 style_weight=SETTINGS["style_weight"], **NETWORK)
+        times.write_text(json.dumps(round(time.process_time() - start, 1)))
+    net = st.StyleNet()
+    net.load_state_dict(torch.load(file, weights_only=True))
+    return net, json.loads(times.read_text())
+
+
+def networks(runs: Path, path: Path) -> dict:
+    """A figure: what a network by each encoder makes of photographs at 512 px; the seconds that an image takes."""
     contents = [st.picture(IMAGES / "kodak" / f"kodim{i}.png", 512) for i in ("21", "23", "08")]
-    outputs = [st.apply(net, content) for content in contents]
-    figure = Figure(figsize=(3 * len(contents), 6.1), layout="constrained")
-    for axes, row in zip(figure.subplots(2, len(contents)), (contents, [image for image, _ in outputs])):
-        for axis, image in zip(axes, row):
-            show(axis, image, "")
-    figure.savefig(path, dpi=90)
-    return {**NETWORK, "cpu_seconds": seconds,
-            "seconds_an_image_512px": round(statistics.median(seconds for _, seconds in outputs), 3)}
+    figure = Figure(figsize=(2.1 * (1 + len(NETWORKS)), 2.2 * len(contents)), layout="constrained")
+    axes = figure.subplots(len(contents), 1 + len(NETWORKS))
+    for axis, content in zip(axes[:, 0], contents):
+        show(axis, content, "photograph")
+    result, times = dict(NETWORK), []
+    for column, name in zip(axes.T[1:], NETWORKS):
+        net, result[name] = network(runs, name)
+        for axis, content in zip(column, contents):
+            image, seconds = st.apply(net, content)
+            times.append(seconds)
+            show(axis, image, name)
+    draw(figure, path)
+    return {**result, "cpu_seconds_an_image": round(statistics.median(times), 2)}
 
 
 def report(result: dict) -> str:
@@ -177,7 +197,7 @@ def main() -> None:
     result = {"what": "style transfer through each encoder, judged by two trunks; see the docstring", "size": SIZE,
               "settings": SETTINGS, "models": models(args.runs, args.plots / "style_models.png")}
     grid(args.runs, args.plots / "style_taps.png")
-    result["network"] = network(args.runs, args.plots / "style_network.png")
+    result["networks"] = networks(args.runs, args.plots / "style_networks.png")
     print(report(result))
     print(save("style_encoders", result))
 
