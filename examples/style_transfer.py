@@ -83,6 +83,10 @@ class Rectified(FeatureExtractor):
         super().__init__(*args, **kwargs)
         self.channels = {tap: 2 * count for tap, count in self.channels.items()}
 
+    @property
+    def key(self) -> str:
+        return f"{super().key}|rectified"
+
     def forward(self, x: Tensor, taps=None) -> dict[str, Tensor]:
         return {tap: torch.cat([f.relu(), (-f).relu()], 1) for tap, f in super().forward(x, taps).items()}
 
@@ -206,9 +210,10 @@ def main(argv: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, steps, size in (("optimise", 150, 256), ("train", 600, 128), ("apply", 0, 256)):
         command = commands.add_parser(name)
+        if name == "apply":
+            command.add_argument("net", type=Path)
         if name != "train":
-            command.add_argument("net", type=Path) if name == "apply" else None
-            command.add_argument("content")
+            command.add_argument("content", help="an image file, or painted")
         if name != "apply":
             command.add_argument("style", help="an image file, or painted")
             command.add_argument("--model", default="hyperprior-q4",
@@ -226,6 +231,7 @@ def main(argv: list[str]) -> None:
         command.add_argument("-o", "--out", type=Path, required=True)
     args = vars(parser.parse_args(argv))
     command, out, size = args.pop("command"), args.pop("out"), args.pop("size")
+    out.parent.mkdir(parents=True, exist_ok=True)
     if command == "apply":
         net = StyleNet()
         net.load_state_dict(torch.load(args["net"], weights_only=True))
