@@ -113,23 +113,18 @@ def models(runs: Path, path: Path) -> dict:
         for j, pair in enumerate(columns):
             for axis, key in zip(axes[2 * i : 2 * i + 2, j], pair):
                 show(axis, found.get(key), (key or "").replace("hyperprior", "hp"))
-    draw(figure, path)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=100)
+    # 256 colours: so much noise would make a file of megabytes
+    Image.open(stream).convert("RGB").quantize(256, kmeans=2).save(path, optimize=True)
     return result
 
 
 def show(axis, image: Tensor | None, title: str) -> None:
     axis.set_axis_off()
     if image is not None:
-        axis.imshow(image[0].permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.imshow(image[0].permute(1, 2, 0).numpy())
         axis.set_title(title, fontsize=9)
-
-
-def draw(figure: Figure, path: Path) -> None:
-    """As a PNG of 256 colours: pictures full of noise, a third as large."""
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=100)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(stream).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def grid(runs: Path, path: Path) -> None:
@@ -142,7 +137,7 @@ def grid(runs: Path, path: Path) -> None:
             image, _ = kept(runs / f"grid-{content_tap}-{'+'.join(style_taps)}.png", lambda: st.optimise(
                 extractor(GRID_MODEL, True), content, style, **taps, **SETTINGS)[0])
             show(axis, image, f"content {content_tap}, style {'all' if len(style_taps) > 1 else style_taps[0]}")
-    draw(figure, path)
+    figure.savefig(path, dpi=100)
 
 
 def network(runs: Path, name: str) -> tuple[st.StyleNet, float]:
@@ -173,7 +168,7 @@ def networks(runs: Path, path: Path) -> dict:
             image, seconds = st.apply(net, content)
             times.append(seconds)
             show(axis, image, name)
-    draw(figure, path)
+    figure.savefig(path, dpi=100)
     return {**result, "cpu_seconds_an_image": round(statistics.median(times), 2)}
 
 
