@@ -311,9 +311,13 @@ def valid_images(x: Tensor) -> Tensor:
 
 
 def halved(x: Tensor) -> Tensor:
-    """``(N,C,H,W)`` at half its size: means of 2x2 pixels; of those that there are, at an odd side."""
+    """``(N,C,H,W)`` at half its size: means of 2x2 pixels; of those that there are, at an odd side.
+
+    The same to the last bit whether a gradient is recorded or not: an output and its equal target stay equal.
+    """
     if (x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling() or torch.jit.is_tracing()
-            or x.shape[2] % 2 or x.shape[3] % 2 or (torch.is_grad_enabled() and x.requires_grad)):
+            or x.shape[2] % 2 or x.shape[3] % 2):
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-    rows = x[:, :, ::2] + x[:, :, 1::2]  # whole rows first: in a fifth to a half of the time
-    return (rows[..., ::2] + rows[..., 1::2]).mul_(0.25)
+    top, bottom = x.unflatten(2, (-1, 2)).unbind(3)  # whole rows first: in a fifth to a half of the pool's time
+    left, right = (top + bottom).unflatten(3, (-1, 2)).unbind(4)
+    return (left + right).mul_(0.25)
