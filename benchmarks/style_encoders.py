@@ -24,8 +24,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+import cpips
 from _common import DATA, save, table
-from cpips.encoders import LITE, AnalysisTransform
+from cpips.encoders import AnalysisTransform
 from cpips.files import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -47,7 +48,10 @@ NETWORK = {"steps": 400, "batch": 4, "size": 128}
 
 def extractor(name: str, rectified: bool = False) -> st.FeatureExtractor:
     """By name; ``random-lite`` is an untrained encoder of the shape of `cpips-lite`."""
-    model = AnalysisTransform.random(N=96, M=128, architecture=LITE) if name == "random-lite" else name
+    model: str | AnalysisTransform = name
+    if name == "random-lite":
+        lite = cpips.CPIPS("cpips-lite").encoder
+        model = AnalysisTransform.random(N=lite.N, M=lite.M, architecture=lite.architecture)
     return st.create_extractor(model, DATA / "weights", rectified)
 
 
@@ -113,10 +117,7 @@ def models(runs: Path, path: Path) -> dict:
         for j, pair in enumerate(columns):
             for axis, key in zip(axes[2 * i : 2 * i + 2, j], pair):
                 show(axis, found.get(key), (key or "").replace("hyperprior", "hp"))
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=100)
-    # 256 colours: so much noise would make a file of megabytes
-    Image.open(stream).convert("RGB").quantize(256, kmeans=2).save(path, optimize=True)
+    draw(figure, path)
     return result
 
 
@@ -125,6 +126,13 @@ def show(axis, image: Tensor | None, title: str) -> None:
     if image is not None:
         axis.imshow(image[0].permute(1, 2, 0).numpy())
         axis.set_title(title, fontsize=9)
+
+
+def draw(figure: Figure, path: Path) -> None:
+    """As a PNG of 256 colours: in more, so much noise would make files of megabytes."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=100)
+    Image.open(stream).convert("RGB").quantize(256, kmeans=2).save(path, optimize=True)
 
 
 def grid(runs: Path, path: Path) -> None:
@@ -137,7 +145,7 @@ def grid(runs: Path, path: Path) -> None:
             image, _ = kept(runs / f"grid-{content_tap}-{'+'.join(style_taps)}.png", lambda: st.optimise(
                 extractor(GRID_MODEL, True), content, style, **taps, **SETTINGS)[0])
             show(axis, image, f"content {content_tap}, style {'all' if len(style_taps) > 1 else style_taps[0]}")
-    figure.savefig(path, dpi=100)
+    draw(figure, path)
 
 
 def network(runs: Path, name: str) -> tuple[st.StyleNet, float]:
@@ -168,7 +176,7 @@ def networks(runs: Path, path: Path) -> dict:
             image, seconds = st.apply(net, content)
             times.append(seconds)
             show(axis, image, name)
-    figure.savefig(path, dpi=100)
+    draw(figure, path)
     return {**result, "cpu_seconds_an_image": round(statistics.median(times), 2)}
 
 
