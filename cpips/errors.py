@@ -21,3 +21,7 @@ class WeightsError(CpipsError, RuntimeError):
 
 class BitstreamError(CpipsError, ValueError):
     """A compressed file that is damaged, cut short, foreign, or of another codec than the one at hand."""
+
+
+class RateError(CpipsError, ValueError):
+    """A rate that an image cannot be compressed to."""

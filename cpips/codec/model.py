@@ -35,10 +35,12 @@ HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to
 class Codec(ScaleHyperprior):
     """Scale hyperprior with ``N`` channels inside and ``M`` in the latent.
 
-    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it.
+    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it, ``lmbda``
+    the weight of the distortion that it was trained with (:func:`rate_distortion`), where that is known.
     """
 
     name = "custom"
+    lmbda: float | None = None
     architecture: Architecture = HYPERPRIOR
 
     @classmethod
@@ -105,18 +107,33 @@ class Codec(ScaleHyperprior):
         It comes from the metric's own analysis transform, cell for cell and bit for bit: that is what makes distances
         between files equal distances between images.
         """
-        return self._analysis(image[None])[0].round()
+        return self.unrounded_latent(image).round()
+
+    @torch.no_grad()
+    def unrounded_latent(self, image: Tensor) -> Tensor:
+        """What :meth:`latent` rounds."""
+        return self._analysis(image[None])[0]
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Bitstream:
         """Compress ``image``, ``(3,H,W)`` float in [0,1], of any size."""
         y = self.latent(image)
-        z = self.h_a(y.abs())
+        return self.encode_latents(y, self.h_a(y.abs()), image.shape[-2:])
+
+    @torch.no_grad()
+    def encode_latents(self, y: Tensor, z: Tensor, size: Sequence[int]) -> Bitstream:
+        """Code latents that are given, whoever chose them: :meth:`decode` makes ``g_s(y)`` of them.
+
+        Args:
+            y: ``(1,M,ceil(H/16),ceil(W/16))``, of integers.
+            z: ``(1,N,ceil(H/64),ceil(W/64))``, rounded here as :meth:`rounded_hyper` does.
+            size: (H,W) of the image.
+        """
         (z_string,) = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress([z_string], z.shape[-2:])
         indexes = self._indexes(z_hat, y.shape[-2:])
         y_string = ans.RansEncoder().encode_with_indexes(y.int().flatten().tolist(), indexes.flatten().tolist(), *self._tables)
-        return Bitstream(z_string, y_string, *image.shape[-2:], _checksum(y))
+        return Bitstream(z_string, y_string, *size, _checksum(y))
 
     @torch.no_grad()
     def decode_latent(self, stream: Bitstream) -> Tensor:
@@ -151,10 +168,25 @@ class Codec(ScaleHyperprior):
     def estimate_bits(self, image: Tensor) -> float:
         """Bits that the entropy model predicts for ``image``, ``(3,H,W)``; :meth:`encode` comes close to it."""
         y = self.latent(image)
-        z_hat, z_likelihoods = self.entropy_bottleneck(self.h_a(y.abs()), training=False)
-        scales = self.h_s(z_hat)[..., : y.shape[-2], : y.shape[-1]]
-        _, y_likelihoods = self.gaussian_conditional(y, scales, training=False)
-        return _bits({"likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}).item()
+        return self.bits(y, self.rounded_hyper(self.h_a(y.abs()))).item()
+
+    def bits(self, y: Tensor, z: Tensor) -> Tensor:
+        """Bits that the entropy model predicts for latents as they are, rounded or not; differentiable in both."""
+        bottleneck, conditional = self.entropy_bottleneck, self.gaussian_conditional
+        z_likelihoods, _, _ = bottleneck._likelihood(z.transpose(0, 1).flatten(1)[:, None])
+        scales = self.h_s(z)[..., : y.shape[-2], : y.shape[-1]]
+        y_likelihoods = conditional._likelihood(y, scales)
+        return _bits({"likelihoods": {"y": conditional.likelihood_lower_bound(y_likelihoods),
+                                      "z": bottleneck.likelihood_lower_bound(z_likelihoods)}})
+
+    @property
+    def medians(self) -> Tensor:
+        """``(N,1,1)``: a hyper-latent is coded as its distance from them, an integer."""
+        return self.entropy_bottleneck.quantiles[:, :, 1:2].detach()
+
+    def rounded_hyper(self, z: Tensor) -> Tensor:
+        """The hyper-latent that a decoder finds."""
+        return (z - self.medians).round() + self.medians
 
     @cached_property  # in the instance's __dict__, so not a submodule
     def digest(self) -> str:
