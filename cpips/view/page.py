@@ -127,7 +127,7 @@ def _heat(found: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}" if np.isfinite(value) else "∞" if value > 0 else "not a number"
+    return f"{value:#.4g}" if np.isfinite(value) else "∞" if value > 0 else "not a number"
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------

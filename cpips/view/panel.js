@@ -42,6 +42,7 @@ $("larger").addEventListener("click", () => zoomTo(view.scale * 1.25));
 $("fit").addEventListener("click", fit);
 $("actual").addEventListener("click", () => zoomTo(1 / devicePixelRatio));
 $("heat").addEventListener("change", () => { view.heat = $("heat").checked; redraw(); });
+$("keys").addEventListener("click", () => { $("help").open = true; });
 $("opacity").addEventListener("input", () => {
   view.opacity = $("opacity").value / 100;
   view.heat = $("heat").checked = true;  // who turns it wants to see it
@@ -58,6 +59,7 @@ $("heat-metric").addEventListener("change", () => {
 // ---- what does not change ------------------------------------------------------------------------------------------
 
 $("reference-name").textContent = data.reference.name;
+stage.style.setProperty("--aspect", data.width / data.height);
 $("size").textContent = `${data.width} × ${data.height} px`;
 for (const pane of [$("left"), $("right")]) pane.querySelector(".tag:last-child").textContent = data.reference.name;
 data.metrics.forEach((metric, i) => {
@@ -68,7 +70,7 @@ data.metrics.forEach((metric, i) => {
 });
 $("heat-metric").hidden = mapped.filter(Boolean).length < 2;
 $("heat-tools").hidden = $("peaks-card").hidden = !mapped.some(Boolean);
-$("values-note").textContent = "↓ lower is closer, ↑ higher is closer" + (only ? "" : "; the closest is bold");
+$("values-note").textContent = "↓ lower, ↑ higher is closer" + (only ? "" : "; the best is bold");
 
 const best = data.metrics.map(({ lower }, i) => {
   const all = data.images.map(({ order }) => Number(order[i]));
