@@ -36,10 +36,15 @@ def smooth(values: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarra
         size: (height, width) to resample to; default: (H,W).
     """
     height, width = values.shape
-    cells = Image.fromarray(np.ascontiguousarray(values, np.float32)).reduce(CELL)
-    box = (0, 0, min(width / CELL, cells.width), min(height / CELL, cells.height))
+    grid = Image.fromarray(cells(values))
+    box = (0, 0, min(width / CELL, grid.width), min(height / CELL, grid.height))
     rows, columns = size or (height, width)
-    return np.maximum(np.asarray(cells.resize((columns, rows), Image.Resampling.BICUBIC, box)), 0)
+    return np.maximum(np.asarray(grid.resize((columns, rows), Image.Resampling.BICUBIC, box)), 0)
+
+
+def cells(values: np.ndarray) -> np.ndarray:
+    """``(ceil(H/16),ceil(W/16))`` float32: means of a map ``(H,W)`` over cells of 16 px, or what the image has of them."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(values, np.float32)).reduce(CELL))
 
 
 def scale_of(values: np.ndarray, vmax: float | None = None) -> Scale:
@@ -59,6 +64,12 @@ def colours(t: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(position, anchors, channel) for channel in _INFERNO.T], -1)
 
 
+def palette(heat: np.ndarray) -> np.ndarray:
+    """Colours and cover ``(...,4)`` in [0,1] with which heat in [0,1] is laid over a picture: little hides little."""
+    cover = np.clip(0.15 + 1.6 * heat, 0, 0.88)[..., None]
+    return np.concatenate([colours(0.08 + 0.92 * heat), cover], -1)
+
+
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Heat ``(H,W)`` in [0,1] over ``image`` ``(H,W,3)`` in [0,1], which shows through in dim grey."""
     grey = (image @ (0.299, 0.587, 0.114))[..., None]
@@ -66,8 +77,9 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _blend(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    cover = np.clip(0.15 + 1.6 * heat, 0, 0.88)[..., None]
-    return np.clip((0.05 + 0.45 * grey) * (1 - cover) + colours(0.08 + 0.92 * heat) * cover * (0.85 + 0.3 * grey), 0, 1)
+    paint = palette(heat)
+    cover = paint[..., 3:]
+    return np.clip((0.05 + 0.45 * grey) * (1 - cover) + paint[..., :3] * cover * (0.85 + 0.3 * grey), 0, 1)
 
 
 def render(
