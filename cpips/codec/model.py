@@ -35,10 +35,12 @@ HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to
 class Codec(ScaleHyperprior):
     """Scale hyperprior with ``N`` channels inside and ``M`` in the latent.
 
-    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it.
+    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it; ``reads``,
+    for a codec whose decoder was tuned, the digest of the one it was tuned from, whose files it reads and writes.
     """
 
     name = "custom"
+    reads = ""
     architecture: Architecture = HYPERPRIOR
 
     @classmethod
@@ -158,7 +160,13 @@ class Codec(ScaleHyperprior):
 
     @cached_property  # in the instance's __dict__, so not a submodule
     def digest(self) -> str:
-        """SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file they came."""
+        """What tells whose files these are: SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file
+        they came; of the codec that a tuned decoder started from."""
+        return self.reads or self.own_digest
+
+    @property
+    def own_digest(self) -> str:
+        """SHA-256 over the learned tensors as they are now."""
         return tensors_digest((name, tensor) for name, tensor in self.state_dict().items() if not is_table(name))
 
     @cached_property
