@@ -2,7 +2,7 @@
 one setting at a time.
 
     cpips train configs/machine.toml --data-root DATA -o runs/machine
-    python benchmarks/machine_codec.py --codec runs/machine/codec.safetensors --runs runs/machine-tuned [--steps 150]
+    python benchmarks/machine_codec.py --codec runs/machine/codec.safetensors --runs runs/machine-tuned [--steps 120]
     python benchmarks/machine_codec.py --smoke --codec weights/codecs/cpips-lite.safetensors --runs runs/smoke
 
 Each decoder is tuned on photographs and judged on centre crops of Kodak's (artefacts, likeness) and by a machine: a frozen
@@ -41,7 +41,7 @@ from cpips.losses import FeatureExtractor, PerceptualLoss
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "machine_codec.png"
 PHOTOGRAPHS = ("images/imagenet_sample_256", "images/bsds500_train")
 STRIDES = (4, 8, 16)  # of the decoder's last layer, its last two, and all three
-WIDTH = 32  # of the discriminator
+WIDTH = 16  # of the discriminator
 BEFORE = "before"
 
 
@@ -148,11 +148,12 @@ class Judges:
         return {name: value for name, value in found.items() if name != "images"}
 
 
-def crops(folder: Path, side: int, limit: int | None = None) -> list[Path]:
-    """Centre crops of Kodak's photographs as PNG in ``folder``."""
+def crops(folder: Path, side: int, count: int) -> list[Path]:
+    """Centre crops of ``count`` of Kodak's photographs as PNG in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for path in sorted((DATA / "images" / "kodak").glob("*.png"))[:limit]:
+    every = sorted((DATA / "images" / "kodak").glob("*.png"))
+    for path in every[::max(len(every) // count, 1)][:count]:
         image = cpips.load_image(path)
         top, left = ((length - side) // 2 for length in image.shape[1:])
         paths.append(folder / path.name)
@@ -173,22 +174,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--codec", type=Path, required=True, help="the machine codec")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the tuned decoders")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--side", type=int, default=256, help="of the crops of Kodak's photographs")
+    parser.add_argument("--images", type=int, default=12, help="of Kodak's 24")
+    parser.add_argument("--side", type=int, default=256, help="of their centre crops, in px")
     parser.add_argument("--classes", type=int, default=50, help="of Tiny ImageNet's 200")
     parser.add_argument("--only", nargs="+", choices=sweep(), default=list(sweep()))
     parser.add_argument("--smoke", action="store_true", help="two variants, two steps, few images: seconds")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--name", default="machine_codec", help="of the result")
     args = parser.parse_args(arguments)
-    few = None
     if args.smoke:
-        args.steps, args.side, args.classes, few, args.only = 2, 128, 4, 2, ["L2 alone", "base"]
+        args.steps, args.images, args.side, args.classes, args.only = 2, 2, 128, 4, ["L2 alone", "base"]
         args.name, args.figure = "machine_codec_smoke", args.runs / "machine_codec.png"
-    paths = crops(args.runs / "crops", args.side, few)
-    photographs = Crops([DATA / name for name in PHOTOGRAPHS[few is not None:]], 128)
-    machine, judges, codec = Machine(args.classes, few and 40), Judges(), load_codec(args.codec)
+    paths = crops(args.runs / "crops", args.side, args.images)
+    photographs = Crops([DATA / name for name in PHOTOGRAPHS[args.smoke:]], 128)
+    machine, judges, codec = Machine(args.classes, 40 if args.smoke else None), Judges(), load_codec(args.codec)
     uncompressed = machine.right(None)
     found, decoders = {}, {BEFORE: codec}
     for name in [BEFORE, *args.only]:
@@ -244,7 +245,7 @@ def draw(decoders: dict[str, Codec], found: dict[str, dict], paths: Sequence[Pat
     side = 96
     figure = pyplot.figure(figsize=(2.1 * (len(shown) + 1), 7.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[4.6, 3])
-    examples = [paths[i % len(paths)] for i in (4, 14)]
+    examples = [paths[i % len(paths)] for i in (0, 7)]
     for line, example in zip(above.subplots(2, len(shown) + 1, squeeze=False), examples):
         image = cpips.load_image(example)
         top, left = ((length - side) // 2 for length in image.shape[1:])
