@@ -42,7 +42,7 @@ FIGURE = Path(__file__).resolve().parents[1] / "docs" / "machine_codec.png"
 PHOTOGRAPHS = ("images/imagenet_sample_256", "images/bsds500_train")
 STRIDES = (4, 8, 16)  # of the decoder's last layer, its last two, and all three
 WIDTH = 16  # of the discriminator
-BEFORE = "before"
+UNCOMPRESSED, BEFORE = "uncompressed", "before"
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,36 @@ def sweep(base: Variant = Variant()) -> dict[str, Variant]:
 
 
 class Machine:
-    """The task: a linear classifier of a frozen SqueezeNet's pooled features, trained on uncompressed images."""
+    """The task: a linear classifier of a frozen SqueezeNet's pooled features, trained on uncompressed images.
 
-    def __init__(self, classes: int, limit: int | None = None):
+    It is kept in ``path``, and read from there once it is.
+    """
+
+    def __init__(self, classes: int, path: Path, limit: int | None = None):
+        self.classes, self.limit = classes, limit
         self.net = FeatureExtractor("squeeze", trunk=DATA / "weights" / "squeezenet1_1_features.pth")
-        train, self.images, self.labels = None, None, None
-        for name in ("train", "val"):
-            data = Labelled([DATA / "labelled" / f"tiny_imagenet_{name}.npz"])
-            step = data.classes // classes  # classes lie in the order of WordNet: spread over all of them
-            kept = ((data.labels % step == 0) & (data.labels < classes * step)).nonzero()[:, 0][:limit]
-            train, self.images, self.labels = self.images, data.images[kept], data.labels[kept] // step
-            if name == "train":
-                known = self.labels
-        features = self.features(train.float() / 255)
-        self.mean, self.std = features.mean(0), features.std(0) + 1e-3
-        self.classifier = nn.Linear(features.shape[1], classes)
-        optimiser = torch.optim.AdamW(self.classifier.parameters(), lr=3e-3, weight_decay=0.3)
+        self.classifier = nn.Sequential(nn.BatchNorm1d(512, affine=False), nn.Linear(512, classes))
+        self.images, self.labels = self._labelled("val")
+        if not path.exists():
+            self._train()
+            replace(path, lambda partial: torch.save(self.classifier.state_dict(), partial))
+        self.classifier.load_state_dict(torch.load(path, weights_only=True))
+        self.classifier.eval()
+
+    def _labelled(self, name: str) -> tuple[Tensor, Tensor]:
+        data = Labelled([DATA / "labelled" / f"tiny_imagenet_{name}.npz"])
+        step = data.classes // self.classes  # classes lie in the order of WordNet: spread over all of them
+        kept = ((data.labels % step == 0) & (data.labels < self.classes * step)).nonzero()[:, 0][:self.limit]
+        return data.images[kept], data.labels[kept] // step
+
+    def _train(self) -> None:
         torch.manual_seed(0)
-        for _ in range(60):
+        images, labels = self._labelled("train")
+        features = self.features(images.float() / 255)
+        optimiser = torch.optim.AdamW(self.classifier.parameters(), lr=3e-3, weight_decay=0.3)
+        for _ in range(40):
             for rows in torch.randperm(len(features)).split(128):
-                loss = F.cross_entropy(self.classifier((features[rows] - self.mean) / self.std), known[rows])
+                loss = F.cross_entropy(self.classifier(features[rows]), labels[rows])
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -113,7 +123,7 @@ class Machine:
         images = self.images.float() / 255
         if codec is not None:
             images = torch.cat([codec.g_s(codec.g_a(batch).round()).clamp(0, 1) for batch in images.split(50)])
-        logits = self.classifier((self.features(images) - self.mean) / self.std)
+        logits = self.classifier(self.features(images))
         return (logits.argmax(1) == self.labels).tolist()
 
 
@@ -189,24 +199,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.name, args.figure = "machine_codec_smoke", args.runs / "machine_codec.png"
     paths = crops(args.runs / "crops", args.side, args.images)
     photographs = Crops([DATA / name for name in PHOTOGRAPHS[args.smoke:]], 128)
-    machine, judges, codec = Machine(args.classes, 40 if args.smoke else None), Judges(), load_codec(args.codec)
-    uncompressed = machine.right(None)
+    machine, judges, codec = Machine(args.classes, args.runs / "task.pt", 40 if args.smoke else None), Judges(), load_codec(args.codec)
     found, decoders = {}, {BEFORE: codec}
-    for name in [BEFORE, *args.only]:
+    for name in [UNCOMPRESSED, BEFORE, *args.only]:
         out = args.runs / name.replace(" ", "-")
-        out.mkdir(exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         kept = out / "measured.json"
-        if name != BEFORE:
+        if name in sweep():
             decoders[name] = tune(codec, sweep()[name], photographs, args.steps, args.lr, out)
             assert_same_bitstreams(codec, decoders[name], [cpips.load_image(path) for path in paths])
         if not kept.exists():
-            measured = {**judges(decoders[name], paths), "right": machine.right(decoders[name])}
+            measured = {"right": machine.right(decoders.get(name))}
+            if name != UNCOMPRESSED:
+                measured |= judges(decoders[name], paths)
             replace(kept, lambda partial: partial.write_text(json.dumps(measured)))
         found[name] = json.loads(kept.read_text())
-        found[name]["change"] = relative_change(found[BEFORE]["right"], found[name]["right"])
-        print(f"{name}: {found[name]['psnr']:.2f} dB, index {found[name]['index 4']:.2f}", file=sys.stderr, flush=True)
+        print(f"{name}: {np.mean(found[name]['right']):.1%} recognised", file=sys.stderr, flush=True)
+    before, uncompressed = found[BEFORE]["right"], found.pop(UNCOMPRESSED)["right"]
     for facts in found.values():
-        facts["accuracy"] = float(np.mean(facts.pop("right")))
+        right = facts.pop("right")
+        facts |= {"accuracy": float(np.mean(right)), "change": relative_change(before, right)}
     originals = torch.stack([cpips.load_image(path) for path in paths])
     result = {"what": "a machine codec before and after its decoder was tuned at identical bits, one setting changed at a "
                       "time: means over centre crops of Kodak's photographs, and accuracy of a classifier on decoded images",
