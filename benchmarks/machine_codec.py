@@ -207,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = out / "measured.json"
         if name in sweep():
             decoders[name] = tune(codec, sweep()[name], photographs, args.steps, args.lr, out)
-            assert_same_bitstreams(codec, decoders[name], [cpips.load_image(path) for path in paths])
         if not kept.exists():
+            assert_same_bitstreams(codec, decoders.get(name, codec), [cpips.load_image(path) for path in paths])
             measured = {"right": machine.right(decoders.get(name))}
             if name != UNCOMPRESSED:
                 measured |= judges(decoders[name], paths)
@@ -253,11 +253,11 @@ def draw(decoders: dict[str, Codec], found: dict[str, dict], paths: Sequence[Pat
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [name for name in (BEFORE, "L2 alone", "base", "lambda_a 0.1", "all layers") if name in decoders]
+    shown = [name for name in (BEFORE, "L2 alone", "base", "lambda_a 0.1", "last layer") if name in decoders]
     side = 96
     figure = pyplot.figure(figsize=(2.1 * (len(shown) + 1), 7.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[4.6, 3])
-    examples = [paths[i % len(paths)] for i in (0, 7)]
+    examples = [paths[i % len(paths)] for i in (4, 7)]
     for line, example in zip(above.subplots(2, len(shown) + 1, squeeze=False), examples):
         image = cpips.load_image(example)
         top, left = ((length - side) // 2 for length in image.shape[1:])
