@@ -133,9 +133,17 @@ def style_encoders() -> str:
     return report(json.loads((RESULTS / "style_encoders.json").read_text()))
 
 
+def machine_codec() -> str:
+    from machine_codec import report
+
+    result = json.loads((RESULTS / "machine_codec.json").read_text())
+    m = result["machine"]
+    return f"{report(result)} On {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}."
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
          "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
-         "docs/losses_at_work.md": (sr_losses, style_encoders)}
+         "docs/losses_at_work.md": (sr_losses, style_encoders), "docs/machine_codec.md": (machine_codec,)}
 
 
 def filled(page: str) -> str:

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import toml
+from ..losses.features import TRUNK_TAPS
 from .model import CODECS, HYPER_STRIDE
 
 CHOICES = {
     "arch": tuple(CODECS),
     "form": ("latent", "local", "taps"),
     "distortion": ("mse", "ms-ssim", "none"),
+    "task_net": tuple(TRUNK_TAPS),
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
 POSITIVE = ("N", "M", "scales", "lr", "clip_norm", "log_every", "checkpoint_every")
-NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "order_weight", "shift_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "task_weight", "order_weight", "shift_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
 
@@ -49,9 +51,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J``, where D is ``255² MSE`` or ``1 - MS-SSIM``.
+    """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J + task_weight T``, where D is ``255² MSE`` or
+    ``1 - MS-SSIM``.
 
-    J compares distances in ``form`` at ``taps`` with the judgements in ``judged_data``; see
+    J compares distances in ``form`` at ``taps`` with the judgements in ``judged_data``; T is the distance of the decoded
+    image to the original in the features of a frozen task network, for codecs whose pictures machines look at. See
     :class:`~cpips.codec.objective.Objective`.
 
     Learning rate: linear warm-up, then a cosine to zero over all stages.
@@ -78,6 +82,10 @@ class TrainConfig:
     form: str = "local"
     taps: list[str] = field(default_factory=lambda: ["y"])
     scales: int = 1
+    task_weight: float = 0.0
+    task_net: str = "squeeze"
+    task_trunk: str = ""  # file of the task network's weights, under the data root
+    task_taps: list[str] = field(default_factory=list)  # features that are compared, normalised; all of them if empty
     seed: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
@@ -105,9 +113,10 @@ class TrainConfig:
             raise ValueError("needs at least one [[stages]] with steps, crop and batch")
         if not self.data:
             raise ValueError("data must name at least one folder of photographs")
-        if not (self.rate_weight or self.distortion != "none" or self.class_weight or self.judge_weight):
-            raise ValueError("every term of the loss is switched off: rate_weight, distortion, class_weight and "
-                             "judge_weight")
+        if not (self.rate_weight or self.distortion != "none" or self.class_weight or self.judge_weight
+                or self.task_weight):
+            raise ValueError("every term of the loss is switched off: rate_weight, distortion, class_weight, "
+                             "judge_weight and task_weight")
         if self.distortion == "ms-ssim" and min(s.crop for s in self.stages) < MS_SSIM_SIDE:
             raise ValueError(f"distortion = 'ms-ssim' needs crops of {MS_SSIM_SIDE} px or more")
         if self.class_weight and not (self.labelled_data and all(s.labelled for s in self.stages)):
@@ -119,6 +128,11 @@ class TrainConfig:
             raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
         if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):
             raise ValueError("judged_data, or judged groups in a stage, change nothing without judge_weight")
+        if bool(self.task_weight) != bool(self.task_trunk):
+            raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other")
+        if unknown := set(self.task_taps) - set(TRUNK_TAPS[self.task_net]):
+            raise ValueError(f"task_taps {', '.join(sorted(unknown))}: must be some of "
+                             f"{', '.join(TRUNK_TAPS[self.task_net])}")
         if not self.taps or set(self.taps) - set(CODECS[self.arch].architecture.taps):
             raise ValueError(f"taps = {self.taps}: must be some of {', '.join(CODECS[self.arch].architecture.taps)}")
 

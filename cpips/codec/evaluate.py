@@ -24,11 +24,14 @@ def load_codec(path: Path, sha256: str | None = None) -> Codec:
     Raises:
         WeightsError: missing, damaged, or not a scale hyperprior.
     """
-    return Codec.from_state_dict(read_weights(Path(path), sha256))
+    codec = Codec.from_state_dict(read_weights(Path(path), sha256))
+    if Path(path).suffix == ".safetensors":
+        codec.reads = codec_metadata(path).get("reads", "")
+    return codec
 
 
 def codec_metadata(path: Path) -> dict[str, str]:
-    """What the trainer wrote beside the tensors: name, lambda, steps, seconds."""
+    """What the trainer wrote beside the tensors: name, lambda, steps, seconds; of a tuned decoder ``reads``."""
     with safe_open(path, "pt") as stream:
         return dict(stream.metadata() or {})
 

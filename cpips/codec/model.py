@@ -35,12 +35,14 @@ HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to
 class Codec(ScaleHyperprior):
     """Scale hyperprior with ``N`` channels inside and ``M`` in the latent.
 
-    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it, ``lmbda``
-    the weight of the distortion that it was trained with (:func:`rate_distortion`), where that is known.
+    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it; ``lmbda``
+    the weight of the distortion that it was trained with (:func:`rate_distortion`), where that is known; ``reads``, for a
+    codec whose decoder was tuned, the digest of the one it was tuned from, whose files it reads and writes.
     """
 
     name = "custom"
     lmbda: float | None = None
+    reads = ""
     architecture: Architecture = HYPERPRIOR
 
     @classmethod
@@ -190,7 +192,13 @@ class Codec(ScaleHyperprior):
 
     @cached_property  # in the instance's __dict__, so not a submodule
     def digest(self) -> str:
-        """SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file they came."""
+        """What tells whose files these are: SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file
+        they came; of the codec that a tuned decoder started from."""
+        return self.reads or self.own_digest
+
+    @property
+    def own_digest(self) -> str:
+        """SHA-256 over the learned tensors as they are now."""
         return tensors_digest((name, tensor) for name, tensor in self.state_dict().items() if not is_table(name))
 
     @cached_property

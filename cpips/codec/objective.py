@@ -1,5 +1,5 @@
-"""The joint objective: rate, distortion, recognition (a classifier on the quantised latent) and judgement (distances
-that agree with teachers or people)."""
+"""The joint objective: rate, distortion, recognition (a classifier on the quantised latent), judgement (distances
+that agree with teachers or people) and what a task network sees in the decoded image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..calibration.ranking import TrainableHead, group_losses
+from ..losses import PerceptualLoss
 from .config import TrainConfig
 from .model import Codec, rate_distortion
 
@@ -20,17 +21,19 @@ class Classifier(nn.Linear):
 
 
 class Objective(nn.Module):
-    """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J``.
+    """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J
+    + task_weight T``.
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
     would pull the codec towards their statistics. Their latents get the same quantisation noise. Judged groups carry J,
     the cross-entropy of the metric's preferences, with two guards against the teachers' blind spots: the order of
     severities (``order_weight``), and shifts by a pixel, milder than what the teachers hold bad (``shift_weight``).
+    T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
     """
 
-    def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0):
+    def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0, task: PerceptualLoss | None = None):
         super().__init__()
-        self.config, self.codec = config, codec
+        self.config, self.codec, self.task = config, codec, task
         self.classifier = Classifier(config.M, classes) if config.class_weight else None
         self.head = None
         if config.judge_weight:
@@ -38,7 +41,7 @@ class Objective(nn.Module):
             self.head = TrainableHead(config.form, {tap: channels[tap] for tap in channels if tap in config.taps},
                                       config.scales)
         # DDP waits for the gradient of every parameter that wants one
-        codec.g_s.requires_grad_(config.distortion != "none")
+        codec.g_s.requires_grad_(config.distortion != "none" or task is not None)
 
     def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None,
                 references: Tensor | None = None, copies: Tensor | None = None, ladders: int = 0,
@@ -55,7 +58,7 @@ class Objective(nn.Module):
         Returns:
             ``loss``, ``aux_loss`` (of the entropy bottleneck's quantiles, which no other term touches), ``bpp``,
             ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy``, ``accuracy``, ``judgement``,
-            ``order`` and ``shift``.
+            ``order``, ``shift`` and ``task``.
         """
         config = self.config
         images = images.float() / 255  # here, as Fabric would round float arguments to autocast's type
@@ -78,6 +81,9 @@ class Objective(nn.Module):
             terms |= self._judge(references, copies, ladders, normal)
             guards = config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
             loss = loss + config.judge_weight * (terms["judgement"] + guards)
+        if self.task is not None:
+            terms["task"] = self.task(output["x_hat"].float(), images)
+            loss = loss + config.task_weight * terms["task"]
         return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
 
     def _judge(self, references: Tensor, copies: Tensor, ladders: int, normal: Tensor) -> dict[str, Tensor]:

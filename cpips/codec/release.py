@@ -105,12 +105,12 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
             "data": config.data + config.labelled_data, "config": f"configs/{config_path.name}",
             "steps": int(metadata["steps"]), "planned_steps": config.steps, "init": init,
             "loss": {"rate": config.rate_weight, config.distortion: config.lmbda, "cross_entropy": config.class_weight,
-                     "judgement": config.judge_weight},
+                     "judgement": config.judge_weight, "task": config.task_weight},
             "optimizer": config.optimizer, "stages": [vars(stage) for stage in config.stages],
             "hours": round(float(metadata["seconds"]) / 3600, 2),
             "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "torch": torch.__version__,
             "commit": commit, "seed": config.seed, "notes": config.notes,
-            "curve": [{k: row[k] for k in ("step", "loss", "bpp", "psnr", "accuracy", "judgement") if k in row} for row in curve[::every]],
+            "curve": [{k: row[k] for k in ("step", "loss", "bpp", "psnr", "accuracy", "judgement", "task") if k in row} for row in curve[::every]],
         },
         "kodak": {"bpp": round(measured["bpp"], 4), "psnr": round(measured["psnr"], 3), "images": len(measured["images"]),
                   "estimated_bpp": round(sum(r["estimated_bpp"] for r in measured["images"]) / len(measured["images"]), 4)},
@@ -128,7 +128,8 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
 def describe(config: TrainConfig) -> str:
     terms = [name for name, on in (("rate", config.rate_weight), ("distortion", config.distortion != "none"),
                                    ("classification", config.class_weight),
-                                   ("agreement with teachers", config.judge_weight)) if on]
+                                   ("agreement with teachers", config.judge_weight),
+                                   ("the features of a task network", config.task_weight)) if on]
     goal = f"{', '.join(terms[:-1])} and {terms[-1]}" if len(terms) > 1 else terms[0]
     return (f"scale hyperprior (Ballé et al. 2018) {'tuned' if config.init and config.class_weight else 'trained'} for "
             f"{goal}{' only' if len(terms) == 2 else ''}; the metric is its analysis transform")

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..calibration.judged import JudgedSet
 from ..calibration.ranking import TrainableHead
 from ..files import replace
+from ..losses import FeatureExtractor, PerceptualLoss
 from .config import TrainConfig
 from .data import Crops, Labelled, prefetch
 from .evaluate import load_codec
@@ -36,7 +37,7 @@ from .objective import Objective
 log = logging.getLogger(__name__)
 
 LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
-              "accuracy", "judgement", "order", "shift"]
+              "accuracy", "judgement", "order", "shift", "task"]
 
 
 class Trainer:
@@ -67,7 +68,11 @@ class Trainer:
         codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
         if (shape := (codec.architecture.name, codec.N, codec.M)) != (config.arch, config.N, config.M):
             raise ValueError(f"{config.init} has arch, N, M = {shape}, the config {(config.arch, config.N, config.M)}")
-        objective = Objective(config, codec, self.labelled.classes if self.labelled else 0)
+        task = None
+        if config.task_weight:
+            trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
+            task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
+        objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         objective.to(self.fabric.device, memory_format=torch.channels_last).train()
         named = list(objective.named_parameters())
         main = [p for name, p in named if not name.endswith(".quantiles")]
@@ -309,7 +314,7 @@ def plot_curve(log_path: Path, path: Path) -> None:
     with log_path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy", "judgement",
-                           "order", "shift") if rows[-1].get(name)]
+                           "order", "shift", "task") if rows[-1].get(name)]
     units = {"psnr": "PSNR, dB", "bpp": "bits per pixel", "ms_ssim": "MS-SSIM", "cross_entropy": "cross-entropy, nats"}
     lines = -(-len(names) // 3)
     figure = Figure(figsize=(3.4 * min(len(names), 3), 2.6 * lines), layout="constrained")

@@ -1,0 +1,232 @@
+"""Decoder tuning: the decoder changes, the bits do not; stages, layers, the control, and runs that are killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import torch
+from torch import nn
+
+if importlib.util.find_spec("compressai") is None:
+    pytest.skip("compressai (extra codec) is not installed", allow_module_level=True)
+
+from cpips.codec import files  # noqa: E402
+from cpips.codec.data import Crops  # noqa: E402
+from cpips.codec.decoder_tuning import (  # noqa: E402
+    DecoderTuner, TuneSettings, assert_same_bitstreams, chosen_layers, copy_codec, synthesis_layers)
+from cpips.codec.evaluate import load_codec  # noqa: E402
+from cpips.codec.model import Codec, LiteCodec, create_codec  # noqa: E402
+from cpips.errors import BitstreamError, ModelError, WeightsError  # noqa: E402
+from cpips.losses import CharbonnierLoss, CombinedLoss  # noqa: E402
+from tiny_codec import make_codec  # noqa: E402
+
+
+def start(seed: int = 0) -> Codec:
+    """Untrained, with a decoder that shows something near [0,1]."""
+    state = make_codec(seed).state_dict()
+    state["g_s.0.weight"] = state["g_s.0.weight"] / 300
+    codec = Codec.from_state_dict(state)
+    codec.name = "tiny"
+    return codec
+
+
+class Judge(nn.Module):
+    """The smallest adversary: a linear critic, with noise so that its draws must be repeatable."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.net = nn.Conv2d(3, 1, 4, 4)
+        self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def score(self, x):
+        return self.net(x + 0.01 * torch.randn_like(x)).mean() * self.fixed
+
+    def generator_loss(self, x_hat, x, y_hat):
+        assert x_hat.requires_grad and not y_hat.requires_grad
+        return -self.score(x_hat)
+
+    def discriminator_loss(self, x_hat, x, y_hat):
+        assert not x_hat.requires_grad
+        return (self.score(x_hat) - self.score(x)).tanh()
+
+
+SETTINGS = dict(steps=6, crop=64, batch=2, lr=2e-3, log_every=2, checkpoint_every=2)
+
+
+@pytest.fixture
+def images(data_root):
+    return Crops([data_root / "photos"], 64)
+
+
+def tuner(images, out, adversary=None, loss=None, **settings):
+    return DecoderTuner(start(), images, loss or CharbonnierLoss(), adversary, out=out,
+                        settings=TuneSettings(**SETTINGS | settings))
+
+
+def changed(before, after):
+    theirs = after.state_dict()
+    return {name for name, tensor in before.state_dict().items() if not torch.equal(tensor, theirs[name])}
+
+
+def weights(path):
+    return load_codec(path).state_dict()
+
+
+def test_the_decoder_learns_and_the_bits_stay(images, tmp_path):
+    first = start()
+    run = tuner(images, tmp_path / "run", Judge(), lambda_adv=0.01)
+    tuned = load_codec(run.run())
+    names = changed(first, tuned)
+    assert names and all(name.startswith("g_s.") for name in names)
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    image = torch.rand(3, 50, 71)
+    assert first.encode(image) == tuned.encode(image)
+    assert not torch.equal(first.decode(first.encode(image)), tuned.decode(first.encode(image)))
+
+
+def test_the_tuned_decoder_opens_files_of_the_codec_it_came_from(images, tmp_path):
+    first, image = start(), torch.rand(3, 64, 64)
+    files.compress(image, tmp_path / "a.cpz", first)
+    tuned = files.open_codec(tuner(images, tmp_path / "run").run())
+    assert files.decompress(tmp_path / "a.cpz", tuned).shape == image.shape
+    files.compress(image, tmp_path / "b.cpz", tuned)
+    files.decompress(tmp_path / "b.cpz", first)
+    with pytest.raises(BitstreamError, match="was compressed with"):
+        files.decompress(tmp_path / "a.cpz", start(seed=1))
+
+
+def test_tuned_twice_still_opens_them(images, tmp_path):
+    once = load_codec(tuner(images, tmp_path / "once").run())
+    settings = TuneSettings(**SETTINGS | {"steps": 1})
+    twice = DecoderTuner(once, images, CharbonnierLoss(), settings=settings, out=tmp_path / "twice").run()
+    assert load_codec(twice).digest == once.digest == start().digest
+    assert load_codec(twice).own_digest != once.own_digest
+
+
+@pytest.mark.parametrize("layers, expected", [("first-2", {"0", "1", "2", "3"}), ("last-1", {"6"}),
+                                              ("all", {"0", "1", "2", "3", "4", "5", "6"})])
+def test_only_the_chosen_layers_change(images, tmp_path, layers, expected):
+    tuned = load_codec(tuner(images, tmp_path / "run", layers=layers, steps=2).run())
+    assert {name.split(".")[1] for name in changed(start(), tuned)} == expected
+
+
+def test_layers_of_the_lite_decoder_end_with_its_shuffle():
+    codec = create_codec("lite", 12, 8)
+    assert isinstance(codec, LiteCodec)
+    found = synthesis_layers(codec)
+    assert len(found) == 3 and isinstance(found[-1][-1], nn.PixelShuffle)
+    latent = torch.rand(1, 8, 2, 3)
+    assert torch.equal(nn.Sequential(*found)(latent), codec.g_s(latent))
+
+
+@pytest.mark.parametrize("layers", ["first-0", "first-5", "last", "middle-1", "first-x", ""])
+def test_unknown_layers_are_refused(layers):
+    with pytest.raises(ModelError, match="'first-K' or 'last-K' with K from 1 to 4"):
+        chosen_layers(start(), layers)
+
+
+def test_without_a_weight_the_adversary_changes_nothing(images, tmp_path):
+    """The control: bit for bit the run without an adversary."""
+    alone = tuner(images, tmp_path / "alone").run()
+    control = tuner(images, tmp_path / "control", Judge(), lambda_adv=0.0).run()
+    weighed = tuner(images, tmp_path / "weighed", Judge(), lambda_adv=0.1).run()
+    assert all(torch.equal(a, b) for a, b in zip(weights(alone).values(), weights(control).values()))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(alone).values(), weights(weighed).values()))
+
+
+def test_the_adversary_comes_in_after_the_first_stage(images, tmp_path):
+    judge = Judge()
+    before = {name: tensor.clone() for name, tensor in judge.state_dict().items()}
+    run = tuner(images, tmp_path / "run", judge, lambda_adv=0.1, adversary_from=4)
+    run.run(until=4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in judge.state_dict().items())
+    run.run()
+    assert "discriminator" not in run.history[1] and "discriminator" in run.history[2]
+    after = judge.state_dict()
+    assert not torch.equal(after["net.weight"], before["net.weight"]) and torch.equal(after["fixed"], before["fixed"])
+    assert not judge.fixed.requires_grad and judge.net.weight.requires_grad
+
+
+def test_a_killed_run_ends_where_a_whole_one_does(images, tmp_path):
+    settings = dict(lambda_adv=0.1, adversary_from=2)
+    whole = tuner(images, tmp_path / "whole", Judge(), **settings).run()
+    tuner(images, tmp_path / "killed", Judge(), **settings).run(until=3)
+    torch.manual_seed(99)
+    again = tuner(images, tmp_path / "killed", Judge(), **settings)
+    assert again.step == 3
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again.run()).values()))
+    one, two = (json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "killed"))
+    assert one[-1]["discriminator"] == two[-1]["discriminator"]
+
+
+def test_the_seed_decides(images, tmp_path):
+    one, same, other = (weights(tuner(images, tmp_path / name, seed=seed, steps=2).run())
+                        for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert torch.equal(one["g_s.6.weight"], same["g_s.6.weight"])
+    assert not torch.equal(one["g_s.6.weight"], other["g_s.6.weight"])
+
+
+def test_parts_of_the_loss_are_in_the_history(images, tmp_path):
+    run = tuner(images, tmp_path / "run", loss=CombinedLoss({"pixels": (2.0, CharbonnierLoss())}))
+    run.run()
+    assert set(run.history[0]) == {"step", "seconds", "loss", "pixels"}
+    assert run.history[0]["loss"] == pytest.approx(2 * run.history[0]["pixels"])
+
+
+def test_a_checkpoint_of_another_run_is_refused(images, tmp_path):
+    tuner(images, tmp_path / "run").run(until=2)
+    with pytest.raises(WeightsError, match=r"other settings \(lr\)"):
+        tuner(images, tmp_path / "run", lr=1e-3)
+    with pytest.raises(WeightsError, match=r"other settings \(codec\)"):
+        DecoderTuner(start(seed=1), images, CharbonnierLoss(), settings=TuneSettings(**SETTINGS), out=tmp_path / "run")
+
+
+def test_a_codec_that_writes_other_bits_is_told():
+    first, other = start(), start()
+    with torch.no_grad():
+        other.g_s[0].weight.add_(1)
+    assert_same_bitstreams(first, other, [torch.rand(3, 32, 32)])
+    with torch.no_grad():
+        other.h_s[0].weight.add_(1e-3)
+    with pytest.raises(BitstreamError, match="differ in their encoders or entropy models"):
+        assert_same_bitstreams(first, other, [])
+
+
+def test_a_change_of_the_encoder_stops_the_export(images, tmp_path):
+    run = tuner(images, tmp_path / "run")
+    with torch.no_grad():
+        run.codec.g_a[0].weight.mul_(1.01)
+    with pytest.raises(BitstreamError):
+        run.run()
+    assert not (tmp_path / "run" / "codec.safetensors").exists()
+
+
+def test_divergence_is_told(images, tmp_path):
+    run = tuner(images, tmp_path / "run", loss=lambda output, target: (output - target).mean() * float("nan"))
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        run.run()
+
+
+def test_copies_are_apart():
+    codec = start()
+    twin = copy_codec(codec)
+    assert twin.name == "tiny" and twin.digest == codec.digest
+    with torch.no_grad():
+        twin.g_s[0].weight.zero_()
+    assert codec.g_s[0].weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize("wrong, told", [
+    ({"steps": 0}, "steps = 0"), ({"lr": -1.0}, "lr"), ({"lambda_adv": -0.1}, "lambda_adv"), ({"crop": 65}, "multiple of 16"),
+    ({"betas": (0.5, 1.0)}, "betas"), ({"clip_norm": float("nan")}, "clip_norm")])
+def test_settings_out_of_range_are_refused(wrong, told):
+    with pytest.raises(ModelError, match=told):
+        TuneSettings(**SETTINGS | wrong)
+
+
+def test_a_weight_needs_an_adversary(images, tmp_path):
+    with pytest.raises(ModelError, match="there is none"):
+        tuner(images, tmp_path / "run", lambda_adv=0.1)
