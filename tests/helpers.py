@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import torch
 
 
@@ -39,3 +41,9 @@ def run_two(script: str, folder) -> list[dict]:
             process.stderr.close()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.1) of ``rgb(r, g, b)``."""
+    rgb = np.array([float(v) for v in re.findall(r"[\d.]+", colour)[:3]]) / 255
+    return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 from html.parser import HTMLParser
 
@@ -20,6 +19,7 @@ from bapps_eval.distances import Distances, DistancesError
 from bapps_eval.report import overview, table, write_report
 from bapps_eval.report import gallery, plots, tables
 from bapps_eval.scores import MEANS_2AFC
+from helpers import luminance
 
 EVIL = "<img src=x onerror=alert(1)>|&_%\\ $x^2$ </script>"
 RESAMPLES = 200
@@ -394,24 +394,6 @@ def test_large_pictures_stay_within_the_room(sets, tmp_path, monkeypatch):
 # ---- page: in a browser ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("no chromium and chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"):
-        options.add_argument(argument)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
-
 @pytest.fixture
 def opened(chromium, page):
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
@@ -564,9 +546,3 @@ def test_both_schemes_can_be_read_and_a_phone_does_not_scroll_sideways(opened, s
             })""") == []  # no label is cut
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance (WCAG 2.1) of ``rgb(r, g, b)``."""
-    rgb = np.array([float(v) for v in re.findall(r"[\d.]+", colour)[:3]]) / 255
-    return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))
