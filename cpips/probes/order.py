@@ -47,7 +47,7 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
         values = torch.stack([torch.stack([distance(y, references) for y in copies[name]]) for name in names]).double().cpu()
         pixels = torch.stack([torch.stack([(y - references).square().mean((1, 2, 3)) for y in copies[name]]) for name in names])
         equal = distance(references, references).double().cpu()
-            chain = _chain(distance, references, [copies[name][-1] for name in names])
+        chain = _chain(distance, references, [copies[name][-1] for name in names])
     typical = values[:, -1].median().item()
     counted = pixels.diff(dim=1) > 0  # a step that changes nothing, or mends something, is no step
     rises = values.diff(dim=1).cpu() > 0
