@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ..protocol import FullReferenceMetric
 
-PER_IMAGE = ("order", "invariance", "flips")  # probes that take a batch; the others take one image
-STEPS = ("recovery", "mad", "restoration")
+BATCHES = ("restoration", "flips", "invariance", "order")  # probes that take several images
+STEPS = ("recovery", "mad", "restoration", "flips")
 HELP = """How a metric fails, by one of the probes:
 
 **recovery** minimises it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
@@ -36,7 +36,8 @@ def probe(
         metavar="METRIC", show_default=False, help="restoration: a metric that judges; give it again for more.")] = None,
     image: Annotated[Optional[list[Path]], typer.Option(
         "--image", "-i", metavar="IMAGE", show_default=False,
-        help="The reference; order, invariance and flips take several. Default: the picture of `cpips demo`.")] = None,
+        help="The reference; restoration, flips, invariance and order take several (restoration trains on the first, "
+             "restores the last). Default: the picture of `cpips demo`.")] = None,
     side: Annotated[int, typer.Option(metavar="PX", help="Take the central square of this side, of images twice as "
                                                          "large or more their half first.")] = 176,
     steps: Annotated[Optional[int], typer.Option(
@@ -103,7 +104,7 @@ def _images(name: str, paths: list[Path] | None, side: int) -> Tensor:
     from ..images import _to_unit, halved, load
     from ._sample import landscape
 
-    if paths and len(paths) > 1 and name not in PER_IMAGE:
+    if paths and len(paths) > 1 and name not in BATCHES:
         raise ImageError(f"{name} takes one image: {len(paths)} were given")
     found = []
     for path in paths or [None]:

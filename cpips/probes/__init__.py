@@ -12,14 +12,23 @@ from typing import Callable
 
 from ._distance import Distance, MetricLike
 from ._result import KINDS, Finding, ProbeResult
+from .flips import flips
+from .floor import noise_floor
 from .invariance import invariance
+from .mad import mad
 from .order import order
 from .recovery import recovery
+from .restoration import restoration
 
 PROBES: dict[str, Callable[..., ProbeResult]] = {
     "recovery": recovery,
+    "mad": mad,
+    "restoration": restoration,
+    "flips": flips,
     "invariance": invariance,
     "order": order,
+    "noise-floor": noise_floor,
 }
 
-__all__ = ["KINDS", "PROBES", "Distance", "Finding", "MetricLike", "ProbeResult", *PROBES]
+__all__ = ["KINDS", "PROBES", "Distance", "Finding", "MetricLike", "ProbeResult", "flips", "invariance",
+           "mad", "noise_floor", "order", "recovery", "restoration"]

@@ -47,6 +47,11 @@ class Distance:
         value = self.unchecked(x, y, reduction="none")
         return value if self.metric.lower_is_better else 1 - value
 
+    @torch.no_grad()
+    def number(self, x: Tensor, y: Tensor) -> float:
+        """The distance of one image to another, each ``(1,3,H,W)``."""
+        return self(x, y).item()
+
     @property
     def device(self) -> torch.device:
         return self.metric.device

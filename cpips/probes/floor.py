@@ -71,7 +71,7 @@ def _measured(distance: Distance, reference: Tensor, noise: Tensor, dtype: torch
         y = (reference.double() + noise.double() * amplitude / 255).clamp(0, 1).to(dtype)
         rows.append(torch.cat([narrow(one[None], x) for one in y]).double().cpu())
     others = [narrow(x, x), narrow(x.contiguous(memory_format=torch.channels_last), x), narrow(x.repeat(2, 1, 1, 1), x.repeat(2, 1, 1, 1))]
-    return torch.stack(rows), max(value.abs().max().item() for value in others)
+    return torch.stack(rows), max(value.max().item() for value in others)
 
 
 def _told(values: Tensor, exact: Tensor, equal: float) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..images import ImageLike
-from ._descent import descend
+from ._descent import Descent, descend
 from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult
 
@@ -46,11 +46,11 @@ def mad(metric: MetricLike, image: ImageLike, *, against: MetricLike = "mse", no
     start = (reference + noise * drawn).clamp(0, 1)
     found, findings, pictures = {}, {}, {"reference": reference[0], "start": start[0]}
     for held, moved, role in ((first, second, "metric"), (second, first, "against")):
-        row = {"held": held.name, "moved": moved.name, "start": _value(moved, start, reference),
-               "held_at": _value(held, start, reference)}
+        row = {"held": held.name, "moved": moved.name, "start": moved.number(start, reference),
+               "held_at": held.number(start, reference)}
         for end, sign in (("least", 1), ("greatest", -1)):
             end_image, drift, descent = _extreme(held, moved, reference, start, sign, steps, rate)
-            row[end], row[f"drift_{end}"] = _value(moved, end_image, reference), drift
+            row[end], row[f"drift_{end}"] = moved.number(end_image, reference), drift
             pictures[f"{held.name} held,\n{moved.name} {end}: {row[end]:.3g}"] = end_image[0]
             for finding in descent.findings(f"MAD competition against {second.name}"):
                 findings.setdefault(finding.kind, finding)
@@ -67,7 +67,8 @@ def mad(metric: MetricLike, image: ImageLike, *, against: MetricLike = "mse", no
                        {"held": found, "findings": [vars(finding) for finding in findings.values()]}, pictures)
 
 
-def _extreme(held: Distance, moved: Distance, reference: Tensor, start: Tensor, sign: int, steps: int, rate: float):
+def _extreme(held: Distance, moved: Distance, reference: Tensor, start: Tensor, sign: int, steps: int,
+             rate: float) -> tuple[Tensor, float, Descent]:
     """The image with the extreme value of ``moved`` that holds ``held``, its drift, and the descent."""
     target = _log(held(start, reference).sum()).detach()
     best = [math.inf, start, 0.0]
@@ -90,8 +91,3 @@ def _extreme(held: Distance, moved: Distance, reference: Tensor, start: Tensor, 
 
 def _log(value: Tensor) -> Tensor:
     return value.clamp_min(1e-12).log()
-
-
-@torch.no_grad()
-def _value(distance: Distance, image: Tensor, reference: Tensor) -> float:
-    return distance(image, reference).item()

@@ -56,7 +56,7 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
                     "share_of_typical": value[-1].mean().item() / typical if typical else None}
              for name, value, control, rise, counts in zip(names, values, pixels, rises, counted.cpu())}
     result = {"typical": typical, "rising": _share(rises, counted.cpu()), "distortions": table,
-              "equal_images": equal.abs().max().item(), "negative": (values < equal.min()).double().mean().item(),
+              "equal_images": equal.max().item(), "negative": (values < equal.min()).double().mean().item(),
               "finite": values.isfinite().double().mean().item(), **chain}
     return ProbeResult("order", distance.name, distance.signature,
                        {"bank": bank, "distortions": len(names), "severities": list(SEVERITIES), "seed": seed,

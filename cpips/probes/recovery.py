@@ -61,10 +61,9 @@ def _start(name: str, reference: Tensor, seed: int) -> Tensor:
     return distorted(reference, {"jpeg": "jpeg", "blur": "gaussian-blur"}[name], 0.8, seed)
 
 
-@torch.no_grad()
 def _facts(distance: Distance, image: Tensor, reference: Tensor) -> dict[str, float]:
     (luma, chroma), (luma0, chroma0) = luma_chroma(image), luma_chroma(reference)
-    return {"distance": distance(image, reference).item(), "psnr": psnr(image, reference),
+    return {"distance": distance.number(image, reference), "psnr": psnr(image, reference),
             "luma_psnr": psnr(luma, luma0), "chroma_psnr": psnr(chroma + 0.5, chroma0 + 0.5)}
 
 
