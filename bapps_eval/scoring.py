@@ -39,15 +39,20 @@ def _scored(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]
     return {"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **told}, drawn
 
 
-def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES) -> dict[str, Any]:
+def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
+            subject: str | None = None) -> dict[str, Any]:
     """Scores of several metrics on one data set, best first, and paired tests against the best.
+
+    Args:
+        subject: a metric that is tested against each of the others, too.
 
     Returns:
         ``scores``: what :func:`score` gives, each with ``against_best``: ``difference interval p tied``; None for the
         best itself. ``tied`` says that the paired interval holds zero (not corrected for the number of metrics).
+        ``duels``, with a subject: the same of it against each other metric, by their names.
 
     Raises:
-        DistancesError: the runs are of different data sets, or two of one metric.
+        DistancesError: the runs are of different data sets, two of one metric, or none of the subject.
     """
     first = runs[0]
     for other in runs[1:]:
@@ -61,17 +66,31 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES) ->
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DistancesError(f"{', '.join(twice)} came twice for {first.dataset['name']}: leave one of the runs out")
     found = sorted(((run, *_scored(run, resamples)) for run in runs), key=lambda each: -each[1]["headline"]["score"])
-    best_run, best, best_drawn = found[0]
-    best["against_best"] = None
-    for run, entry, drawn in found[1:]:
-        # triplets are not drawn alike for all metrics: two of them are drawn together, once more
-        apart = _paired_credits(run, best_run, resamples) if run.task == "2afc" else drawn - best_drawn
-        interval = statistics.Interval.of(apart)
-        entry["against_best"] = {
-            "difference": entry["headline"]["score"] - best["headline"]["score"],
-            "interval": [interval.low, interval.high], "p": statistics.p_value(apart), "tied": 0 in interval}
-    return {"dataset": first.dataset, "task": first.task, "best": best["metric"]["name"],
+    best = found[0]
+    best[1]["against_best"] = None
+    for one in found[1:]:
+        one[1]["against_best"] = _against(one, best, resamples)
+    told = {"dataset": first.dataset, "task": first.task, "best": best[1]["metric"]["name"],
             "scores": [entry for _, entry, _ in found]}
+    if subject is None:
+        return told
+    if not (mine := [one for one in found if one[1]["metric"]["name"] == subject]):
+        raise DistancesError(f"{subject} was not run on {first.dataset['name']}: came {', '.join(names)}")
+    return told | {"duels": {one[1]["metric"]["name"]: _against(mine[0], one, resamples) for one in found
+                             if one is not mine[0]}}
+
+
+_Scored = tuple[Distances, dict[str, Any], np.ndarray]
+
+
+def _against(one: _Scored, other: _Scored, resamples: int) -> dict[str, Any]:
+    """The paired difference of two headlines, and whether it is told from zero."""
+    (run, entry, drawn), (other_run, other_entry, other_drawn) = one, other
+    # triplets are not drawn alike for all metrics: two of them are drawn together, once more
+    apart = _paired_credits(run, other_run, resamples) if run.task == "2afc" else drawn - other_drawn
+    interval = statistics.Interval.of(apart)
+    return {"difference": entry["headline"]["score"] - other_entry["headline"]["score"],
+            "interval": [interval.low, interval.high], "p": statistics.p_value(apart), "tied": 0 in interval}
 
 
 def same_items(runs: Sequence[Distances]) -> list[list[Distances]]:

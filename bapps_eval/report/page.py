@@ -58,24 +58,26 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
     known = {dataset.digest: dataset for dataset in images}
     shown = sum(group[0].dataset["digest"] in known for group in together)  # they share the room for pictures
     comparisons = [scoring.compare(group, resamples) for group in together]
-    sections = [_section(f"set{i}", comparison, group, known.get(group[0].dataset["digest"]), bool(images), gallery,
-                         PICTURES // max(shown, 1), maps)
+    sections = [section(f"set{i}", comparison, group, known.get(group[0].dataset["digest"]), bool(images), gallery,
+                        PICTURES // max(shown, 1), maps)
                 for i, (comparison, group) in enumerate(zip(comparisons, together))]
-    page = _render(sections=sections, overview=tables.overview_grid(comparisons), resamples=resamples,
-                   version=cpips.__version__, level=f"{statistics.LEVEL:.0%}", runs=[_about(run) for run in runs])
+    page = render("page.html", sections=sections, overview=tables.overview_grid(comparisons), resamples=resamples,
+                  runs=[about(run) for run in runs])
     replace(Path(out), lambda partial: partial.write_text(page, encoding="utf-8"))
     return Path(out)
 
 
-def _render(**context: Any) -> str:
+def render(template: str, *folders: Path, **context: Any) -> str:
+    """A self-contained page of a template, in one of ``folders`` or here, with the styles, scripts and helpers of ours."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader([*folders, _HERE]), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     scripts = [get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    return environment.get_template("page.html").render(
+    return environment.get_template(template).render(
+        version=cpips.__version__, level=f"{statistics.LEVEL:.0%}",
         scripts=[Markup(script) for script in scripts], digests=digests, tied=tables.TIED, style_of=plots.style,
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")), symbols=plots.SYMBOLS, soft=_soft, **context)
 
@@ -88,8 +90,15 @@ def _soft(name: str) -> Markup:
 # ---- a data set -----------------------------------------------------------------------------------------------------
 
 
-def _section(id: str, comparison: Comparison, runs: Sequence[Distances], images: Dataset | None, any_images: bool,
-             gallery: int, budget: int, maps: Maps | None) -> dict[str, Any]:
+def section(id: str, comparison: Comparison, runs: Sequence[Distances], images: Dataset | None, any_images: bool,
+            gallery: int, budget: int, maps: Maps | None, subject: str | None = None) -> dict[str, Any]:
+    """What the macro ``dataset`` shows of one data set.
+
+    Args:
+        images: of the data set; None for no pictures. ``any_images``: whether there are some of any set.
+        gallery: items of each pair of metrics, which are those with ``subject`` (default: with the best).
+        budget: bytes of pictures, about.
+    """
     of_name = {run.metric["name"]: run for run in runs}
     runs = [of_name[s["metric"]["name"]] for s in comparison["scores"]]  # best first
     mos = comparison["task"] == "mos"
@@ -104,7 +113,7 @@ def _section(id: str, comparison: Comparison, runs: Sequence[Distances], images:
         "panels": _panels(comparison),
         "scatter": _scatter(runs) if mos else None,
         "heat": _heat(comparison) if mos and len(comparison["scores"][0]["groups"]) > 1 else None,
-        "gallery": _gallery(runs, gallery, images, budget, maps) if gallery and len(runs) > 1 else [],
+        "gallery": _gallery(runs, gallery, images, budget, maps, subject) if gallery and len(runs) > 1 else [],
         "pictures": "shown" if images is not None else "unmatched" if any_images else "none",
         "pictures_resize": images.resize if images is not None else comparison["dataset"]["resize"],
     }
@@ -233,10 +242,10 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
 
 
 def _gallery(runs: Sequence[Distances], count: int, images: Dataset | None, budget: int,
-             maps: Maps | None) -> list[dict[str, Any]]:
+             maps: Maps | None, subject: str | None) -> list[dict[str, Any]]:
     """Pairs of metrics with their cards; half of the room for pictures is for the first, which is shown at once."""
     found: list[dict[str, Any]] = []
-    pairs = galleries.pairs(runs)
+    pairs = galleries.pairs(sorted(runs, key=lambda run: run.metric["name"] != subject))
     for i, (a, b) in enumerate(pairs):
         room = budget / (1 if len(pairs) == 1 else 2 if i == 0 else len(pairs) - i)
         cards, spent = galleries.cards(a, b, count, images, maps, room)
@@ -245,7 +254,7 @@ def _gallery(runs: Sequence[Distances], count: int, images: Dataset | None, budg
     return found
 
 
-def _about(run: Distances) -> dict[str, Any]:
+def about(run: Distances) -> dict[str, Any]:
     """What a run tells of itself, as text."""
     rest = {key: value for key, value in run.run.items() if key != "seconds"}
     told = [f"{key} {' '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Mapping, Union
+from typing import Any, Mapping, Union
 
 import torch
 from torch import Tensor
@@ -143,6 +143,11 @@ class FeatureLoss(Loss):
         Raises:
             ImageError: images that cannot be compared; the message says what came and how to mend it.
         """
+        return self._forward(output, target, features, target_features)
+
+    def _forward(self, output: Tensor, target: Target, features: Features | None, target_features: Features | None,
+                 **settings: Any) -> Tensor:
+        """What :meth:`forward` does; ``settings`` of this call go to :meth:`_compare`."""
         seen = [self._prepare(output, OUTPUT)]
         output = seen[0]
         if not isinstance(target, Embedding):
@@ -163,7 +168,7 @@ class FeatureLoss(Loss):
                              "resize one of them")
         if features is None:
             features = self.extractor(output, self.taps)
-        return self._reduce(self._mark_invalid(self._compare(features, target), *seen))
+        return self._reduce(self._mark_invalid(self._compare(features, target, **settings), *seen))
 
     def embed(self, target: Tensor, *, features: Features | None = None) -> Embedding:
         """What :meth:`forward` takes in place of ``target``, computed once; of ``features``, where they are known."""

@@ -1,0 +1,124 @@
+"""``cpips probe``: how a metric fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from .common import DeviceOption, JsonOption, place, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..protocol import FullReferenceMetric
+
+BATCHES = ("restoration", "flips", "invariance", "order")  # probes that take several images
+STEPS = ("recovery", "mad", "restoration", "flips")
+HELP = """How a metric fails, by one of the probes:
+
+**recovery** minimises it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
+**restoration** optimises for it and lets others judge; **flips** finds the smallest change that turns its judgements;
+**invariance** shifts, turns and scales; **order** takes a bank of distortions in five steps; **noise-floor** looks for the
+smallest change above rounding."""
+
+
+def probe(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The probe.")],
+    metric: Annotated[Optional[str], typer.Option(
+        "--metric", "-m", metavar="METRIC", show_default=False,
+        help="A model or metric that `cpips models` lists, a weights file, or your own module:function. Default: the "
+             "default model.")] = None,
+    against: Annotated[Optional[str], typer.Option(
+        metavar="METRIC", show_default=False, help="mad: the other metric. Default: mse.")] = None,
+    judge: Annotated[Optional[list[str]], typer.Option(
+        metavar="METRIC", show_default=False, help="restoration: a metric that judges; give it again for more.")] = None,
+    image: Annotated[Optional[list[Path]], typer.Option(
+        "--image", "-i", metavar="IMAGE", show_default=False,
+        help="The reference; restoration, flips, invariance and order take several (restoration trains on the first, "
+             "restores the last). Default: the picture of `cpips demo`.")] = None,
+    side: Annotated[int, typer.Option(metavar="PX", help="Take the central square of this side, of images twice as "
+                                                         "large or more their half first.")] = 176,
+    steps: Annotated[Optional[int], typer.Option(
+        metavar="N", min=1, show_default=False, help="Of the descents, of probes that optimise.")] = None,
+    bank: Annotated[Optional[str], typer.Option(
+        metavar="BANK", show_default=False, help="order: cpips (default), or imagecorruptions.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of all that is drawn.")] = 0,
+    weights: Annotated[Optional[Path], typer.Option(
+        metavar="DIR", show_default=False, help="A folder with weights of LPIPS and DISTS.")] = None,
+    output: Annotated[Optional[Path], typer.Option(
+        "--output", "-o", metavar="FILE.json", show_default=False, help="Keep the result.")] = None,
+    figure: Annotated[Optional[Path], typer.Option(
+        metavar="FILE.png", show_default=False, help="Draw the result.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    from ..pretrained import DEFAULT_MODEL, unknown_model
+    from ..probes import PROBES
+    from ..probes.figure import draw
+
+    if name not in PROBES:
+        raise unknown_model(name, PROBES, "probe")
+    settings: dict[str, Any] = {"against": against, "judges": judge, "steps": steps, "bank": bank}
+    settings = {key: value for key, value in settings.items() if value not in (None, [])}
+    for option, takers in (("against", ("mad",)), ("judges", ("restoration",)), ("steps", STEPS), ("bank", ("order",))):
+        if option in settings and name not in takers:
+            raise typer.BadParameter(f"--{option.removesuffix('s') if option == 'judges' else option} is for "
+                                     f"{', '.join(takers)}, not for {name}")
+
+    def made(spec: str) -> FullReferenceMetric:
+        from ..custom import create_metric
+
+        return place(create_metric(spec, weights), device, "float32")
+
+    if "judges" in settings:
+        settings["judges"] = [made(spec) for spec in settings["judges"]]
+    if "against" in settings:
+        settings["against"] = made(settings["against"])
+    found = PROBES[name](made(metric or DEFAULT_MODEL), _images(name, image, side), seed=seed, **settings)
+    if output is not None:
+        found.save(output)
+    if figure is not None:
+        draw(found, figure)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_table(["weakness", "measured", "limit", "what"],
+                    [[f.kind, f"{f.value:.3g}", f"{f.limit:.3g}", f.text] for f in found.findings],
+                    notes=[f"{found.probe} of {found.signature}", f"{len(found.findings) or 'no'} weaknesses found"])
+    for what, path in (("the result", output), ("the figure", figure)):
+        if path is not None:
+            say(f"{what} is in {path}")
+
+
+def _images(name: str, paths: list[Path] | None, side: int) -> Tensor:
+    """``(N,3,side,side)``.
+
+    Raises:
+        ImageError: an image that is unreadable or too small.
+    """
+    import torch
+
+    from ..errors import ImageError
+    from ..images import _to_unit, halved, load
+    from ._sample import landscape
+
+    if paths and len(paths) > 1 and name not in BATCHES:
+        raise ImageError(f"{name} takes one image: {len(paths)} were given")
+    found = []
+    for path in paths or [None]:
+        image = (_to_unit(landscape()) if path is None else load(path))[None]
+        if min(image.shape[2:]) >= 2 * side:
+            image = halved(image)
+        height, width = image.shape[2:]
+        if min(height, width) < side:
+            raise ImageError(f"{path or 'the picture'} is {width}x{height} px: expected sides of {side} px or more; a "
+                             "smaller --side is possible")
+        top, left = (height - side) // 2, (width - side) // 2
+        found.append(image[..., top : top + side, left : left + side])
+    return torch.cat(found)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("probe", help=HELP)(probe)

@@ -1,0 +1,82 @@
+"""``cpips report``: self-contained pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Iterator, Optional, Sequence
+
+import typer
+
+from .common import DeviceOption, place, say
+
+if TYPE_CHECKING:
+    from ..probes import ProbeResult
+
+commands = typer.Typer(help="Self-contained HTML pages.", no_args_is_help=True)
+
+
+@commands.command()
+def metric(
+    name: Annotated[str, typer.Argument(
+        metavar="NAME", show_default=False, help="A metric that `cpips models` lists, a weights file, or module:function.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", show_default=False, help="The page to write.")],
+    data: Annotated[Optional[list[Path]], typer.Option(
+        "--data", "-d", metavar="DATA", show_default=False,
+        help="A data set of judgements, as `bapps-eval run` takes it. May be given often.")] = None,
+    against: Annotated[Optional[list[str]], typer.Option(
+        "--against", "-a", metavar="NAME", show_default=False, help="A metric to compare with. May be given often.")] = None,
+    distances: Annotated[Path, typer.Option(
+        metavar="DIR", help="Where distances are kept; what is there already is not measured again.")] = Path("distances"),
+    probes: Annotated[Optional[list[Path]], typer.Option(
+        "--probes", "-p", metavar="PATH", show_default=False,
+        help="Results of `cpips probe -o` (.json), or folders of them, of this metric and of others.")] = None,
+    weights: Annotated[Optional[Path], typer.Option(
+        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS and DISTS. Default: the cache.")] = None,
+    limit: Annotated[Optional[int], typer.Option(
+        min=1, metavar="N", show_default=False, help="N items of each data set, evenly spread: for a quick look.")] = None,
+    side: Annotated[Optional[list[int]], typer.Option(
+        "--side", metavar="PX", show_default=False, help="Image side to time the metrics with. Default: 64 and 256.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, metavar="S", help="For each case that is timed; 0 for none.")] = 10.0,
+    resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")] = 10_000,
+    gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 6,
+    device: DeviceOption = "auto",
+) -> None:
+    """All that is known of one metric: agreement with people, cost, weaknesses, pictures; wins and losses both.
+
+    What is not given has no section: no --data, no agreement; no --probes, no weaknesses.
+    """
+    from bapps_eval.cli import _datasets, _maps
+    from bapps_eval.metrics import create_metric
+    from bapps_eval.run import run
+
+    from .. import list_models
+    from ..report import measure, write_metric_page
+
+    metrics = [place(create_metric(each, weights), device, "float32") for each in dict.fromkeys([name, *(against or [])])]
+    datasets = _datasets(data or [], "val", None, None, limit)
+    runs = []
+    for dataset in datasets:
+        for each in metrics:
+            say(f"{dataset.name}, {each.name}")
+            runs.append(run(dataset, each, distances)[0])
+    costs = measure(metrics, side or (64, 256), seconds=seconds) if seconds else []
+    shipped = [each.name for each in metrics[:1] if each.name in list_models()]
+    path = write_metric_page(metrics[0], output, runs=runs, probes=dict(_probes(probes or [])), costs=costs, images=datasets,
+                             resamples=resamples, gallery=gallery, maps=_maps(shipped) if shipped else None)
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _probes(paths: Sequence[Path]) -> Iterator[tuple[Path, ProbeResult]]:
+    from ..errors import ModelError
+    from ..probes import ProbeResult
+
+    for path in paths:
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        if not files:
+            raise ModelError(f"{path} holds no .json files: give what `cpips probe NAME -o FILE.json` wrote")
+        for file in files:
+            yield file, ProbeResult.load(file)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(commands, name="report")
