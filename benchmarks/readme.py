@@ -57,6 +57,35 @@ def models() -> str:
     return table(["model", "size", "encoder parameters", "MAC a pixel", "lambda", "training", "on", "Kodak", "top-1"], rows)
 
 
+def cards() -> str:
+    """A section for each shipped model, whatever its card holds beyond the curve."""
+    return "\n\n".join(f"## {name}\n\n{_card(cpips.model_card(name))}" for name in cpips.list_models())
+
+
+def _card(card: dict) -> str:
+    training, kodak = card["training"], card["kodak"]
+    rows = [["architecture", f"{card['arch']}, N={card['N']}, M={card['M']}, {card['parameters']:,} parameters, {card['dtype']}"],
+            ["input", card["preprocessing"]], ["licence", card["licence"]],
+            ["data", ", ".join(f"`{source}`" for source in training["data"])],
+            ["config", f"`{training['config']}`, lambda {card['lambda']:g}, seed {training['seed']}"],
+            ["training", f"{trained(training)}; {training['optimizer']}; {training['hardware']}; torch {training['torch']}"],
+            ["commit", f"`{training['commit'][:12]}`"],
+            ["Kodak", f"{kodak['bpp']:.3f} bits per pixel, {kodak['psnr']:.2f} dB, over {kodak['images']} images"]]
+    if recognised(card.get("classification")):
+        rows.append(["top-1", f"{recognised(card['classification'])} (`{card['classification']['data']}`)"])
+    if "judgement" in card:
+        judgement = card["judgement"]
+        rows.append(["calibrated", f"{judgement['calibrated']} ({', '.join(judgement['teachers'])}); form {judgement['form']}, taps "
+                     f"{', '.join(judgement['taps'])}"])
+    for name, value in card.get("agreement", {}).items():
+        low, high = card["agreement_intervals"][name]
+        rows.append([name, f"{value:.3f} [{low:.3f}, {high:.3f}]"])
+    rows += [["file", f"`{card['file']}`, SHA-256 `{card['sha256']}`"],
+             ["whole codec", f"`{card['codec_file']}`, SHA-256 `{card['codec_sha256']}`"]]
+    description = card["description"]
+    return f"{description[0].upper()}{description[1:]}.\n\n" + table(["card", f"`{card['name']}`"], rows)
+
+
 def recognised(found: dict | None) -> str:
     return f"{found['accuracy']:.1%} of {found['classes']} classes" if found else ""
 
@@ -142,6 +171,7 @@ def machine_codec() -> str:
 
 
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
+         "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion), "docs/models.md": (cards,),
          "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
          "docs/losses_at_work.md": (sr_losses, style_encoders), "docs/machine_codec.md": (machine_codec,)}
 
@@ -151,12 +181,13 @@ def filled(page: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name}*.json")) and make not in (models, judged):
+        if not list(RESULTS.glob(f"{name}*.json")) and make not in (models, cards, judged):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
             raise SystemExit(f"{page} has no place for {name}")
-        text = re.sub(pattern, lambda found: f"{found[1]}{make()}\n{found[2]}", text, flags=re.S)
+        made = make().replace("](docs/", "](") if page.startswith("docs/") else make()  # pictures lie beside the page
+        text = re.sub(pattern, lambda found: f"{found[1]}{made}\n{found[2]}", text, flags=re.S)
     return text
 
 

@@ -109,12 +109,12 @@ class CPIPS(FullReferenceMetric):
         eps: floor of the normaliser, in squared units of the features.
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
         strip: rows of the horizontal strips in which an image is encoded, rounded up to a multiple of 16: memory grows
-            with the strip and not with the image. ``'auto'`` cuts images of more than 2**22 pixels into strips of
-            2**21, ``None`` none. Where a gradient is recorded (but for ``checkpoint``), and in compiled and exported
+            with the strip and not with the image. ``'auto'`` cuts images of more than ``2**22`` pixels into strips of
+            ``2**21``, ``None`` none. Where a gradient is recorded (but for ``checkpoint``), and in compiled and exported
             graphs, images stay in one piece. Every cell is computed from the same numbers either way, but libraries sum in another order for
             another size: distances agree to 1e-6 of themselves plus 1e-9, most to the last bit; with ``quantize``
             until a latent lies that near to the edge between two integers.
-        checkpoint: where a gradient is recorded, go in strips there too (``'auto'``: of 2**18 pixels, whatever the
+        checkpoint: where a gradient is recorded, go in strips there too (``'auto'``: of ``2**18`` pixels, whatever the
             size), and encode each again in the backward pass, from the images: memory grows with the strip, for the
             time of one more forward pass.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).

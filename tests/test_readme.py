@@ -1,5 +1,5 @@
-"""The README and the pages in docs/ are run: Python blocks, `cpips` and `bapps-eval` commands, and their numbers against
-the kept results."""
+"""The README and the pages in docs/ are run: Python blocks (those of other packages too, where these are installed),
+`cpips` and `bapps-eval` commands, and their numbers against the kept results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,20 @@ import pytest
 from eval_trees import bapps_tree
 from PIL import Image
 
+import cpips
+from cpips.codec._compressai import declare_torchvision_ops
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))]
-BLOCKS = [block for page in PAGES for block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.M | re.S)]
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+# language, what stands behind it (a title), and the code
+BLOCKS = [block for page in PAGES for block in re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```", page, flags=re.M | re.S)]
+PYTHON = [code for language, title, code in BLOCKS if language == "python" and "before" not in title]
+BEFORE = [code for language, title, code in BLOCKS if "before:" in title]
 MODULES = {"cpips": "cpips", "bapps-eval": "bapps_eval"}
-COMMANDS = [[line for line in code.splitlines() if line.split(" ")[0] in MODULES] for language, code in BLOCKS if language == "sh"]
+COMMANDS = [[line for line in code.splitlines() if line.split(" ")[0] in MODULES] for language, _, code in BLOCKS if language == "sh"]
 COMMANDS = [commands for commands in COMMANDS if commands] + [["cpips demo"]]
+UNTRAINED = {"lpips-alex": {"trunk": "random", "heads": "ones"}, "dists": {"trunk": "random", "weights": "ones"}}
 
 
 @pytest.fixture
@@ -42,12 +50,32 @@ def folder(tmp_path, monkeypatch, shipped_codecs) -> Path:
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
-def test_python_block_runs(code, folder):
+def test_python_block_runs(code, folder, monkeypatch):
     if "cpips.codec" in code and importlib.util.find_spec("compressai") is None:
         pytest.skip("CompressAI (extra codec) is not installed")
     if "torchmetrics" in code and importlib.util.find_spec("torchmetrics") is None:
         pytest.skip("torchmetrics is not installed")
-    exec(compile(code, "README.md", "exec"), {})
+    for name, settings in UNTRAINED.items():
+        if f'create_metric("{name}"' in code:  # its weights are a download
+            monkeypatch.setattr(cpips, "create_metric", partial(cpips.create_metric, **settings))
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("code", BEFORE, ids=lambda code: code.strip().splitlines()[0])
+def test_block_of_another_package_runs(code, monkeypatch):
+    """With untrained trunks: the genuine are downloads."""
+    declare_torchvision_ops()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        for package in re.findall(r"^(?:import|from) (\w+)", code, flags=re.M):
+            pytest.importorskip(package, exc_type=ImportError)
+        models = pytest.importorskip("torchvision.models", exc_type=ImportError)
+        for net in ("alexnet", "vgg16"):
+            monkeypatch.setattr(models, net, partial(lambda make, **_: make(weights=None), getattr(models, net)))
+        if "DISTS_pytorch" in code:  # looks for its weights in sys.prefix; an environment on top of another has another
+            package = Path(importlib.util.find_spec("DISTS_pytorch").origin)
+            monkeypatch.setattr(sys, "prefix", str(package.parents[4]))
+        exec(compile(code, "moving.md", "exec"), {})
 
 
 @pytest.mark.slow
@@ -65,7 +93,7 @@ def test_commands_run(commands, folder):
 
 
 def test_there_are_blocks():
-    assert len(PYTHON) >= 4 and len(COMMANDS) >= 4
+    assert len(PYTHON) >= 20 and len(COMMANDS) >= 4 and len(BEFORE) >= 3
 
 
 @pytest.mark.parametrize("name", re.findall(r"\]\(((?:docs/)?[^)/]+\.png)\)", "".join(PAGES)))
