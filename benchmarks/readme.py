@@ -133,9 +133,21 @@ def style_encoders() -> str:
     return report(json.loads((RESULTS / "style_encoders.json").read_text()))
 
 
+def ray_scoring() -> str:
+    from ray_scoring import report
+
+    return report(json.loads((RESULTS / "ray_scoring.json").read_text()))
+
+
+def ray_scoring_bill() -> str:
+    from ray_scoring import arithmetic
+
+    return arithmetic(json.loads((RESULTS / "ray_scoring.json").read_text()))
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
          "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
-         "docs/losses_at_work.md": (sr_losses, style_encoders)}
+         "docs/losses_at_work.md": (sr_losses, style_encoders), "docs/scale.md": (ray_scoring, ray_scoring_bill)}
 
 
 def filled(page: str) -> str:
@@ -143,7 +155,7 @@ def filled(page: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name}*.json")) and make not in (models, judged):
+        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (models, judged):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 200_000_000  # bytes of a local start: names of files and distances, never pixels
 LARGEST_PART = 8192  # rows
-TRIES = 5  # of a block whose worker dies, before the run gives up: an image may be what kills it
 
 
 class RayError(CpipsError, RuntimeError):
@@ -174,7 +173,7 @@ class Pool:
 
         Raises:
             CpipsError: what the worker raised.
-            RayError: a block's worker died :data:`TRIES` times, or Ray failed.
+            RayError: Ray failed.
         """
         ray = import_ray()
         if not blocks:
@@ -185,8 +184,7 @@ class Pool:
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.count,
                                                    initial_size=min(self.count, len(blocks))),
-                num_cpus=self.threads if self.device == "cpu" else 1, num_gpus=float(self.device == "cuda"),
-                max_restarts=-1, max_task_retries=TRIES - 1)
+                num_cpus=self.threads if self.device == "cpu" else 1, num_gpus=float(self.device == "cuda"))
         try:
             for found in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 if len(found):
@@ -229,6 +227,7 @@ def import_ray() -> Any:
         RayError: not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it tells of its own affairs on stderr
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without GPU see those that others use
     try:
         import ray

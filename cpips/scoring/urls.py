@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .. import images
-from ..errors import CpipsError, ImageError
+from ..errors import CpipsError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:// is a drive
 
@@ -92,15 +90,4 @@ def _told(url: str, read: Any) -> bytes:
 
 def fetch(url: str, background: images.Background = None) -> Tensor:
     """The image behind a URL as a batch of one; errors as for :func:`cpips.images.load`, and of :func:`read`."""
-    content = read(url)
-    try:
-        image = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:
-        raise ImageError(f"{url} is not an image that Pillow can read ({len(content)} bytes): "
-                         "save it as PNG, JPEG, WebP, TIFF or BMP") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{url} is too large: {error}") from None
-    except Exception as error:
-        raise ImageError(f"{url} is damaged: {error}") from error
-    with image:
-        return images.from_pil(image, background, name=url)[None]
+    return images.decode(read(url), background, name=url)[None]
