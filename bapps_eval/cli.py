@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Callable, Optional, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, Sequence
 
 import typer
 
-from cpips.cli.common import DeviceOption, DtypeOption, JsonOption, counting, fail, place, print_json, print_table, say
+from cpips.cli.common import (ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting,
+                              fail, place, print_json, print_table, ray_settings, say)
 from cpips.cli.program import Commands, application, version_option
 
 if TYPE_CHECKING:
+    from cpips.scoring.ray_engine import RaySettings
+
     from .dataset import Dataset
     from .distances import Distances
 
@@ -113,6 +117,9 @@ def run(
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Make outputs of other weights or data anew.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what interrupted runs have done.")] = False,
+    engine: EngineOption = "local",
+    actors: ActorsOption = None,
+    address: AddressOption = None,
 ) -> None:
     """Every item's distance by every metric, into DIR/DATASET@METRIC.parquet.
 
@@ -121,20 +128,23 @@ def run(
     from .metrics import create_metric
     from .run import run as run_one
 
-    metrics = [place(create_metric(name, weights), device, dtype) for name in metric]
-    for dataset in _datasets(data, split, resize, task, limit):
-        for what in dataset.missing:
-            say(f"{dataset.name} is partial: {what}", "yellow")
-        for one in metrics:
-            with counting(f"{dataset.name}, {one.name}") as advance:
-                steps = _Steps(advance)
-                try:
-                    _, path = run_one(dataset, one, output, batch_size=batch_size, workers=workers, force=force,
-                                      restart=restart, progress=steps)
-                except KeyboardInterrupt:
-                    say(f"interrupted at item {steps.done} of {len(dataset)}; the same command goes on from there")
-                    raise
-            say(str(path))
+    settings = ray_settings(engine, address, actors, device)
+    metrics = [place(create_metric(name, weights), "cpu" if settings else device, dtype) for name in metric]
+    datasets = _datasets(data, split, resize, task, limit)
+    with _engine(settings) as chosen:
+        for dataset in datasets:
+            for what in dataset.missing:
+                say(f"{dataset.name} is partial: {what}", "yellow")
+            for one in metrics:
+                with counting(f"{dataset.name}, {one.name}") as advance:
+                    steps = _Steps(advance)
+                    try:
+                        _, path = run_one(dataset, one, output, batch_size=batch_size, workers=workers, force=force,
+                                          restart=restart, progress=steps, **chosen)
+                    except KeyboardInterrupt:
+                        say(f"interrupted at item {steps.done} of {len(dataset)}; the same command goes on from there")
+                        raise
+                say(str(path))
 
 
 @app.command()
@@ -230,6 +240,20 @@ def _datasets(paths: Sequence[Path], split: str, resize: str | None, task: str |
     if limit is not None:
         found = [d.subset([len(d) * i // limit for i in range(limit)]) if limit < len(d) else d for d in found]
     return found
+
+
+@contextmanager
+def _engine(settings: RaySettings | None) -> Iterator[dict[str, Any]]:
+    """What the runner must be told of the engine."""
+    if settings is None:
+        yield {}
+        return
+    from cpips.scoring.ray_engine import pool
+
+    from .ray_engine import circumstances, engine
+
+    with pool(settings) as actors:
+        yield {"engine": engine(actors), "circumstances": circumstances(actors)}
 
 
 def _maps(names: Sequence[str]):

@@ -21,13 +21,16 @@ from cpips.errors import CpipsError
 from cpips.metric import CPIPS, Embedding
 from cpips.protocol import FullReferenceMetric
 from cpips.scoring.journal import Journal, journal_path
-from cpips.scoring.pairs import MAX_PIXELS
+from cpips.scoring.pairs import MAX_PIXELS, block_rows
 from cpips.scoring.run import dtype_name
 from cpips.scoring.tables import TableError
 
 from . import distances
 from .dataset import Dataset, DatasetError, Images
 from .distances import Distances, DistancesError
+
+
+Compared = tuple[int, np.ndarray, float]  # the first item, values (b,k), the seconds that the metric took
 
 
 class RunError(CpipsError, RuntimeError):
@@ -40,9 +43,20 @@ def output_path(out: Path, dataset: Dataset, metric: FullReferenceMetric) -> Pat
     return Path(out) / f"{clean(dataset.name)}@{clean(metric.name)}.parquet"
 
 
+def compared(dataset: Dataset, metric: FullReferenceMetric, rows: range, batch_size: int,
+             workers: int) -> Iterator[Compared]:
+    """The engine of one machine: batches of neighbouring items of one size, none of them over a multiple of
+    :func:`~cpips.scoring.pairs.block_rows`, so that a run from any such multiple on has the same ones."""
+    if batch_size < 1 or workers < 1:
+        raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
+    return _compared(dataset, _Comparer(dataset, metric), rows, batch_size, workers)
+
+
 def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size: int = 32, workers: int = 2,
         force: bool = False, restart: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[Distances, Path]:
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        engine: Callable[..., Iterator[Compared]] = compared,
+        circumstances: dict[str, Any] | None = None) -> tuple[Distances, Path]:
     """Distances of all items; kept as :func:`output_path` says, which appears only when complete.
 
     Items are appended to a journal as they come: killed at any moment and called again, the run goes on after the last
@@ -52,6 +66,8 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
         batch_size: most items compared at once; of large images fewer. Out of memory halves it for the rest of the run.
         force: make an output anew that exists and is of other weights, another version or another copy of the data.
         progress: called with the number of items that are done, and of all.
+        engine: what computes: :func:`compared`, or that of :mod:`bapps_eval.ray_engine`.
+        circumstances: what the result says of the engine.
 
     Raises:
         RunError: NaN, or an item that does not fit into memory.
@@ -75,8 +91,7 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
     with closing(Journal(journal_path(path), header, _values, restart)) as journal:
         rows: list[tuple[list[float], float]] = list(journal.rows)
         progress(len(rows), len(dataset))
-        compare = _Comparer(dataset, metric)
-        for begin, values, seconds in _compared(dataset, compare, len(rows), batch_size, workers):
+        for begin, values, seconds in engine(dataset, metric, range(len(rows), len(dataset)), batch_size, workers):
             if (bad := np.isnan(values).any(1)).any():
                 item = dataset.ids[begin + int(np.flatnonzero(bad)[0])]
                 raise RunError(f"{metric.name} gave NaN for item {item} of {dataset.name}: a score over the others would "
@@ -89,7 +104,8 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
         found = Distances(
             dataset.ids, np.asarray(dataset.groups), np.asarray(dataset.references), dataset.opinions,
             np.array([values for values, _ in rows]).reshape(-1, width), about["dataset"], about["metric"],
-            _circumstances(metric, batch_size) | {"seconds": round(sum(seconds for _, seconds in rows), 6)})
+            _circumstances(metric, batch_size) | (circumstances or {})
+            | {"seconds": round(sum(seconds for _, seconds in rows), 6)})
         distances.write(found, path)
         journal.remove()
     return found, path
@@ -145,12 +161,8 @@ class _Batch:
     items: list[Images]
 
 
-def _compared(dataset: Dataset, compare: "_Comparer", begin: int, batch_size: int,
-              workers: int) -> Iterator[tuple[int, np.ndarray, float]]:
-    """(first item, its batch's values ``(b,k)``, seconds the metric took), from item ``begin`` on."""
-    if batch_size < 1 or workers < 1:
-        raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
-    for batch in _batches(dataset, begin, batch_size, workers):
+def _compared(dataset: Dataset, compare: "_Comparer", rows: range, batch_size: int, workers: int) -> Iterator[Compared]:
+    for batch in _batches(dataset, rows, batch_size, workers):
         todo = [batch]
         while todo:
             batch = todo.pop(0)
@@ -175,17 +187,18 @@ def _compared(dataset: Dataset, compare: "_Comparer", begin: int, batch_size: in
             yield batch.begin, values, seconds
 
 
-def _batches(dataset: Dataset, begin: int, batch_size: int, workers: int) -> Iterator[_Batch]:
+def _batches(dataset: Dataset, rows: range, batch_size: int, workers: int) -> Iterator[_Batch]:
     """Neighbouring items of one size, decoded ahead in threads."""
-    if begin == len(dataset):
+    if not rows:
         return
-    batch = _Batch(begin, [])
-    first = dataset.load(begin)
+    batch = _Batch(rows.start, [])
+    first = dataset.load(rows.start)
     height, width = first[0].shape[:2]
     ahead = max(1, min(2 * batch_size, 4 * MAX_PIXELS // (height * width)))  # of large images few are held
-    for images in chain([first], prefetch(dataset.load, range(begin + 1, len(dataset)), ahead, workers)):
+    for images in chain([first], prefetch(dataset.load, rows[1:], ahead, workers)):
         height, width = images[0].shape[:2]
         full = len(batch.items) >= min(batch_size, max(1, MAX_PIXELS // (height * width)))
+        full = full or (batch.begin + len(batch.items)) % block_rows(batch_size) == 0
         if batch.items and (full or batch.items[0][0].shape != images[0].shape):
             yield batch
             batch = _Batch(batch.begin + len(batch.items), [])

@@ -170,10 +170,28 @@ def machine_codec() -> str:
     return f"{report(result)} On {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}."
 
 
-PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
-         "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion), "docs/models.md": (cards,),
-         "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
-         "docs/losses_at_work.md": (sr_losses, style_encoders), "docs/machine_codec.md": (machine_codec,)}
+def ray_scoring() -> str:
+    from ray_scoring import report
+
+    return report(json.loads((RESULTS / "ray_scoring.json").read_text()))
+
+
+def ray_scoring_bill() -> str:
+    from ray_scoring import arithmetic
+
+    return arithmetic(json.loads((RESULTS / "ray_scoring.json").read_text()))
+
+
+PAGES = {
+    "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
+    "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
+    "docs/calibration.md": (judged, ablation),
+    "docs/losses.md": (recovery, losses),
+    "docs/losses_at_work.md": (sr_losses, style_encoders),
+    "docs/machine_codec.md": (machine_codec,),
+    "docs/models.md": (cards,),
+    "docs/scale.md": (ray_scoring, ray_scoring_bill),
+}
 
 
 def filled(page: str) -> str:
@@ -181,7 +199,7 @@ def filled(page: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name}*.json")) and make not in (models, cards, judged):
+        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (models, cards, judged):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):

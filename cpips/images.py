@@ -10,6 +10,7 @@ guesses returns a number for wrong input. Two stages:
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any, Sequence, Union
@@ -52,17 +53,26 @@ def load(path: str | os.PathLike, background: Background = None) -> Tensor:
         raise FileNotFoundError(f"no such file: {path}")
     if path.is_dir():
         raise ImageError(f"{path} is a directory: give an image file, or use `cpips score` for two folders")
+    with _opened(path, str(path), path.stat().st_size) as image:
+        return from_pil(image, background, name=str(path))
+
+
+def decode(content: bytes, background: Background = None, name: str = "image") -> Tensor:
+    """The content of an image file as :func:`load` gives it; ``name`` is what its errors call it."""
+    with _opened(io.BytesIO(content), name, len(content)) as image:
+        return from_pil(image, background, name)
+
+
+def _opened(source: Path | io.BytesIO, name: str, size: int) -> Image.Image:
     try:
-        image = Image.open(path)
+        return Image.open(source)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(_bomb_message(str(path))) from None
+        raise ImageError(_bomb_message(name)) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image that Pillow can read ({path.stat().st_size} bytes): "
+        raise ImageError(f"{name} is not an image that Pillow can read ({size} bytes): "
                          "save it as PNG, JPEG, WebP, TIFF or BMP") from None
     except Exception as error:
-        raise ImageError(_damage_message(str(path), error)) from error
-    with image:
-        return from_pil(image, background, name=str(path))
+        raise ImageError(_damage_message(name, error)) from error
 
 
 def from_pil(image: Image.Image, background: Background = None, name: str = "image") -> Tensor:

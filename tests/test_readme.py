@@ -84,6 +84,8 @@ def test_commands_run(commands, folder):
     """Those of a block one after the other: a later one may need what an earlier one wrote."""
     if any(word in " ".join(commands) for word in (".cpz", "index")) and importlib.util.find_spec("compressai") is None:
         pytest.skip("CompressAI (extra codec) is not installed")
+    if "--engine ray" in " ".join(commands) and importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray (extra ray) is not installed")
     for command in commands:
         program, *arguments = command.split("#")[0].split()
         done = subprocess.run([sys.executable, "-m", MODULES[program], *arguments], capture_output=True, text=True)

@@ -120,6 +120,10 @@ class PackedImages:
     def __call__(self, i: int) -> Images:
         return tuple(np.array(image) for image in self.pixels[i])  # copies: the file is not to be written to
 
+    def __reduce__(self) -> tuple:
+        """Another process maps the file itself: pixels are not sent."""
+        return _mapped, (self.path.resolve(), self.pixels.shape, self.sha256)
+
     def verify(self) -> None:
         """Read the whole file.
 
@@ -183,6 +187,10 @@ def _read(path: Path, about: dict[str, Any], rule: str | None, problem: Problem)
     if dataset.digest != known["digest"]:
         raise DatasetError(f"{path / ABOUT} and {ITEMS} are not of one data set: pack the set again")
     return dataset
+
+
+def _mapped(path: Path, shape: tuple[int, ...], sha256: str) -> PackedImages:
+    return PackedImages(_map(path, shape), path, sha256)
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..protocol import FullReferenceMetric
+    from ..scoring.ray_engine import RaySettings
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,6 +26,32 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 BackgroundOption = Annotated[Optional[str], typer.Option(
     metavar="COLOUR", show_default=False,
     help="Lay images with alpha over this colour ('white', '#ff8000'). Default: such images are refused.")]
+
+EngineOption = Annotated[str, typer.Option(metavar="ENGINE", help="local, or ray: Ray Data, on many machines.")]
+ActorsOption = Annotated[Optional[int], typer.Option(
+    min=1, metavar="N", show_default=False, help="Of Ray: models at once. Default: one a GPU, or one a core.")]
+AddressOption = Annotated[Optional[str], typer.Option(
+    "--ray-address", metavar="HOST:PORT", show_default=False,
+    help="Of Ray: a running cluster. Default: one is started on this machine.")]
+
+
+def ray_settings(engine: str, address: str | None, actors: int | None, device: str) -> RaySettings | None:
+    """What the options of ``--engine ray`` ask for; None for ``--engine local``.
+
+    Raises:
+        CpipsError: no such engine, or an option of Ray without it.
+    """
+    from ..errors import ModelError
+
+    if engine == "ray":
+        from ..scoring.ray_engine import RaySettings
+
+        return RaySettings(address, actors, device)
+    if engine != "local":
+        raise ModelError(f"engine {engine!r} is unknown: choose local or ray")
+    if address is not None or actors is not None:
+        raise ModelError("--ray-address and --actors belong to --engine ray")
+    return None
 
 
 def make_metric(name: str | None, device: str, dtype: str, background: str | None) -> FullReferenceMetric:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional
 
 import typer
 
-from .common import (BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, counting, fail, make_metric,
-                     print_json, say)
+from .common import (ActorsOption, AddressOption, BackgroundOption, DeviceOption, DtypeOption, EngineOption, JsonOption,
+                     MetricOption, counting, fail, make_metric, print_json, ray_settings, say)
 
 if TYPE_CHECKING:
     from ..scoring import Result
+    from ..scoring.ray_engine import RaySettings
 
 
 def score(
-    pairs: Annotated[Path, typer.Argument(
+    pairs: Annotated[str, typer.Argument(
         metavar="PAIRS.csv|REF_DIR", show_default=False,
-        help="A table of pairs (.csv with a header, .parquet), or a folder of references.")],
+        help="A table of pairs (.csv with a header, .parquet; path or URL), or a folder of references.")],
     images: Annotated[Optional[Path], typer.Argument(
         metavar="IMG_DIR", show_default=False,
         help="With a folder of references: the images, under the same names.")] = None,
     *,
-    output: Annotated[Path, typer.Option(
-        "--output", "-o", metavar="OUT", show_default=False, help="Where to write: .csv, .parquet or .jsonl.")],
+    output: Annotated[str, typer.Option(
+        "--output", "-o", metavar="OUT", show_default=False,
+        help="Where to write: .csv, .parquet or .jsonl; with --engine ray a folder (path or URL) of Parquet parts.")],
     reference_column: Annotated[Optional[str], typer.Option(
         "--ref-column", metavar="NAME", show_default=False, help="Default: reference, ref, or the like.")] = None,
     image_column: Annotated[Optional[str], typer.Option(
         metavar="NAME", show_default=False, help="Default: image, img, dist, or the like.")] = None,
-    root: Annotated[Optional[Path], typer.Option(
+    root: Annotated[Optional[str], typer.Option(
         metavar="DIR", show_default=False,
-        help="Folder that relative paths start from. Default: the table's.")] = None,
+        help="Folder (path or URL) that relative paths start from. Default: the table's.")] = None,
     metric: MetricOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -40,47 +43,58 @@ def score(
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an output that exists.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run has done.")] = False,
+    engine: EngineOption = "local",
+    actors: ActorsOption = None,
+    address: AddressOption = None,
+    part_rows: Annotated[Optional[int], typer.Option(
+        min=1, metavar="N", show_default=False,
+        help="Of Ray: rows of a part. Default: so that each actor gets some eight parts, 8192 at most.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Distances of many pairs: of a table, or of two folders by path without suffix.
 
     The output has all columns of the table, one row for each of its rows in their order, and `distance`, `error` and
     `signature`. A pair that cannot be compared is reported in its row, and the exit code is 1. Killed or interrupted,
-    the same command goes on where it stopped (from OUT.journal.jsonl, which goes when OUT is written).
+    the same command goes on where it stopped (from OUT.journal.jsonl, which goes when OUT is written; with
+    --engine ray from the parts in OUT).
     """
-    from ..scoring import read_folders, read_table, score_table
-    from ..scoring.run import journal_path
-    from ..scoring.tables import TableError, check_output
+    from ..scoring import read_folders, read_table, urls
+    from ..scoring.tables import TableError
 
-    check_output(output)
-    if output.exists() and output.samefile(pairs):
+    settings = ray_settings(engine, address, actors, device)
+    if settings is None and part_rows is not None:
+        raise TableError("--part-rows belongs to --engine ray")
+    source, out = urls.local(pairs), urls.local(output)
+    check, work, kept = _engine(settings, part_rows, out)
+    check(out)
+    if isinstance(source, Path) and isinstance(out, Path) and out.exists() and out.samefile(source):
         raise TableError(f"{output} is the table of pairs itself: choose another output")
     if images is None:
-        if pairs.is_dir():
+        if isinstance(source, Path) and source.is_dir():
             raise TableError(f"{pairs} is a folder: give the folder of the images too, or a table of pairs")
-        table = read_table(pairs, reference_column, image_column, root)
+        table = read_table(source, reference_column, image_column, root)
     elif reference_column or image_column or root:
         raise TableError("--ref-column, --image-column and --root belong to a table, came two folders")
     else:
-        table = read_folders(pairs, images)
-    measure = make_metric(metric, device, dtype, background)
+        table = read_folders(Path(source), images)
+    measure = make_metric(metric, "cpu" if settings else device, dtype, background)
     done = 0
     with counting("comparing") as advance:
 
         def count(row: int, result: Result) -> None:
             nonlocal done
-            done = row + 1
+            done += 1
             advance(result.error, len(table))
 
         try:
-            summary = score_table(table, measure, output, batch_size=batch_size, workers=workers, force=force,
-                                  restart=restart, progress=count)
+            summary = work(table, measure, out, batch_size=batch_size, workers=workers, force=force, restart=restart,
+                           progress=count)
         except KeyboardInterrupt:
-            say(f"interrupted: {done} of {len(table)} rows are in {journal_path(output)}; "
+            say(f"interrupted: {done} of {len(table)} rows are in {kept}; "
                 "the same command goes on from there")
             raise
     if as_json:
-        print_json({"signature": measure.signature, "metric": measure.name, "output": str(output), "rows": summary.rows,
+        print_json({"signature": measure.signature, "metric": measure.name, "output": output, "rows": summary.rows,
                     "compared": summary.rows - summary.failed, "failed": summary.failed, "resumed": summary.resumed})
     else:
         resumed = f", {summary.resumed} of them by an earlier run" if summary.resumed else ""
@@ -91,6 +105,22 @@ def score(
         fail(f"and {summary.failed - len(summary.errors)} more: see the column 'error' of {output}")
     if summary.failed:
         raise typer.Exit(2 if summary.failed == summary.rows else 1)
+
+
+def _engine(settings: RaySettings | None, part_rows: int | None, out: Path | str) -> tuple[Callable, Callable, Any]:
+    """What checks the output, what does the work, and where an interrupted run keeps what it has."""
+    if settings is None:
+        from ..scoring import score_table
+        from ..scoring.run import journal_path
+        from ..scoring.tables import TableError, check_output
+
+        if not isinstance(out, Path):
+            raise TableError(f"{out}: without --engine ray the output is a file on this machine")
+        return check_output, score_table, journal_path(out)
+    from ..scoring.parts import check_folder
+    from ..scoring.ray_engine import score_parts
+
+    return check_folder, partial(score_parts, settings=settings, part_rows=part_rows), out
 
 
 def add_to(app: typer.Typer) -> None:

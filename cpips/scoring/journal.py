@@ -22,7 +22,7 @@ class Appended:
         self.path = path
         self.stream = path.open("a+b")
         try:
-            _lock(self.stream, path)
+            lock(self.stream, path)
             if restart:
                 self.stream.truncate(0)
             read()
@@ -95,7 +95,7 @@ class Journal(Appended, Generic[Row]):
         self._append(json_line(entry).encode())
 
 
-def _lock(stream: IO[bytes], path: Path) -> None:
+def lock(stream: IO[bytes], path: Path) -> None:
     """Two runs at once would write every row twice. The lock goes with the process, however it ends."""
     try:
         import fcntl

@@ -1,4 +1,9 @@
-"""Distances of a stream of pairs: decoded ahead in threads, batched by size, given back in order."""
+"""Distances of a stream of pairs: decoded ahead in threads, batched by size, given back in order.
+
+A distance depends on the other pairs of its batch in its last bits. So that a run that is resumed, or spread over
+machines, gives the numbers of one that is not, no batch reaches over a multiple of :func:`block_rows`, and how pairs
+are put together depends on nothing but the pairs of the block and ``batch_size``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Iterable, Iterator
 
 import torch
@@ -17,6 +23,7 @@ from .. import images
 from ..errors import CpipsError, ImageError
 from ..metric import CPIPS, Embedding
 from ..protocol import FullReferenceMetric
+from .urls import fetch, is_url
 
 MAX_PIXELS = 2_000_000  # of one side of a batch: an encoder's first features need about 500 bytes a pixel
 _BAD_IMAGE = (CpipsError, OSError, MemoryError)
@@ -30,8 +37,13 @@ class Result:
     error: str | None = None
 
 
+def block_rows(batch_size: int) -> int:
+    """Pairs after which batches begin anew: runs that begin at multiples of it give the same numbers bit for bit."""
+    return 8 * batch_size
+
+
 def score_pairs(
-    pairs: Iterable[tuple[images.ImageLike, images.ImageLike]],
+    pairs: Iterable[tuple[images.ImageLike, images.ImageLike] | str],
     metric: FullReferenceMetric,
     *,
     batch_size: int = 8,
@@ -45,7 +57,8 @@ def score_pairs(
     :class:`cpips.CPIPS` encoded once.
 
     Args:
-        pairs: (reference, image), each as :func:`cpips.images.as_batch` takes it, one image each.
+        pairs: (reference, image), each as :func:`cpips.images.as_batch` takes it or a URL that fsspec opens, one
+            image each; or the reason why there is no pair, which becomes its error.
         batch_size: most pairs in a batch.
         workers: threads that decode.
         max_pixels: most pixels of a batch, in its references or its images; a larger pair goes alone.
@@ -65,9 +78,10 @@ def score_pairs(
 class _Item:
     """A pair on its way: being decoded, then decoded, then done."""
 
+    block: int
     reference: Any
     pixels: int
-    futures: tuple[Future, Future]
+    futures: tuple[Future, ...]
     decoded: tuple[Tensor, Tensor] | None = field(default=None)
     result: Result | None = field(default=None)
 
@@ -88,7 +102,7 @@ def _score(pairs: Iterator, metric: FullReferenceMetric, batch_size: int, worker
            max_pixels: int) -> Iterator[Result]:
     window: deque[_Item] = deque()
     encoder = _SharedReferences(metric)
-    exhausted = False
+    exhausted, count = False, 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cpips-decode")
     last: tuple[Any, Future] | None = None  # the last reference, for the pair that repeats it
     try:
@@ -97,13 +111,18 @@ def _score(pairs: Iterator, metric: FullReferenceMetric, batch_size: int, worker
             while (not exhausted and len(window) < 2 * batch_size + workers
                    and (not window or sum(item.pixels for item in window if item.result is None) < 4 * max_pixels)):
                 try:
-                    reference, image = next(pairs)
+                    pair = next(pairs)
                 except StopIteration:
                     exhausted = True
                     break
+                block, count = count // block_rows(batch_size), count + 1
+                if isinstance(pair, str):
+                    window.append(_Item(block, None, 0, (), result=Result(error=pair)))
+                    continue
+                reference, image = pair
                 if last is None or not _same(last[0], reference):
                     last = (reference, pool.submit(_decode, reference, metric))
-                window.append(_Item(reference, _pixels(image), (last[1], pool.submit(_decode, image, metric))))
+                window.append(_Item(block, reference, _pixels(image), (last[1], pool.submit(_decode, image, metric))))
             if not window:
                 return
             if window[0].result is None:
@@ -123,8 +142,8 @@ def _compare_next(window: deque[_Item], encoder: "_SharedReferences", batch_size
     height, width = head.decoded[0].shape[2:]
     room = max(1, min(batch_size, max_pixels // (height * width)))
     batch = []
-    for item in window:
-        if len(batch) == room:
+    for item in islice(window, 2 * batch_size):  # what lies ahead of it depends on the number of threads
+        if len(batch) == room or item.block != head.block:
             break
         item.settle()
         if item.decoded is not None and item.decoded[0].shape == head.decoded[0].shape:
@@ -156,12 +175,15 @@ class _SharedReferences:
     def __init__(self, metric: FullReferenceMetric):
         self.metric = metric
         self.known: list[_Slot] = []
+        self.block = -1
 
     def distances(self, batch: list[_Item]) -> Tensor:
         metric = self.metric
         image = torch.cat([item.decoded[1] for item in batch]).to(metric.device)
         if not isinstance(metric, CPIPS):
             return metric(torch.cat([item.decoded[0] for item in batch]).to(metric.device), image)
+        if batch[0].block != self.block:
+            self.block, self.known = batch[0].block, []
         slots, fresh = [], []
         for item in batch:
             size = item.decoded[0].shape
@@ -193,7 +215,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _decode(image: images.ImageLike, metric: FullReferenceMetric) -> Tensor:
-    batch = images.as_batch(image, background=metric.background)
+    batch = fetch(image, metric.background) if is_url(image) else images.as_batch(image, background=metric.background)
     if len(batch) != 1:
         raise ImageError(f"a pair holds single images, came a batch of {len(batch)}")
     return batch

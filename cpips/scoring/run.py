@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable
 
 from ..protocol import FullReferenceMetric
 from .journal import Journal, journal_path
-from .pairs import MAX_PIXELS, Result, score_pairs
+from .pairs import MAX_PIXELS, Result, block_rows, score_pairs
 from .tables import Table, TableError, check_output, write_table
 
 
@@ -60,12 +61,11 @@ def score_table(
         resumed = len(results)
         for row, result in enumerate(results):
             progress(row, result)
-        rest = table.pairs[resumed:]
-        distances = score_pairs((pair for pair in rest if not isinstance(pair, str)), metric,
-                                batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+        begin = resumed - resumed % block_rows(batch_size)  # so that batches, and with them last bits, stay the same
+        distances = score_pairs(table.pairs[begin:], metric, batch_size=batch_size, workers=workers,
+                                max_pixels=max_pixels)
         with closing(distances):
-            for row, pair in enumerate(rest, resumed):
-                result = Result(error=pair) if isinstance(pair, str) else next(distances)
+            for row, result in enumerate(islice(distances, resumed - begin, None), resumed):
                 journal.append(distance=result.distance, error=result.error)
                 results.append(result)
                 progress(row, result)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Iterator, Sequence
 
 from ..errors import CpipsError
+from . import urls
 from .pairs import Result
 
 REFERENCE_COLUMNS = ("reference", "ref", "ref_image", "reference_image", "original", "p0")
@@ -34,7 +35,7 @@ class Table:
     """Columns as they came (each a list of one length), and per row the pair to compare or the reason why not."""
 
     columns: dict[str, list]
-    pairs: list[tuple[Path, Path] | str]
+    pairs: list[tuple[Path | str, Path | str] | str]  # in a tuple, str is a URL
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -50,9 +51,9 @@ class Table:
 # ---- in -------------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, reference_column: str | None = None, image_column: str | None = None,
-               root: Path | None = None) -> Table:
-    """Read a CSV (with a header) or Parquet table of pairs.
+def read_table(path: Path | str, reference_column: str | None = None, image_column: str | None = None,
+               root: Path | str | None = None) -> Table:
+    """Read a CSV (with a header) or Parquet table of pairs; the table and the images may be URLs that fsspec opens.
 
     Args:
         reference_column, image_column: default: the first of the usual names that the table has.
@@ -62,24 +63,24 @@ def read_table(path: Path, reference_column: str | None = None, image_column: st
         OSError: the file cannot be read.
         TableError: not such a table; the message names the columns found.
     """
-    path = Path(path)
-    columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    path = urls.local(path)
+    columns = _read_parquet(path) if urls.suffix(path) == ".parquet" else _read_csv(path)
     if clash := [name for name in ADDED if name in columns]:
         raise TableError(f"{path} has a column {clash[0]!r} already, which the output adds: rename it")
     reference = _find_column(path, columns, reference_column, REFERENCE_COLUMNS, "--ref-column")
     image = _find_column(path, columns, image_column, IMAGE_COLUMNS, "--image-column")
-    root = path.parent if root is None else Path(root)
+    root = urls.parent(path) if root is None else urls.local(root)
     return Table(columns, [_pair(a, b, root, reference, image) for a, b in zip(columns[reference], columns[image])])
 
 
-def _pair(reference: Any, image: Any, root: Path, *names: str) -> tuple[Path, Path] | str:
+def _pair(reference: Any, image: Any, root: Path | str, *names: str) -> tuple[Path | str, Path | str] | str:
     for cell, name in zip((reference, image), names):
         if cell is None or not str(cell).strip():
             return f"column {name!r} is empty"
-    return root / str(reference).strip(), root / str(image).strip()
+    return urls.join(root, str(reference).strip()), urls.join(root, str(image).strip())
 
 
-def _find_column(path: Path, columns: dict[str, list], wanted: str | None, usual: Sequence[str], option: str) -> str:
+def _find_column(path: Path | str, columns: dict[str, list], wanted: str | None, usual: Sequence[str], option: str) -> str:
     found = f"{path} has the columns {', '.join(map(repr, columns))}"
     if wanted is not None:
         if wanted not in columns:
@@ -92,9 +93,9 @@ def _find_column(path: Path, columns: dict[str, list], wanted: str | None, usual
     raise TableError(f"{found}, none of which is one of {', '.join(usual)}: say which with {option}")
 
 
-def _read_csv(path: Path) -> dict[str, list]:
+def _read_csv(path: Path | str) -> dict[str, list]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with io.TextIOWrapper(io.BytesIO(urls.read(path)), "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = next(reader, [])
             rows = []
@@ -114,10 +115,10 @@ def _read_csv(path: Path) -> dict[str, list]:
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
-def _read_parquet(path: Path) -> dict[str, list]:
+def _read_parquet(path: Path | str) -> dict[str, list]:
     pyarrow, parquet = _pyarrow()
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(path if isinstance(path, Path) else io.BytesIO(urls.read(path)))
     except pyarrow.ArrowException as error:
         raise TableError(f"{path} is not a Parquet table: {error}") from None
     if len(set(table.column_names)) < len(table.column_names):
@@ -180,12 +181,10 @@ def write_table(path: Path, table: Table, results: Sequence[Result], signature: 
     (the PSNR of equal images): there it is the string "Infinity".
     """
     suffix = path.suffix.lower()
-    columns = table.columns if suffix == ".csv" else {name: _typed(column) for name, column in table.columns.items()}
-    columns = {**columns, "distance": [r.distance for r in results], "error": [r.error for r in results],
-               "signature": [signature] * len(results)}
+    columns = {**(table.columns if suffix == ".csv" else typed_columns(table)), **added(results, signature)}
     with atomic(path) as stream:
         if suffix == ".parquet":
-            _write_parquet(stream, columns)
+            _pyarrow()[1].write_table(arrow_table(columns), stream)
             return
         text = io.TextIOWrapper(stream, "utf-8", newline="")
         if suffix == ".csv":
@@ -199,11 +198,22 @@ def write_table(path: Path, table: Table, results: Sequence[Result], signature: 
         text.detach()
 
 
-def _write_parquet(stream: IO[bytes], columns: dict[str, list]) -> None:
-    pyarrow, parquet = _pyarrow()
+def typed_columns(table: Table) -> dict[str, list]:
+    """The columns of a table; those that hold nothing but numbers as numbers."""
+    return {name: _typed(column) for name, column in table.columns.items()}
+
+
+def added(results: Sequence[Result], signature: str) -> dict[str, list]:
+    """The columns that an output has besides those of its table."""
+    return {"distance": [r.distance for r in results], "error": [r.error for r in results],
+            "signature": [signature] * len(results)}
+
+
+def arrow_table(columns: dict[str, list]) -> Any:
+    """A ``pyarrow.Table``; of the :data:`ADDED` columns with their types, even where all are empty."""
+    pyarrow, _ = _pyarrow()
     types = {"distance": pyarrow.float64(), "error": pyarrow.string(), "signature": pyarrow.string()}
-    arrays = {name: pyarrow.array(column, types.get(name)) for name, column in columns.items()}
-    parquet.write_table(pyarrow.table(arrays), stream)
+    return pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
 
 
 def json_line(row: dict[str, Any]) -> str:
