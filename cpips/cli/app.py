@@ -17,6 +17,7 @@ from . import (
     models,
     probe,
     realism,
+    refine,
     report,
     score,
     train,
@@ -42,6 +43,7 @@ def _cpips(
 
 
 for _module in (
-    compare, heat, view, score, models, demo, codec, index, export, train, calibrate, probe, realism, report,
+    compare, heat, view, score, models, demo, codec, refine, index, export, train, calibrate, probe, realism,
+    report,
 ):
     _module.add_to(app)

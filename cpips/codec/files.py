@@ -79,7 +79,12 @@ def compress(image: str | os.PathLike | Tensor, path: str | os.PathLike, codec: 
              background: images.Background = None) -> int:
     """Write ``image``, a file or ``(3,H,W)`` in [0,1], as ``.cpz``; returns the bytes of the file."""
     tensor = image if isinstance(image, Tensor) else images.load(image, background)
-    data = container.pack(codec.encode(tensor), codec.name, codec.digest)
+    return write(codec.encode(tensor), path, codec)
+
+
+def write(stream: container.Bitstream, path: str | os.PathLike, codec: Codec) -> int:
+    """Keep what ``codec`` made as a ``.cpz`` file; returns its bytes."""
+    data = container.pack(stream, codec.name, codec.digest)
     with atomic(Path(path)) as file:
         file.write(data)
     return len(data)

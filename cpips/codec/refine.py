@@ -35,6 +35,9 @@ from .roi import Region, foreground, pixel_weights
 WHITE = 255**2  # squared grey levels: the unit of the distortion
 HOTTEST, OFFICIAL_STEPS, OFFICIAL_RATE, COOLING, BEGIN = 0.5, 2000, 5e-3, 2.0, 0.35
 FG_WEIGHT, BG_WEIGHT = 1.0, 0.1
+STEERING = 40.0  # the power of the overshoot by which the rate's weight would grow in a run without an effect
+DEAREST = 1e3  # the rate's weight
+THICKEST = 2.0  # value of a latent that may be put to zero before the first step
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ def refine(
             progress(row)
     else:
         run.check(progress)
+        if target_bpp is not None and run.history[0]["bpp"] > (1 + tolerance) * target_bpp:
+            run.thin_out(target_bpp)
+            run.check(progress)
     while run.step < steps:
         run.advance()
         if run.step % run.check_every == 0 or run.step == steps:
@@ -202,14 +208,35 @@ class _Run:
         self.check_every = max(1, min(10, settings.steps // 40))
         self.wanted = loss.embed(batch)
         y = codec.unrounded_latent(batch[0])
-        with torch.no_grad():
-            offset = codec.h_a(y.round().abs()) - codec.medians  # rounding z is rounding this
-        self.y, self.offset = y.clone().requires_grad_(), offset.requires_grad_()
+        self.y = y.clone().requires_grad_()
+        self.offset = self._offset_of(y).requires_grad_()  # of z from its medians: rounding z is rounding this
         self.optimiser = torch.optim.Adam([self.y, self.offset], lr=settings.lr)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.step, self.rate_weight, self.gap, self.soft_bpp = 0, 1.0, 0.0, None
         self.best: dict | None = None  # its latents and its row
         self.history: list[dict] = []
+
+    @torch.no_grad()
+    def thin_out(self, target: float) -> None:
+        """Start from a latent whose small values are put to zero, as many as the target asks for: gradients alone hardly
+        move a file by more than a tenth of its size."""
+        low, high = 0.0, THICKEST
+        for _ in range(10):
+            middle = (low + high) / 2
+            y = self._thinned(middle)
+            bpp = self._bpp(self.codec.encode_latents(y.round(), self._offset_of(y) + self.codec.medians, self.size))
+            low, high = (middle, high) if bpp > target else (low, middle)
+        least = self._thinned(high)
+        self.y.copy_(least)
+        self.offset.copy_(self._offset_of(least))
+
+    def _thinned(self, threshold: float) -> Tensor:
+        """Values below the threshold keep their sign, and so their way back: at zero itself the draws have no slope."""
+        return torch.where(self.y.abs() < threshold, self.y * min(1.0, 0.45 / threshold), self.y)
+
+    @torch.no_grad()
+    def _offset_of(self, y: Tensor) -> Tensor:
+        return self.codec.h_a(y.round().abs()) - self.codec.medians
 
     def advance(self) -> None:
         """A step of Adam on one draw of both latents."""
@@ -259,7 +286,8 @@ class _Run:
         if self.soft_bpp is None:
             return
         self.gap += 0.5 * (bpp - self.soft_bpp - self.gap)
-        self.rate_weight *= min(max(bpp / target, 0.5), 2.0) ** 0.5
+        power = STEERING * self.check_every / self.settings.steps
+        self.rate_weight = min(self.rate_weight * min(max(bpp / target, 0.5), 2.0) ** power, DEAREST)
 
     def _order(self, row: dict) -> tuple[float, float]:
         """What is less is better: files that miss the target by their miss, those that meet it by their quality."""

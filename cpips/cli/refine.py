@@ -1,0 +1,132 @@
+"""``cpips refine``: a compressed file made as good as its codec can, or as small."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Callable, Iterator, Optional
+
+import typer
+
+from .codec import CodecOption, codec_files
+from .common import BackgroundOption, JsonOption, console, fail, print_json, say
+
+
+def refine(
+    image: Annotated[str, typer.Argument(metavar="IMG", show_default=False, help="The image to compress.")],
+    output: Annotated[Optional[Path], typer.Option(
+        "--output", "-o", metavar="FILE", show_default=False, help="Default: the image's name with .cpz.")] = None,
+    codec: CodecOption = None,
+    target_bpp: Annotated[Optional[float], typer.Option(
+        metavar="BPP", show_default=False,
+        help="Bits per pixel that the whole file is to have, within 2 %. Default: what rate and quality together ask "
+        "for.")] = None,
+    alpha: Annotated[Optional[float], typer.Option(
+        metavar="A", show_default=False,
+        help="Bits per pixel that a squared grey level of error is worth. Default: as the codec was trained.")] = None,
+    beta: Annotated[float, typer.Option(metavar="B", help="The same of a unit of perceptual distance (CPIPS).")] = 0.0,
+    gamma: Annotated[float, typer.Option(metavar="G", help="The same of a unit of the style loss.")] = 0.0,
+    roi: Annotated[Optional[Path], typer.Option(
+        metavar="MASK", show_default=False,
+        help="Region of interest: a picture of the image's size, black and white pixels alone, white inside.")] = None,
+    roi_box: Annotated[Optional[str], typer.Option(
+        metavar="X,Y,W,H", show_default=False, help="The same as a box in pixels, from the top left.")] = None,
+    fg_weight: Annotated[Optional[float], typer.Option(
+        metavar="W", show_default=False, help="Weight of the error inside the region. Default: 1.")] = None,
+    bg_weight: Annotated[Optional[float], typer.Option(
+        metavar="W", show_default=False, help="Weight of the error outside. Default: 0.1.")] = None,
+    steps: Annotated[int, typer.Option(
+        min=1, metavar="N", help="More are better and slower; the literature takes 2000.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, metavar="SEED", help="Of the draws; the same one gives the same file.")] = 0,
+    checkpoint: Annotated[Optional[Path], typer.Option(
+        metavar="CKPT", show_default=False,
+        help="File to go on from when interrupted. Default: the output's name with .refining; it goes when that is "
+        "written.")] = None,
+    background: BackgroundOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compress an image with latents that are optimised for it; `cpips decompress` reads the file like any other.
+
+    Stochastic Gumbel annealing of rate + A squared error + B perceptual + G style. Killed or interrupted, the same command
+    goes on from the checkpoint, to the same file. If the target rate cannot be met, nothing is written and the exit code
+    is 1.
+    """
+    from ..errors import RateError
+    from ..images import load
+    from ..pretrained import DEFAULT_CODEC
+
+    if roi is not None and roi_box is not None:
+        raise typer.BadParameter("--roi and --roi-box are two ways to say the same: give one")
+    box = None if roi_box is None else _box(roi_box)
+    tensor = load(image, background)
+    files = codec_files()
+    from ..codec.refine import BG_WEIGHT, FG_WEIGHT
+    from ..codec.refine import refine as run
+
+    model = files.open_codec(codec or DEFAULT_CODEC)
+    path = output or Path(image).with_suffix(".cpz")
+    kept = checkpoint or path.with_name(path.name + ".refining")
+    with _progress(steps) as show:
+        try:
+            refined = run(
+                tensor, model, target_bpp=target_bpp, alpha=alpha, beta=beta, gamma=gamma, roi=roi or box,
+                fg_weight=FG_WEIGHT if fg_weight is None else fg_weight,
+                bg_weight=BG_WEIGHT if bg_weight is None else bg_weight, steps=steps, seed=seed, checkpoint=kept,
+                progress=show)
+        except RateError as error:
+            kept.unlink(missing_ok=True)
+            fail(str(error))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            say(f"interrupted: {kept} has the last checkpoint, if there was one; the same command goes on from there")
+            raise
+    size = files.write(refined.stream, path, model)
+    kept.unlink(missing_ok=True)
+    first, last = refined.history[0], next(row for row in reversed(refined.history) if row["step"] == refined.step)
+    if as_json:
+        print_json({"file": str(path), "codec": model.name, "bytes": size, "bits_per_pixel": refined.bpp,
+                    "target": target_bpp, "step": refined.step, "steps": steps, "unrefined": first, "refined": last})
+    else:
+        say(f"{path}: {size} bytes, {_told(last)}; unrefined {_told(first)}; {model.name}")
+
+
+def _told(row: dict) -> str:
+    regions = [f"{row[key]:.2f} dB {where} the region" for key, where in (("psnr_fg", "inside"), ("psnr_bg", "outside"))
+               if key in row]
+    terms = [f"{name} {row[name]:.4g}" for name in ("perceptual", "style") if name in row]
+    return ", ".join([f"{row['bpp']:.4f} bits per pixel", f"{row['psnr']:.2f} dB", *regions, *terms])
+
+
+def _box(text: str) -> tuple[int, ...]:
+    try:
+        x, y, w, h = (int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--roi-box is {text!r}: expected four whole numbers, X,Y,W,H") from None
+    return x, y, w, h
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[dict], None]]:
+    """Call it with the rows of the history: a bar if stderr is a terminal, else ten lines at most."""
+    terminal = console(stderr=True)
+    if terminal is None:
+        told = -1
+
+        def line(row: dict) -> None:
+            nonlocal told
+            if row["step"] * 10 // steps > told:
+                told = row["step"] * 10 // steps
+                say(f"step {row['step']}/{steps}  {_told(row)}")
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda row: bar.update(task, completed=row["step"], description=_told(row))
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(refine)
