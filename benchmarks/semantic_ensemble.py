@@ -44,7 +44,7 @@ ROWS = {
 SMOKE = {"steps": 2, "adversary_from": 1, "crop": 64, "batch": 1, "codes": 4, "token_images": 2, "width": 4}
 SIDE, PATCH = 256, 64  # px
 FEATURES = "hyperprior-q4"  # whose encoder's latents the realism columns compare; no loss here uses it
-SHOWN = [("kodim01", 96, 96), ("kodim13", 130, 60), ("kodim08", 90, 100), ("kodim05", 60, 40)]  # of the central square
+SHOWN = [("kodim01", 96, 96), ("kodim07", 120, 60), ("kodim08", 90, 100), ("kodim05", 60, 40)]  # of the central square
 SHOWN_SIDE = 96
 COLUMNS = {"psnr": ("PSNR, dB", 2), "ms_ssim": ("MS-SSIM", 4), "lpips": ("LPIPS-Alex", 4), "cpips": ("CPIPS", 4),
            "frechet": ("Frechet", 2), "kernel": ("kernel x 1000", 2)}
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--images", type=int, default=16, help="of Kodak, the first")
+    parser.add_argument("--images", type=int, default=8, help="of Kodak, the first")
     parser.add_argument("--smoke", action="store_true", help="two steps a row, nothing learned")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--name", default="semantic_ensemble", help="of the result")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import calibrate, codec, compare, demo, export, heat, index, models, score, train
+from . import calibrate, codec, compare, demo, export, heat, index, models, score, train, tune
 from .program import Commands, application, version_option
 
 EPILOG = """Exit codes: 0 all well; 1 some pairs could not be compared; 2 wrong usage or input; 130 interrupted.
@@ -26,5 +26,5 @@ def _cpips(
     """How different two images look, measured with the encoder of a learned image codec."""
 
 
-for _module in (compare, heat, score, models, demo, codec, index, export, train, calibrate):
+for _module in (compare, heat, score, models, demo, codec, index, export, train, tune, calibrate):
     _module.add_to(app)
