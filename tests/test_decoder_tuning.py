@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
 if importlib.util.find_spec("compressai") is None:
     pytest.skip("compressai (extra codec) is not installed", allow_module_level=True)
 
-from cpips.cli import main  # noqa: E402
+from cpips.cli.app import app  # noqa: E402
 from cpips.codec import files  # noqa: E402
 from cpips.codec.data import Crops  # noqa: E402
 from cpips.codec.decoder_tuning import (  # noqa: E402
@@ -259,24 +260,22 @@ def config(tmp_path):
 
 
 def command(config, data_root, out):
-    return main(["tune-decoder", str(config), "--data-root", str(data_root), "-o", str(out)])
+    return CliRunner().invoke(app, ["tune-decoder", str(config), "--data-root", str(data_root), "-o", str(out)])
 
 
 @pytest.mark.slow
-def test_the_command_tunes_every_part_and_goes_on(config, data_root, tmp_path, capsys):
+def test_the_command_tunes_every_part_and_goes_on(config, data_root, tmp_path):
     out = tmp_path / "out"
-    assert command(config(), data_root, out) == 0
-    told = capsys.readouterr()
-    assert "bitstreams unchanged" in told.err and "step 3/3" in told.out
+    result = command(config(), data_root, out)
+    assert result.exit_code == 0 and "bitstreams unchanged" in result.stderr and "step 3/3" in result.stdout
     for part in ("charbonnier", "perceptual", "style", "generator", "discriminator"):
-        assert part in told.out.splitlines()[-1]
+        assert part in result.stdout.splitlines()[-1]
     assert {path.name for path in out.iterdir()} == {"codec.safetensors", "tuning.pt", "history.json", "tokenizer.safetensors"}
     metadata = codec_metadata(out / "codec.safetensors")
     assert metadata["tuned_from"] == "tiny" and "adversary non-binary" in metadata["label"]
-    assert command(config(), data_root, out) == 0
-    assert "resumed at step 3 of 3" in capsys.readouterr().err
-    assert command(config(style=2.0), data_root, out) == 2
-    assert "other settings (label)" in capsys.readouterr().err
+    assert "resumed at step 3 of 3" in command(config(), data_root, out).stderr
+    result = command(config(style=2.0), data_root, out)
+    assert result.exit_code == 2 and "other settings (label)" in result.stderr
 
 
 @pytest.mark.parametrize("wrong, told", [
@@ -284,9 +283,9 @@ def test_the_command_tunes_every_part_and_goes_on(config, data_root, tmp_path, c
     ({"codec": "hyperprior-q9"}, "hyperprior-q"), ({"steps": "many"}, "steps = 'many'"), ({"step": 1}, "unknown settings"),
     ({"data": []}, "at least one folder"), ({"data": ["nowhere"]}, "no images in"), ({"codes": 1}, "codes = 1"),
     ({"layers": "first-9"}, "K from 1 to 4"), ({"schedule": "sine"}, "constant or cosine")])
-def test_wrong_configs_are_told(config, data_root, tmp_path, capsys, wrong, told):
-    assert command(config(**wrong), data_root, tmp_path / "out") == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+def test_wrong_configs_are_told(config, data_root, tmp_path, wrong, told):
+    result = command(config(**wrong), data_root, tmp_path / "out")
+    assert result.exit_code == 2 and told in result.stderr
 
 
 def test_the_cosine_ends_at_zero():
