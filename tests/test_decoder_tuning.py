@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
 if importlib.util.find_spec("compressai") is None:
     pytest.skip("compressai (extra codec) is not installed", allow_module_level=True)
 
+from cpips.cli.app import app  # noqa: E402
 from cpips.codec import files  # noqa: E402
 from cpips.codec.data import Crops  # noqa: E402
 from cpips.codec.decoder_tuning import (  # noqa: E402
     DecoderTuner, TuneSettings, assert_same_bitstreams, chosen_layers, copy_codec, synthesis_layers)
-from cpips.codec.evaluate import load_codec  # noqa: E402
+from cpips.codec.evaluate import codec_metadata, load_codec  # noqa: E402
 from cpips.codec.model import Codec, LiteCodec, create_codec  # noqa: E402
+from cpips.codec.tune_config import TuneConfig  # noqa: E402
 from cpips.errors import BitstreamError, ModelError, WeightsError  # noqa: E402
 from cpips.losses import CharbonnierLoss, CombinedLoss  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
@@ -221,7 +226,7 @@ def test_copies_are_apart():
 
 @pytest.mark.parametrize("wrong, told", [
     ({"steps": 0}, "steps = 0"), ({"lr": -1.0}, "lr"), ({"lambda_adv": -0.1}, "lambda_adv"), ({"crop": 65}, "multiple of 16"),
-    ({"betas": (0.5, 1.0)}, "betas"), ({"clip_norm": float("nan")}, "clip_norm")])
+    ({"clip_norm": float("nan")}, "clip_norm")])
 def test_settings_out_of_range_are_refused(wrong, told):
     with pytest.raises(ModelError, match=told):
         TuneSettings(**SETTINGS | wrong)
@@ -230,3 +235,66 @@ def test_settings_out_of_range_are_refused(wrong, told):
 def test_a_weight_needs_an_adversary(images, tmp_path):
     with pytest.raises(ModelError, match="there is none"):
         tuner(images, tmp_path / "run", lambda_adv=0.1)
+
+
+# ---- the config and the command --------------------------------------------------------------------------------------
+
+
+SMOKE = {"name": "smoke", "codec": "tiny.safetensors", "data": ["photos"], "steps": 3, "adversary_from": 1, "crop": 64,
+         "batch": 1, "adversary": "non-binary", "lambda_adv": 0.1, "codes": 3, "token_images": 2, "width": 4,
+         "log_every": 1}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config beside the codec that it names."""
+    state = {name: tensor.contiguous() for name, tensor in start().state_dict().items()}
+    save_file(state, tmp_path / "tiny.safetensors")
+
+    def write(**changes):
+        path = tmp_path / "config.toml"
+        path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in (SMOKE | changes).items()))
+        return path
+
+    return write
+
+
+def command(config, data_root, out):
+    return CliRunner().invoke(app, ["tune-decoder", str(config), "--data-root", str(data_root), "-o", str(out)])
+
+
+@pytest.mark.slow
+def test_the_command_tunes_every_part_and_goes_on(config, data_root, tmp_path):
+    out = tmp_path / "out"
+    result = command(config(), data_root, out)
+    assert result.exit_code == 0 and "bitstreams unchanged" in result.stderr and "step 3/3" in result.stdout
+    for part in ("charbonnier", "perceptual", "style", "generator", "discriminator"):
+        assert part in result.stdout.splitlines()[-1]
+    assert {path.name for path in out.iterdir()} == {"codec.safetensors", "tuning.pt", "history.json", "tokenizer.safetensors"}
+    metadata = codec_metadata(out / "codec.safetensors")
+    assert metadata["tuned_from"] == "tiny" and "adversary non-binary" in metadata["label"]
+    assert "resumed at step 3 of 3" in command(config(), data_root, out).stderr
+    result = command(config(style=2.0), data_root, out)
+    assert result.exit_code == 2 and "other settings (label)" in result.stderr
+
+
+@pytest.mark.parametrize("wrong, told", [
+    ({"adversary": "ternary"}, "must be one of none, binary, non-binary"), ({"lambda_adv": 0.0}, "a weight needs an adversary"),
+    ({"codec": "hyperprior-q9"}, "hyperprior-q"), ({"steps": "many"}, "steps = 'many'"), ({"step": 1}, "unknown settings"),
+    ({"data": []}, "at least one folder"), ({"data": ["nowhere"]}, "no images in"), ({"codes": 1}, "codes = 1"),
+    ({"layers": "first-9"}, "K from 1 to 4"), ({"schedule": "sine"}, "constant or cosine")])
+def test_wrong_configs_are_told(config, data_root, tmp_path, wrong, told):
+    result = command(config(**wrong), data_root, tmp_path / "out")
+    assert result.exit_code == 2 and told in result.stderr
+
+
+def test_the_cosine_ends_at_zero():
+    settings = TuneSettings(**SETTINGS | {"schedule": "cosine"})
+    assert settings.rate_at(0) == 1 and settings.rate_at(3) == pytest.approx(0.5) and settings.rate_at(6) == pytest.approx(0)
+    assert TuneSettings(**SETTINGS).rate_at(5) == 1
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).resolve().parents[1] / "configs").glob("tune-*.toml")), ids=lambda p: p.name)
+def test_the_configs_of_the_project_are_read(path):
+    config = TuneConfig.load(path)
+    assert config.settings.steps == config.steps and f"lambda_adv {config.lambda_adv}" not in config.settings.label

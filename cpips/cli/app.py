@@ -21,6 +21,7 @@ from . import (
     report,
     score,
     train,
+    tune,
     view,
 )
 from .program import Commands, application, version_option
@@ -43,7 +44,7 @@ def _cpips(
 
 
 for _module in (
-    compare, heat, view, score, models, demo, codec, refine, index, export, train, calibrate, probe, realism,
+    compare, heat, view, score, models, demo, codec, refine, tune, index, export, train, calibrate, probe, realism,
     report,
 ):
     _module.add_to(app)

@@ -52,7 +52,7 @@ def train(
     if trainer.step and first:
         say(f"resumed at step {trainer.step} of {steps}")
     try:
-        with _progress(trainer.step, steps, first) as show, _stop_between_steps(trainer):
+        with step_progress(trainer.step, steps, first, _losses) as show, _stop_between_steps(trainer):
             trainer.run(progress=show)
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
@@ -103,17 +103,17 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(begin: int, steps: int, first: bool) -> Iterator[Callable[[dict], None]]:
-    """Call it with the trainer's rows: a bar on a terminal, a line each in a pipe; nothing but in the first process."""
+def step_progress(begin: int, steps: int, first: bool, losses: Callable[[dict], str]) -> Iterator[Callable[[dict], None]]:
+    """Call it with a trainer's rows: a bar on a terminal, a line each in a pipe; nothing but in the first process."""
     if console() is None or not first:
-        yield lambda row: print(f"step {row['step']}/{steps}  {_losses(row)}", flush=True)
+        yield lambda row: print(f"step {row['step']}/{steps}  {losses(row)}", flush=True)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console()) as bar:
         task = bar.add_task("first steps", total=steps, completed=begin)
-        yield lambda row: bar.update(task, completed=row["step"], description=_losses(row))
+        yield lambda row: bar.update(task, completed=row["step"], description=losses(row))
 
 
 def _losses(row: dict) -> str:

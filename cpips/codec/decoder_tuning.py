@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from ..encoders import STRIDE, tensors_digest
 from ..errors import BitstreamError, CpipsError, ModelError, WeightsError
 from ..files import replace
+from ..losses.adversarial import held
 from .container import Bitstream
 from .model import Codec, is_table
 
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 Reconstruction = Callable[[Tensor, Tensor], Union[Tensor, "tuple[Tensor, Mapping[str, Tensor]]"]]
 DECODER = "g_s."
+BETAS = (0.5, 0.9)  # of both Adams
 
 
 class Images(Protocol):
@@ -88,12 +90,12 @@ class Adversary(Protocol):
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """How a decoder is trained. The rates and betas are MS-ILLM's.
+    """How a decoder is trained. The rates are MS-ILLM's.
 
     Args:
         steps: in all, each of ``batch`` random crops of ``crop`` x ``crop`` px.
-        lr, adversary_lr: constant rates of Adam, for the decoder and for the adversary.
-        betas: of both Adams.
+        lr, adversary_lr: rates of Adam, for the decoder and for the adversary.
+        schedule: of both rates: ``'constant'``, or ``'cosine'``, to zero at the end.
         lambda_adv: weight of the adversary's term; 0 for none at all.
         adversary_from: step at which the adversary comes in: the stage before it has none.
         layers: ``'all'``; ``'first-2'``: the two synthesis layers nearest the latent, each a convolution with what follows
@@ -111,7 +113,7 @@ class TuneSettings:
     batch: int = 4
     lr: float = 1e-4
     adversary_lr: float = 4e-4
-    betas: tuple[float, float] = (0.5, 0.9)
+    schedule: str = "constant"
     lambda_adv: float = 0.0
     adversary_from: int = 0
     layers: str = "all"
@@ -122,17 +124,21 @@ class TuneSettings:
     label: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))  # a config file has a list
         for name in ("steps", "crop", "batch", "lr", "adversary_lr", "clip_norm", "log_every", "checkpoint_every"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ModelError(f"{name} = {getattr(self, name)!r}: must be positive")
         for name in ("lambda_adv", "adversary_from", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ModelError(f"{name} = {getattr(self, name)!r}: must be positive or 0")
+        if self.schedule not in ("constant", "cosine"):
+            raise ModelError(f"schedule = {self.schedule!r}: must be constant or cosine")
         if self.crop % STRIDE:
             raise ModelError(f"crop = {self.crop}: must be a multiple of {STRIDE}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ModelError(f"betas = {self.betas}: must be two numbers from 0 to below 1")
+
+
+    def rate_at(self, step: int) -> float:
+        """What the learning rates are multiplied with."""
+        return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 class DecoderTuner:
@@ -163,13 +169,13 @@ class DecoderTuner:
         for layer in chosen:
             layer.requires_grad_(True)
         self.trained = [p for layer in chosen for p in layer.parameters()]
-        self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr, betas=settings.betas)
+        self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr, betas=BETAS)
         # without a weight the adversary is not even asked: the control is the run without one
         self.adversary = adversary.to(self.device) if adversary is not None and settings.lambda_adv else None
-        self.adversary_optimizer, self._judges = None, []
+        self.adversary_optimizer = None
         if self.adversary is not None:
-            self._judges = [p for p in self.adversary.parameters() if p.requires_grad]
-            self.adversary_optimizer = torch.optim.Adam(self._judges, lr=settings.adversary_lr, betas=settings.betas)
+            judges = [p for p in self.adversary.parameters() if p.requires_grad]
+            self.adversary_optimizer = torch.optim.Adam(judges, lr=settings.adversary_lr, betas=BETAS)
         self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
         self.out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
@@ -181,6 +187,9 @@ class DecoderTuner:
     def train_step(self) -> dict[str, float]:
         """One step; returns its losses: ``loss``, the parts that the loss names, ``generator`` and ``discriminator``."""
         settings, adversary = self.settings, self.adversary if self.step >= self.settings.adversary_from else None
+        for optimizer, lr in ((self.optimizer, settings.lr), (self.adversary_optimizer, settings.adversary_lr)):
+            for group in optimizer.param_groups if optimizer else ():
+                group["lr"] = lr * settings.rate_at(self.step)
         x = self.images.batch(settings.batch, settings.crop, settings.seed, self.step).to(self.device).float() / 255
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(hash((settings.seed, self.step)) % 2**63)  # of whatever the adversary draws
@@ -191,9 +200,8 @@ class DecoderTuner:
             total, parts = found if isinstance(found, tuple) else (found, {})
             row = {name: value for name, value in parts.items() if name != "total"}
             if adversary is not None:
-                for p in self._judges:
-                    p.requires_grad_(False)
-                row["generator"] = adversary.generator_loss(x_hat, x, y_hat)
+                with held(adversary):
+                    row["generator"] = adversary.generator_loss(x_hat, x, y_hat)
                 total = total + settings.lambda_adv * row["generator"]
             row = {"loss": total, **row}
             self.optimizer.zero_grad()
@@ -204,8 +212,6 @@ class DecoderTuner:
                                          f"lambda_adv (now {settings.lambda_adv})")
             self.optimizer.step()
             if adversary is not None:
-                for p in self._judges:
-                    p.requires_grad_(True)
                 row["discriminator"] = adversary.discriminator_loss(x_hat.detach(), x, y_hat)
                 self.adversary_optimizer.zero_grad()
                 row["discriminator"].backward()

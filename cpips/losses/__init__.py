@@ -6,17 +6,24 @@
 
 Each is a module, for images ``(N,3,H,W)`` in [0,1] and checked, and a function of tensors, which is the formula alone. A
 network's output may overshoot [0,1]: that passes, with its gradient; another convention ([-1,1], 0..255, ImageNet's mean
-and deviation) and NaN do not. Modules have no parameters, nothing in ``state_dict()``, and no training mode.
+and deviation) and NaN do not. Modules have no parameters, nothing in ``state_dict()``, and no training mode; but for the
+adversary, which is a network to be trained.
 """
 
 from ._base import Loss
+from .adversarial import (
+    NonBinaryAdversary, UNetDiscriminator, nonbinary_discriminator_loss, nonbinary_generator_loss)
 from .combined import CombinedLoss
+from .ensemble import SemanticEnsembleLoss
 from .features import FeatureExtractor
 from .perceptual import PerceptualLoss, perceptual_loss
 from .pixels import CharbonnierLoss, TotalVariationLoss, charbonnier_loss, total_variation_loss
 from .style import StyleLoss, gram_matrix, style_loss
+from .tokens import PatchTokenizer, Tokenizer, load_tokenizer
 
 __all__ = [
-    "CharbonnierLoss", "CombinedLoss", "FeatureExtractor", "Loss", "PerceptualLoss", "StyleLoss", "TotalVariationLoss",
-    "charbonnier_loss", "gram_matrix", "perceptual_loss", "style_loss", "total_variation_loss",
+    "CharbonnierLoss", "CombinedLoss", "FeatureExtractor", "Loss", "NonBinaryAdversary", "PatchTokenizer",
+    "PerceptualLoss", "SemanticEnsembleLoss", "StyleLoss", "Tokenizer", "TotalVariationLoss", "UNetDiscriminator",
+    "charbonnier_loss", "gram_matrix", "load_tokenizer", "nonbinary_discriminator_loss", "nonbinary_generator_loss",
+    "perceptual_loss", "style_loss", "total_variation_loss",
 ]

@@ -1,0 +1,197 @@
+"""What each term of the semantic ensemble loss does to a decoder, at identical bits.
+
+    python benchmarks/semantic_ensemble.py --runs DIR [--smoke]
+
+The decoder of `configs/tune-ensemble.toml` is tuned once for each row of ``ROWS``: the same codec, crops, steps and rates,
+another loss. Every row decodes the very bitstreams that the shipped codec wrote, which is asserted. Checkpoints and
+decoded images are kept in DIR: a run that was stopped goes on. The crops go to ``docs/semantic_ensemble.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import cpips
+from _common import DATA, save, table, trunk_and_heads
+from cpips.codec.container import pack
+from cpips.codec.decoder_tuning import assert_same_bitstreams
+from cpips.codec.evaluate import psnr_8bit
+from cpips.codec.files import open_codec, save_picture
+from cpips.codec.model import Codec
+from cpips.codec.tune_config import TuneConfig, make_tuner
+from cpips.files import replace
+from cpips.losses import FeatureExtractor
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG, FIGURE = ROOT / "configs" / "tune-ensemble.toml", ROOT / "docs" / "semantic_ensemble.png"
+NONE = {"perceptual": 0.0, "style": 0.0, "adversary": "none", "lambda_adv": 0.0, "adversary_from": 0}
+ROWS = {
+    "Charbonnier": NONE,
+    "+ perceptual": NONE | {"perceptual": 1.0},
+    "+ style (control)": {"adversary": "none", "lambda_adv": 0.0},
+    "+ binary": {"adversary": "binary"},
+    "+ non-binary": {},
+}
+SMOKE = {"steps": 2, "adversary_from": 1, "crop": 64, "batch": 1, "codes": 4, "token_images": 2, "width": 4}
+SIDE, PATCH = 256, 64  # px
+FEATURES = "hyperprior-q4"  # whose encoder's latents the realism columns compare; no loss here uses it
+SHOWN = [("kodim01", 96, 96), ("kodim07", 120, 60), ("kodim08", 90, 100), ("kodim05", 60, 40)]  # of the central square
+SHOWN_SIDE = 96
+COLUMNS = {"psnr": ("PSNR, dB", 2), "ms_ssim": ("MS-SSIM", 4), "lpips": ("LPIPS-Alex", 4), "cpips": ("CPIPS", 4),
+           "frechet": ("Frechet", 2), "kernel": ("kernel x 1000", 2)}
+HIGHER = {"psnr", "ms_ssim"}
+
+
+def centre(path: Path) -> Tensor:
+    """The central square of an image, ``(3,SIDE,SIDE)``."""
+    image = cpips.load_image(path)
+    top, left = ((side - SIDE) // 2 for side in image.shape[1:])
+    return image[:, top : top + SIDE, left : left + SIDE]
+
+
+def patches(images: list[Tensor]) -> Tensor:
+    """Of 8-bit images: squares side by side, and again half a square further (HiFiC's convention), ``(n,3,PATCH,PATCH)``."""
+    batch = (torch.stack(images) * 255).round() / 255
+    half = PATCH // 2
+    shifted = batch[..., half:-half, half:-half]
+    return torch.cat([t.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, PATCH, PATCH)
+                      for t in (batch, shifted)])
+
+
+def features(extractor: FeatureExtractor, images: list[Tensor]) -> np.ndarray:
+    """Latents of the patches, mean over cells: ``(n,M)``."""
+    with torch.no_grad():
+        found = [extractor(part, ["y"])["y"].mean((2, 3)) for part in patches(images).split(64)]
+    return torch.cat(found).double().numpy()
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of two Gaussians with the samples' moments."""
+    from scipy.linalg import sqrtm
+
+    one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return float(np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(one + two - 2 * sqrtm(one @ two).real))
+
+
+def kernel(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased MMD^2 under KID's cubic kernel, of all samples; may be a little below 0."""
+    def k(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: np.ndarray) -> float:
+        gram = k(x, x)
+        return (gram.sum() - np.trace(gram)) / (len(x) * (len(x) - 1))
+
+    return float(within(a) + within(b) - 2 * k(a, b).mean())
+
+
+def measure(original: list[Tensor], decoded: list[Tensor], metrics: dict, extractor: FeatureExtractor) -> dict:
+    """Means over images, and the two distances of distributions."""
+    found: dict = {"psnr": float(np.mean([psnr_8bit(x, d) for x, d in zip(original, decoded)]))}
+    for name, metric in metrics.items():
+        found[name] = float(np.mean([metric(d[None], x[None]).item() for x, d in zip(original, decoded)]))
+    a, b = features(extractor, original), features(extractor, decoded)
+    return found | {"frechet": frechet(a, b), "kernel": kernel(a, b)}
+
+
+def tuned(name: str, config: TuneConfig, runs: Path) -> tuple[Codec, dict]:
+    """A row's codec, and what its training took and ended at."""
+    tuner = make_tuner(config, DATA, runs / name.replace(" ", ""))
+    begun = time.process_time()
+    path = tuner.run(progress=lambda row: print(name, row, file=sys.stderr, flush=True) if row["step"] % 50 == 0 else None)
+    return open_codec(path), {"settings": dataclasses.asdict(config), "seconds": round(tuner.seconds, 1),
+                              "cpu_seconds": round(time.process_time() - begun, 1), "history": tuner.history}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--images", type=int, default=8, help="of Kodak, the first")
+    parser.add_argument("--smoke", action="store_true", help="two steps a row, nothing learned")
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--name", default="semantic_ensemble", help="of the result")
+    args = parser.parse_args()
+    config = TuneConfig.load(CONFIG)
+    start = open_codec(config.codec)
+    paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.images]
+    original = [centre(path) for path in paths]
+    streams = [start.encode(image) for image in original]
+    bits = [8 * len(pack(stream, start.name, start.digest)) / SIDE**2 for stream in streams]
+    metrics = {"ms_ssim": cpips.create_metric("ms-ssim"), "lpips": cpips.create_metric("lpips-alex", **trunk_and_heads("lpips-alex")),
+               "cpips": cpips.CPIPS()}
+    extractor = FeatureExtractor(FEATURES)
+    result = {"what": "a decoder tuned with each loss, at identical bits; see the docstring", "codec": config.codec,
+              "bpp": float(np.mean(bits)), "images": len(original), "side": SIDE, "patch": PATCH,
+              "patches": len(patches(original)), "features": FEATURES, "rows": {}}
+    pictures = {}
+    for name in ["shipped", *args.rows]:
+        codec, facts = start, {}
+        if name != "shipped":
+            row = dataclasses.replace(config, **ROWS[name] | (SMOKE | {k: v for k, v in ROWS[name].items() if k == "adversary_from"}
+                                                              if args.smoke else {}))
+            codec, facts = tuned(name, row, args.runs)
+            assert_same_bitstreams(start, codec, original[:4])
+        pictures[name] = [codec.decode(stream) for stream in streams]
+        folder = args.runs / "decoded" / name.replace(" ", "")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, picture in zip(paths, pictures[name]):
+            save_picture(picture, folder / path.name)
+        result["rows"][name] = {"scores": measure(original, pictures[name], metrics, extractor), **facts}
+        print(name, result["rows"][name]["scores"], file=sys.stderr, flush=True)
+    draw({path.stem: image for path, image in zip(paths, original)},
+         {name: {path.stem: image for path, image in zip(paths, found)} for name, found in pictures.items()}, args.figure)
+    path = save(args.name, result)
+    print(report(json.loads(path.read_text(encoding="utf-8"))))
+    print(path)
+
+
+def report(result: dict) -> str:
+    """Markdown: a row for each loss; the best of a column, the shipped decoder too, is bold."""
+    scores = {name: row["scores"] for name, row in result["rows"].items()}
+
+    def cell(key: str, value: float) -> str:
+        return f"{value * (1000 if key == 'kernel' else 1):.{COLUMNS[key][1]}f}"
+
+    best = {key: (max if key in HIGHER else min)((row[key] for row in scores.values())) for key in COLUMNS}
+    rows = [[name, *(f"**{cell(key, row[key])}**" if row[key] == best[key] else cell(key, row[key]) for key in COLUMNS)]
+            for name, row in scores.items()]
+    seconds = ", ".join(f"{name} {row['cpu_seconds']:.0f}" for name, row in result["rows"].items() if "cpu_seconds" in row)
+    m = result["machine"]
+    return (f"{table(['decoder', *(title for title, _ in COLUMNS.values())], rows)}\n\n({result['codec']}, {result['bpp']:.3f} bpp "
+            f"in every row; central {result['side']} px squares of {result['images']} Kodak images; Frechet and kernel "
+            f"distances of {result['patches']} patches of {result['patch']} px, features of the encoder of "
+            f"{result['features']}. Seconds of CPU time: {seconds}; {m['cpu']}, {m['threads']} "
+            f"thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
+
+
+def draw(original: dict[str, Tensor], pictures: dict[str, dict[str, Tensor]], path: Path) -> None:
+    """Rows of crops: the original, and what each decoder shows of the same bits."""
+    from matplotlib.figure import Figure
+
+    shown = [crop for crop in SHOWN if crop[0] in original]
+    columns = {"original": original, **pictures}
+    figure = Figure(figsize=(1.6 * len(columns), 1.72 * max(len(shown), 1)), layout="constrained")
+    axes = figure.subplots(max(len(shown), 1), len(columns), squeeze=False)
+    for axis, title in zip(axes[0], columns):
+        axis.set_title(title, fontsize=9)
+    for line, (stem, top, left) in zip(axes, shown):
+        for axis, images in zip(line, columns.values()):
+            crop = images[stem][:, top : top + SHOWN_SIDE, left : left + SHOWN_SIDE].permute(1, 2, 0)
+            axis.imshow(crop.numpy(), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What a config of decoder tuning (TOML, ``configs/tune-*.toml``) may say, and the tuner that it asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import cpips
+
+from .. import toml
+from ..baselines import BASELINES, weights_in
+from ..errors import ModelError
+from ..losses import (
+    NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, load_tokenizer)
+from .config import _check_types
+from .data import Crops
+from .decoder_tuning import DecoderTuner, TuneSettings
+from .files import open_codec
+from .model import Codec
+
+ADVERSARIES = ("none", "binary", "non-binary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(TuneSettings):
+    """:class:`~cpips.codec.decoder_tuning.TuneSettings`, and what is plugged in: the semantic ensemble loss.
+
+    Args:
+        name: of the run.
+        codec: a shipped model, or a codec's file, relative to the config's.
+        data: folders of photographs, under the data root.
+        charbonnier, perceptual, style, patch: of :class:`~cpips.losses.SemanticEnsembleLoss`.
+        metric: of the perceptual term, as ``cpips models`` lists it.
+        adversary: ``'non-binary'``, ``'binary'`` (one code) or ``'none'``.
+        codes: kinds of originals that the discriminator tells apart.
+        token_images: crops that the tokenizer is fitted to.
+        width: of the discriminator's first level.
+        notes: for people.
+    """
+
+    name: str
+    codec: str
+    data: list[str]
+    charbonnier: float = 10.0
+    perceptual: float = 1.0
+    style: float = 1.0
+    patch: int = 0
+    metric: str = "cpips-lite"
+    adversary: str = "none"
+    codes: int = 64
+    token_images: int = 200
+    width: int = 32
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            _check_types(self)
+        except TypeError as error:
+            raise ModelError(str(error)) from None
+        super().__post_init__()
+        if self.adversary not in ADVERSARIES:
+            raise ModelError(f"adversary = {self.adversary!r}: must be one of {', '.join(ADVERSARIES)}")
+        if (self.adversary == "none") != (self.lambda_adv == 0):
+            raise ModelError(f"adversary = {self.adversary!r} with lambda_adv = {self.lambda_adv}: a weight needs an "
+                             "adversary, and an adversary a weight")
+        if self.patch < 0 or self.codes < 2 or self.token_images < 1:
+            raise ModelError(f"patch = {self.patch}, codes = {self.codes}, token_images = {self.token_images}: expected 0 or "
+                             "more, 2 or more, 1 or more")
+        if not self.data:
+            raise ModelError("data must name at least one folder of photographs")
+
+    @classmethod
+    def load(cls, path: Path) -> "TuneConfig":
+        """Read a TOML config.
+
+        Raises:
+            ValueError: an unknown, missing or unreadable setting; the message names it.
+            OSError: the file cannot be read.
+        """
+        path = Path(path)
+        raw = toml.read(path, cls)
+        try:
+            config = cls(**raw)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{path}: {error}") from None
+        if config.codec.endswith(".safetensors"):
+            config = dataclasses.replace(config, codec=str((path.parent / config.codec).resolve()))
+        return config
+
+    @property
+    def settings(self) -> TuneSettings:
+        """Those of the trainer; its label holds all that decides what is plugged in."""
+        names = {f.name for f in dataclasses.fields(TuneSettings)} - {"label"}
+        plugged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                   if f.name not in names | {"name", "codec", "notes", "label"}}
+        return TuneSettings(**{name: getattr(self, name) for name in names},
+                            label=", ".join(f"{name} {value}" for name, value in plugged.items()))
+
+
+def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cpu") -> DecoderTuner:
+    """The tuner that ``config`` asks for, in folder ``out``, where it may have begun already.
+
+    LPIPS' weights are read from ``weights`` under the data root, where they lie there.
+    """
+    images = Crops([Path(data_root) / name for name in config.data], config.crop)
+    codec = open_codec(config.codec)
+    found = weights_in(Path(data_root) / "weights", config.metric) if config.metric in BASELINES else {}
+    loss = SemanticEnsembleLoss(charbonnier=config.charbonnier, perceptual=config.perceptual, style=config.style,
+                                patch=config.patch or None, metric=cpips.create_metric(config.metric, **found))
+    adversary = make_adversary(config, codec, images, Path(out)) if config.lambda_adv else None
+    return DecoderTuner(codec, images, loss, adversary, settings=config.settings, out=out, device=device)
+
+
+def make_adversary(config: TuneConfig, codec: Codec, images: Crops, out: Path) -> NonBinaryAdversary:
+    """The untrained adversary of a run; its tokenizer is fitted once and kept as ``tokenizer.safetensors``."""
+    tokenizer: Tokenizer | None = None
+    if config.adversary == "non-binary":
+        path = out / "tokenizer.safetensors"
+        if not path.exists():
+            crops = images.batch(config.token_images, config.crop, config.seed, config.steps + 1).float() / 255
+            fitted = PatchTokenizer.fit(crops, config.codes, seed=config.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fitted.save(path)
+        tokenizer = load_tokenizer(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        discriminator = UNetDiscriminator(tokenizer.codes if tokenizer else 1, codec.M, config.width)
+    return NonBinaryAdversary(discriminator, tokenizer)

@@ -1,0 +1,93 @@
+"""The semantic ensemble loss: pixels, what a person sees, textures, and an adversary that knows what was there."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import torch
+from torch import Tensor
+
+from .. import pretrained
+from ..errors import ModelError
+from ..protocol import FullReferenceMetric
+from ._base import Target
+from .adversarial import NonBinaryAdversary, held
+from .combined import CombinedLoss
+from .perceptual import PerceptualLoss
+from .pixels import CharbonnierLoss
+from .style import StyleLoss
+
+
+class SemanticEnsembleLoss(CombinedLoss):
+    """Charbonnier + perceptual + style (Gram) + non-binary adversarial loss, in named parts.
+
+    ::
+
+        loss = SemanticEnsembleLoss()                                  # the first stage: without an adversary
+        loss = SemanticEnsembleLoss(adversary=NonBinaryAdversary(UNetDiscriminator(64, 192), tokenizer))
+        total, parts = loss(output, target, latent)                    # charbonnier, perceptual, style, adversarial, total
+        judged = loss.discriminator_loss(output, target, latent)       # for the adversary's own optimiser
+
+    The sum of Li et al., Semantic Ensemble Loss and Latent Refinement for High-Fidelity Neural Image Compression (arXiv
+    2401.14007), whose weights are not published: the defaults make the gradients of the first three, at the pixels of a
+    decoded image of 0.2 bits per pixel, equal within a factor of three; the adversary's is MS-ILLM's.
+
+    Args:
+        charbonnier, perceptual, style, adversarial: weights; a term of weight 0 is left out.
+        metric: of the perceptual term, a model's name or a metric, as :class:`~cpips.losses.PerceptualLoss` takes it:
+            ``cpips.create_metric("lpips-alex")`` for LPIPS.
+        textures: of the style term, as :class:`~cpips.losses.StyleLoss` takes it.
+        patch: side of the style term's windows, in cells; ``None`` for the whole image.
+        eps: of the Charbonnier term, units of the pixels.
+        adversary: registered with its parameters, which this loss gives no gradient; ``None`` for the first stage.
+        check: see :class:`~cpips.losses.Loss`.
+
+    Raises:
+        ModelError: a negative weight, or no term but the adversary's.
+    """
+
+    def __init__(self, *, charbonnier: float = 10.0, perceptual: float = 1.0, style: float = 1.0, adversarial: float = 0.008,
+                 metric: pretrained.Source | FullReferenceMetric = pretrained.DEFAULT_MODEL,
+                 textures: pretrained.Source = pretrained.DEFAULT_MODEL, patch: int | None = None, eps: float = 1e-3,
+                 adversary: NonBinaryAdversary | None = None, check: str = "auto"):
+        weights = {"charbonnier": charbonnier, "perceptual": perceptual, "style": style, "adversarial": adversarial}
+        if wrong := [name for name, weight in weights.items() if not 0 <= weight < float("inf")]:
+            raise ModelError(f"the weight of {wrong[0]} is {weights[wrong[0]]!r}: expected 0 or a positive number")
+        terms = {}
+        if charbonnier:
+            terms["charbonnier"] = (charbonnier, CharbonnierLoss(eps, check=check))
+        if perceptual:
+            terms["perceptual"] = (perceptual, PerceptualLoss(metric, check=check))
+        if style:
+            terms["style"] = (style, StyleLoss(textures, patch=patch, check=check))
+        super().__init__(terms)
+        self.adversarial, self.adversary = adversarial, adversary
+
+    def forward(self, output: Tensor, target: Tensor | Mapping[str, Target] | None = None,
+                latent: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum, with its graph, and its detached parts, before their weights, and ``total``.
+
+        Args:
+            output: ``(N,3,H,W)``.
+            target: as ``output``; what :meth:`embed` made of it serves without an adversary only.
+            latent: what the discriminator is conditioned on, ``(N,M,h,w)``.
+        """
+        total, parts = super().forward(output, target)
+        if self.adversary is None or not self.adversarial:
+            return total, parts
+        with held(self.adversary):
+            value = self.adversary.generator_loss(output, self._image(target), latent)
+        total = total + self.adversarial * value
+        return total, {**parts, "adversarial": value.detach(), "total": total.detach()}
+
+    def discriminator_loss(self, output: Tensor, target: Tensor, latent: Tensor | None = None) -> Tensor:
+        """The adversary's own loss; no gradient reaches ``output``."""
+        if self.adversary is None:
+            raise ModelError("there is no adversary to train: SemanticEnsembleLoss(adversary=...)")
+        return self.adversary.discriminator_loss(output.detach(), self._image(target), latent)
+
+    @staticmethod
+    def _image(target: Tensor | Mapping[str, Target] | None) -> Tensor:
+        if not isinstance(target, torch.Tensor):
+            raise ModelError("the adversary needs the target image, (N,3,H,W), not what embed() made of it")
+        return target

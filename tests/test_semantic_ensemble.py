@@ -1,0 +1,252 @@
+"""The semantic ensemble loss: the adversary against formulas, the tokenizer, the sum and its parts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cpips.errors import ImageError, ModelError, WeightsError
+from cpips.losses import (
+    CharbonnierLoss, NonBinaryAdversary, PatchTokenizer, PerceptualLoss, SemanticEnsembleLoss, StyleLoss,
+    UNetDiscriminator, load_tokenizer, nonbinary_discriminator_loss, nonbinary_generator_loss)
+
+pytest.importorskip("scipy")
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Smooth (0..3) and rough (4..7) images, ``(8,3,64,64)``."""
+    generator = torch.Generator().manual_seed(5)
+    smooth = F.interpolate(torch.rand(4, 3, 4, 4, generator=generator), (64, 64), mode="bicubic").clamp(0, 1)
+    return torch.cat([smooth, torch.rand(4, 3, 64, 64, generator=generator)])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(images):
+    return PatchTokenizer.fit(images, 6, dims=8)
+
+
+def make_adversary(tokenizer=None, latent=5, seed=0):
+    torch.manual_seed(seed)
+    codes = 1 if tokenizer is None else tokenizer.codes
+    return NonBinaryAdversary(UNetDiscriminator(codes, latent, width=4, levels=4), tokenizer)
+
+
+# ---- the losses ------------------------------------------------------------------------------------------------------
+
+
+def test_one_code_is_the_binary_loss():
+    """Two logits are one: their difference. Closed form of the binary cross-entropy, softplus by softplus."""
+    real, fake = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64).unbind(0)
+    labels = torch.zeros(3, 4, 5, dtype=torch.int64)
+    margin = {name: (t[:, 1] - t[:, 0]).float() for name, t in (("real", real), ("fake", fake))}
+    expected = (F.softplus(-margin["real"]).mean() + F.softplus(margin["fake"]).mean()) / 2
+    assert nonbinary_discriminator_loss(real, fake, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    bce = F.binary_cross_entropy_with_logits(margin["fake"], torch.ones(3, 4, 5))
+    assert nonbinary_generator_loss(fake, labels).item() == pytest.approx(bce.item(), rel=1e-6)
+    bce = (F.binary_cross_entropy_with_logits(margin["real"], torch.ones(3, 4, 5))
+           + F.binary_cross_entropy_with_logits(margin["fake"], torch.zeros(3, 4, 5))) / 2
+    assert nonbinary_discriminator_loss(real, fake, labels).item() == pytest.approx(bce.item(), rel=1e-6)
+
+
+def test_many_codes_are_the_published_formulas():
+    real, fake, labels = torch.randn(2, 5, 3, 3), torch.randn(2, 5, 3, 3), torch.randint(4, (2, 3, 3))
+    right = torch.log_softmax(real, 1).gather(1, labels[:, None] + 1)
+    told = torch.log_softmax(fake, 1)
+    assert nonbinary_discriminator_loss(real, fake, labels).item() == pytest.approx(
+        -(right.mean() + told[:, 0].mean()).item() / 2, rel=1e-5)
+    assert nonbinary_generator_loss(fake, labels).item() == pytest.approx(
+        -told.gather(1, labels[:, None] + 1).mean().item(), rel=1e-5)
+
+
+def test_a_decoded_image_of_another_kind_fools_nobody():
+    """What binary losses cannot tell: real-looking, but not of the kind that was there."""
+    labels = torch.full((1, 2, 2), 2)
+    right, other = torch.zeros(1, 5, 2, 2), torch.zeros(1, 5, 2, 2)
+    right[:, 3], other[:, 1] = 20, 20
+    assert nonbinary_generator_loss(right, labels) < 1e-6
+    assert nonbinary_generator_loss(other, labels) > 19
+
+
+def test_logits_that_do_not_fit_are_refused():
+    with pytest.raises(ImageError, match=r"expected \(N,K\+1,h,w\)"):
+        nonbinary_generator_loss(torch.rand(1, 3, 4, 4), torch.zeros(1, 4, 5, dtype=torch.int64))
+
+
+# ---- the discriminator -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [3, 4, 5])
+@pytest.mark.parametrize("size", [(64, 64), (72, 104)])
+def test_logits_stand_at_a_stride_of_eight(levels, size):
+    net = UNetDiscriminator(7, 5, width=4, levels=levels)
+    latent = torch.rand(2, 5, -(-size[0] // 16), -(-size[1] // 16))
+    assert net(torch.rand(2, 3, *size), latent).shape == (2, 8, size[0] // 8, size[1] // 8)
+
+
+def test_the_latent_is_looked_at():
+    image, latent = torch.rand(1, 3, 32, 32), torch.rand(1, 5, 2, 2)
+    net = UNetDiscriminator(2, 5, width=4, levels=4)
+    assert not torch.equal(net(image, latent), net(image, latent + 1))
+    assert UNetDiscriminator(2, 0, width=4, levels=4)(image).shape == (1, 3, 4, 4)
+    with pytest.raises(ImageError, match="the latent is none"):
+        net(image)
+    with pytest.raises(ImageError, match=r"expected \(1,5,h,w\)"):
+        net(image, torch.rand(1, 4, 2, 2))
+
+
+@pytest.mark.parametrize("size", [(32, 36), (8, 32)])
+def test_sizes_that_do_not_fit_are_refused(size):
+    with pytest.raises(ImageError, match="multiples of 8"):
+        UNetDiscriminator(2, 0, levels=4)(torch.rand(1, 3, *size))
+
+
+@pytest.mark.parametrize("wrong", [{"codes": 0}, {"latent_channels": -1}, {"width": 0}, {"levels": 2}])
+def test_settings_of_the_discriminator_are_checked(wrong):
+    with pytest.raises(ModelError):
+        UNetDiscriminator(**{"codes": 2, "latent_channels": 0} | wrong)
+
+
+@pytest.mark.slow
+def test_the_adversary_learns_to_tell(images):
+    """Originals against blurred ones: the loss falls, and originals pass for their kinds where blurred ones do not."""
+    images = images[2:6, :, :32, :32]
+    tokenizer, latent, blurred = PatchTokenizer.fit(images, 3, dims=4), torch.zeros(4, 5, 2, 2), F.avg_pool2d(images, 5, 1, 2)
+    adversary = NonBinaryAdversary(UNetDiscriminator(3, 5, width=8, levels=3), tokenizer)
+    optimizer = torch.optim.Adam(adversary.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = adversary.discriminator_loss(blurred, images, latent)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    fooled, told = adversary.generator_loss(images, images, latent), adversary.generator_loss(blurred, images, latent)
+    assert told > 2 * fooled
+
+
+def test_the_tokenizer_of_an_adversary_is_frozen(tokenizer):
+    adversary = make_adversary(tokenizer)
+    names = {name for name, p in adversary.named_parameters() if p.requires_grad}
+    assert names and all(name.startswith("discriminator.") for name in names)
+    with pytest.raises(ModelError, match="6 codes and the discriminator 3"):
+        NonBinaryAdversary(UNetDiscriminator(3, 5), tokenizer)
+
+
+# ---- the tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def test_labels_tell_textures_apart():
+    """Stripes lying and standing, with noise: no label stands in both."""
+    lines = (torch.arange(64) // 2 % 2).float().expand(3, 64, 64)
+    stripes = 0.8 * torch.stack([lines, lines.transpose(1, 2)]) + 0.1 * torch.rand(2, 3, 64, 64)
+    fitted = PatchTokenizer.fit(stripes, 2, dims=1)
+    labels = fitted(stripes)
+    assert labels.shape == (2, 8, 8) and labels.dtype == torch.int64 and 0 <= labels.min() and labels.max() < 2
+    assert not set(labels[0].flatten().tolist()) & set(labels[1].flatten().tolist())
+    assert fitted.usage(stripes).sum() == pytest.approx(1)
+
+
+def test_labels_are_those_of_the_nearest_centre(images, tokenizer):
+    patch = images[1, :, 8:16, 24:32].flatten()
+    cell = (patch - tokenizer.mean) @ tokenizer.basis
+    assert tokenizer(images)[1, 1, 3] == (tokenizer.book - cell).square().sum(1).argmin()
+
+
+def test_whitened_components_have_one_deviation(images):
+    fitted = PatchTokenizer.fit(images[4:], 4, dims=5)
+    cells = fitted._cells(images[4:]).transpose(0, 1).flatten(1)
+    assert torch.allclose(cells.std(1), torch.ones(5), atol=1e-3)
+    assert torch.allclose(torch.cov(cells), torch.eye(5), atol=1e-3)
+
+
+def test_the_same_fit_for_the_same_seed(images):
+    one, same, other = (PatchTokenizer.fit(images, 5, seed=seed).book for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_a_saved_tokenizer_gives_the_same_labels(images, tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "t.safetensors")
+    assert torch.equal(load_tokenizer(tmp_path / "t.safetensors")(images), tokenizer(images))
+
+
+def test_files_that_are_no_tokenizer_are_refused(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 40)
+    for name in ("broken", "absent"):
+        with pytest.raises(WeightsError, match=name):
+            load_tokenizer(tmp_path / f"{name}.safetensors")
+
+
+def test_impossible_fits_are_refused(images):
+    with pytest.raises(ModelError, match="1000 codes and 24 dims from 512 patches"):
+        PatchTokenizer.fit(images, 1000)
+    with pytest.raises(ImageError, match="multiples of 8"):
+        PatchTokenizer.fit(images[..., :60], 4)
+
+
+def test_images_that_do_not_fit_are_refused(tokenizer):
+    with pytest.raises(ImageError, match="multiples of 8"):
+        tokenizer(torch.rand(1, 3, 60, 64))
+
+
+# ---- the sum ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_sum_is_that_of_its_parts(images, tokenizer):
+    adversary, latent = make_adversary(tokenizer), torch.rand(2, 5, 4, 4)
+    output, target = (images[:2] * 0.9).requires_grad_(), images[:2]
+    loss = SemanticEnsembleLoss(charbonnier=3, perceptual=2, style=5, adversarial=0.5, adversary=adversary)
+    total, parts = loss(output, target, latent)
+    assert set(parts) == {"charbonnier", "perceptual", "style", "adversarial", "total"}
+    expected = {"charbonnier": CharbonnierLoss()(output, target), "perceptual": PerceptualLoss()(output, target),
+                "style": StyleLoss()(output, target), "adversarial": adversary.generator_loss(output, target, latent)}
+    for name, value in expected.items():
+        assert parts[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    weighted = 3 * parts["charbonnier"] + 2 * parts["perceptual"] + 5 * parts["style"] + 0.5 * parts["adversarial"]
+    assert total.item() == pytest.approx(weighted.item(), rel=1e-5) == parts["total"].item()
+    total.backward()
+    assert output.grad.isfinite().all() and output.grad.abs().sum() > 0
+
+
+def test_the_loss_trains_the_output_and_the_adversary_itself(images, tokenizer):
+    adversary, latent = make_adversary(tokenizer), torch.rand(2, 5, 4, 4)
+    loss = SemanticEnsembleLoss(style=0, perceptual=0, adversarial=1, adversary=adversary)
+    output = (images[:2] * 0.9).requires_grad_()
+    loss(output, images[:2], latent)[0].backward()
+    assert all(p.grad is None for p in adversary.parameters()) and output.grad is not None
+    output.grad = None
+    loss.discriminator_loss(output, images[:2], latent).backward()
+    assert output.grad is None and all(p.grad is not None for p in adversary.discriminator.parameters())
+
+
+@pytest.mark.parametrize("without", ["charbonnier", "perceptual", "style", "adversarial"])
+def test_a_term_without_weight_is_left_out(images, tokenizer, without):
+    loss = SemanticEnsembleLoss(**{without: 0}, adversary=make_adversary(tokenizer))
+    _, parts = loss(images[:1] * 0.9, images[:1], torch.rand(1, 5, 4, 4))
+    assert set(parts) == {"charbonnier", "perceptual", "style", "adversarial", "total"} - {without}
+
+
+def test_the_first_stage_has_no_adversary_and_embeds_its_target(images):
+    loss = SemanticEnsembleLoss()
+    output, target = images[:2] * 0.9, images[:2]
+    assert loss(output, loss.embed(target))[0].item() == pytest.approx(loss(output, target)[0].item(), rel=1e-5)
+    assert "adversarial" not in loss(output, target)[1] and not list(loss.parameters()) and not loss.state_dict()
+    with pytest.raises(ModelError, match="no adversary to train"):
+        loss.discriminator_loss(output, target)
+
+
+def test_an_embedded_target_is_no_image_for_the_adversary(images, tokenizer):
+    loss = SemanticEnsembleLoss(adversary=make_adversary(tokenizer))
+    with pytest.raises(ModelError, match="needs the target image"):
+        loss(images[:1], loss.embed(images[:1]), torch.rand(1, 5, 4, 4))
+
+
+@pytest.mark.parametrize("wrong", [{"style": -1}, {"adversarial": math.inf}, {"perceptual": math.nan},
+                                   {"charbonnier": 0, "perceptual": 0, "style": 0}])
+def test_impossible_weights_are_refused(wrong):
+    with pytest.raises(ModelError):
+        SemanticEnsembleLoss(**wrong)
