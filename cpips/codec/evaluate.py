@@ -26,7 +26,8 @@ def load_codec(path: Path, sha256: str | None = None) -> Codec:
     """
     codec = Codec.from_state_dict(read_weights(Path(path), sha256))
     if Path(path).suffix == ".safetensors":
-        codec.reads = codec_metadata(path).get("reads", "")
+        told = codec_metadata(path)
+        codec.reads, codec.lmbda = told.get("reads", ""), float(told["lmbda"]) if "lmbda" in told else None
     return codec
 
 

@@ -23,7 +23,7 @@ from ..scoring import Result
 from ..scoring.tables import atomic
 from . import container
 from .container import Compressed
-from .evaluate import codec_metadata, load_codec
+from .evaluate import load_codec
 from .model import Codec
 
 PICTURES = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}  # all written lossless
@@ -45,8 +45,6 @@ def open_codec(model: str | os.PathLike = pretrained.DEFAULT_CODEC) -> Codec:
         path = Path(model)
         codec = load_codec(path)
         codec.name = path.stem if path.stem != "codec" else "custom"
-        told = codec_metadata(path).get("lmbda")
-        codec.lmbda = float(told) if told else None
         return codec
     card = pretrained.model_card(str(model))
     roots = (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))
