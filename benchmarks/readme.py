@@ -133,9 +133,16 @@ def style_encoders() -> str:
     return report(json.loads((RESULTS / "style_encoders.json").read_text()))
 
 
+def refinement() -> str:
+    from refinement import report
+
+    return report(json.loads((RESULTS / "refinement.json").read_text()))
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
          "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
-         "docs/losses_at_work.md": (sr_losses, style_encoders)}
+         "docs/losses_at_work.md": (sr_losses, style_encoders),
+         "docs/refinement.md": (refinement,)}
 
 
 def filled(page: str) -> str:
