@@ -411,7 +411,7 @@ def test_command_errors_are_one_line(folder):
         ((*tiny, "--fg-weight", "4"), 2, "give roi"),
         ((*tiny, "-o", "c.cpz"), 2, "no checkpoint of a refinement"),
         (("-c", "eye.safetensors"), 2, "not a scale hyperprior codec"),
-        (("-c", "lpips-alex"), 2, "lpips-alex"),
+        (("-c", "lpips-alex"), 2, "lpips-alex is a metric without a codec"),
     ]:
         done = call(*args)
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
