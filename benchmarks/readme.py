@@ -182,6 +182,12 @@ def ray_scoring_bill() -> str:
     return arithmetic(json.loads((RESULTS / "ray_scoring.json").read_text()))
 
 
+def refinement() -> str:
+    from refinement import report
+
+    return report(json.loads((RESULTS / "refinement.json").read_text()))
+
+
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
     "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
@@ -190,6 +196,7 @@ PAGES = {
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
     "docs/models.md": (cards,),
+    "docs/refinement.md": (refinement,),
     "docs/scale.md": (ray_scoring, ray_scoring_bill),
 }
 

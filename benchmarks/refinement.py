@@ -1,6 +1,7 @@
 """What refining an image's latents brings: at equal bits by objective, and as a BD-rate over the plain qualities.
 
-    python benchmarks/refinement.py [--only objectives|qualities] [--steps 150] [--side 192] [--smoke]
+    python benchmarks/refinement.py [--only objectives|qualities] [--steps 150] [--side 192] [--quality-side 128]
+                                    [--images 2] [--smoke]
 
 Objectives: crops of two Kodak images, the codec ``cpips-lite``, every refined file held to the rate of the codec's own
 (within 2 %). The perceptual and style terms are those of cpips-lite, which the table's CPIPS column therefore flatters;
@@ -110,6 +111,10 @@ def qualities(side: int, steps: int, names: list[str]) -> dict:
             "bd": bjontegaard(curves["refined"], curves["none"])}
 
 
+def crops(count: int) -> str:
+    return f"{count} crop{'s' * (count > 1)}"
+
+
 def report(result: dict) -> str:
     """Markdown of both parts."""
     parts = []
@@ -123,7 +128,7 @@ def report(result: dict) -> str:
                          f"{mean['seconds']:.0f}"])
         header = ["refinement", "bits", "PSNR (dB)", "in the region", "outside", "CPIPS", "LPIPS-Alex", "MS-SSIM", "seconds"]
         images = len({row["image"] for row in found["rows"]})
-        parts.append(f"{table(header, rows)}\n\n(Means of {images} crops of {found['side']} px, `{found['codec']}`, "
+        parts.append(f"{table(header, rows)}\n\n(Means of {crops(images)} of {found['side']} px, `{found['codec']}`, "
                      f"{found['steps']} steps; seconds an image with coding and measuring, on a machine that was shared.)")
     if found := result.get("qualities"):
         pairs = zip(found["curves"]["none"], found["curves"]["refined"])
@@ -134,7 +139,7 @@ def report(result: dict) -> str:
                 f"{bd['rate_percent']:+.1f} % bits, BD-PSNR {bd['psnr_db']:+.2f} dB, over "
                 f"{bd['common_range']['psnr'][0]:.1f} to {bd['common_range']['psnr'][1]:.1f} dB")
         header = ["codec", "bits per pixel", "PSNR (dB)", "refined: bits per pixel", "PSNR (dB)", "objective"]
-        parts.append(f"{table(header, rows)}\n\nBD-rate of refined against unrefined: {told} ({len(found['images'])} crops of "
+        parts.append(f"{table(header, rows)}\n\nBD-rate of refined against unrefined: {told} ({crops(len(found['images']))} of "
                      f"{found['side']} px, {found['steps']} steps). Published: {LITERATURE} % on whole Kodak with 2000 steps.")
     return "\n\n".join(parts)
 
@@ -168,10 +173,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--side", type=int, default=192, help="of the crops of the objectives, in pixels, more than 160")
     parser.add_argument("--quality-side", type=int, default=128, help="of the crops of the qualities")
+    parser.add_argument("--images", type=int, default=len(CROPS), help="how many of the crops")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--smoke", action="store_true", help="both parts in seconds, on one small crop; nothing is kept")
     args = parser.parse_args()
-    names = list(CROPS)
+    names = list(CROPS)[: args.images]
     if args.smoke:
         args.steps, args.side, args.quality_side, names = 2, 161, 32, names[:1]
     result = {}

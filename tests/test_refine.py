@@ -27,13 +27,25 @@ from cpips.errors import RateError  # noqa: E402
 from cpips.losses import CharbonnierLoss  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
-ALPHA = 0.01
+ALPHA, STEPS = 0.01, 20
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def tame_codec(seed: int = 0):
+    """The tests' codec with a latent of a few units, as trained ones have, and pictures of about [0,1]."""
+    codec = make_codec(seed)
+    with torch.no_grad():
+        codec.g_a[6].weight /= 12
+        codec.g_a[6].bias /= 12
+        codec.h_s[4].bias -= 2
+        codec.g_s[6].weight /= 80
+        codec.g_s[6].bias += 0.5
+    return codec
 
 
 @pytest.fixture(scope="module")
 def codec():
-    return make_codec()
+    return tame_codec()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +59,7 @@ def image() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def plain(codec, image):
-    return refine(image, codec, alpha=ALPHA, steps=40)
+    return refine(image, codec, alpha=ALPHA, steps=STEPS)
 
 
 def packed(refined, codec) -> bytes:
@@ -111,7 +123,7 @@ def test_bits_are_the_entropy_models(codec, image):
 
 def test_the_objective_falls_and_the_file_is_an_ordinary_one(codec, image, plain, tmp_path):
     first, last = plain.history[0], kept(plain)
-    assert first["step"] == 0 and plain.history[-1]["step"] == 40
+    assert first["step"] == 0 and plain.history[-1]["step"] == STEPS
     assert last["objective"] < 0.97 * first["objective"]
     assert last["objective"] == min(row["objective"] for row in plain.history)
     size = files.write(plain.stream, tmp_path / "a.cpz", codec)
@@ -135,14 +147,14 @@ def test_both_latents_move(codec, image, plain):
 
 def test_one_seed_one_file(codec, image, plain):
     torch.manual_seed(5)  # the global state plays no part
-    again = refine(image, codec, alpha=ALPHA, steps=40)
+    again = refine(image, codec, alpha=ALPHA, steps=STEPS)
     assert packed(again, codec) == packed(plain, codec) and again.history == plain.history
-    other = refine(image, codec, alpha=ALPHA, steps=40, seed=1)
+    other = refine(image, codec, alpha=ALPHA, steps=STEPS, seed=1)
     assert packed(other, codec) != packed(plain, codec)
 
 
 def test_the_codec_is_left_as_it_was(image):
-    codec = make_codec()
+    codec = tame_codec()
     before = {name: value.clone() for name, value in codec.state_dict().items()}
     refine(image, codec, alpha=ALPHA, steps=2)
     assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
@@ -156,7 +168,7 @@ def test_any_size(codec, size):
 
 
 def test_perceptual_and_style_terms_are_the_losses(codec, image):
-    refined = refine(image, codec, alpha=0.0, beta=50.0, gamma=50.0, steps=15)
+    refined = refine(image, codec, alpha=0.0, beta=50.0, gamma=50.0, steps=10)
     first, last = refined.history[0], kept(refined)
     decoded = codec.decode(refined.stream)
     assert last["perceptual"] == pytest.approx(CPIPS()(decoded[None], image[None]).item(), rel=1e-3)
@@ -174,10 +186,10 @@ def test_losses_of_the_callers_own(codec, image):
 # ---- rates --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0.92, 1.0])
+@pytest.mark.parametrize("share", [0.96, 1.0])
 def test_a_target_is_met_by_the_real_file(codec, image, plain, share, tmp_path):
     target = share * plain.history[0]["bpp"]
-    refined = refine(image, codec, alpha=ALPHA, target_bpp=target, steps=60)
+    refined = refine(image, codec, alpha=ALPHA, target_bpp=target, steps=30)
     size = files.write(refined.stream, tmp_path / "a.cpz", codec)
     assert abs(8 * size / (52 * 70) / target - 1) <= 0.02
     meeting = [row["quality"] for row in refined.history if abs(row["bpp"] / target - 1) <= 0.02]
@@ -199,16 +211,16 @@ def test_a_target_out_of_reach_is_told(codec, image, plain):
 
 def test_equal_weights_are_the_plain_run(codec, image, plain, tmp_path):
     for weight in (1.0, 0.3):
-        refined = refine(image, codec, alpha=ALPHA, roi=(10, 5, 30, 20), fg_weight=weight, bg_weight=weight, steps=40)
+        refined = refine(image, codec, alpha=ALPHA, roi=(10, 5, 30, 20), fg_weight=weight, bg_weight=weight, steps=STEPS)
         assert packed(refined, codec) == packed(plain, codec)
-    everything = refine(image, codec, alpha=ALPHA, roi=torch.ones(52, 70), fg_weight=2.0, bg_weight=0.0, steps=40)
+    everything = refine(image, codec, alpha=ALPHA, roi=torch.ones(52, 70), fg_weight=2.0, bg_weight=0.0, steps=STEPS)
     assert packed(everything, codec) == packed(plain, codec)
 
 
 def test_a_region_is_better_than_in_the_plain_run(codec, image, plain):
     mask = torch.zeros(52, 70, dtype=torch.bool)
     mask[:, :35] = True
-    refined = refine(image, codec, alpha=ALPHA, roi=mask, bg_weight=0.02, steps=40)
+    refined = refine(image, codec, alpha=ALPHA, roi=mask, bg_weight=0.02, steps=STEPS)
     row, decoded, before = kept(refined), codec.decode(refined.stream), codec.decode(plain.stream)
     assert row["psnr_fg"] == pytest.approx(psnr_8bit(image[:, mask], decoded[:, mask]), abs=1e-3)
     assert row["psnr_bg"] == pytest.approx(psnr_8bit(image[:, ~mask], decoded[:, ~mask]), abs=1e-3)
@@ -267,11 +279,11 @@ def test_killed_and_resumed_is_the_same_file(codec, image, plain, tmp_path, sett
     if settings:
         settings = {**settings, "target_bpp": 0.97 * plain.history[0]["bpp"]}
     path = tmp_path / "run.refining"
-    arguments = dict(alpha=ALPHA, steps=24, **settings)
+    arguments = dict(alpha=ALPHA, steps=16, **settings)
     expected = refine(image, codec, **arguments)
 
     def kill(row: dict) -> None:
-        if row["step"] == 13:
+        if row["step"] == 12:
             raise Killed
 
     with pytest.raises(Killed):
@@ -292,7 +304,7 @@ def test_checkpoints_of_others(codec, image, tmp_path):
     with pytest.raises(WeightsError, match="image differ"):
         refine(image.flip(1), codec, alpha=ALPHA, steps=2, checkpoint=path)
     with pytest.raises(WeightsError, match="codec differ"):
-        refine(image, make_codec(1), alpha=ALPHA, steps=2, checkpoint=path)
+        refine(image, tame_codec(1), alpha=ALPHA, steps=2, checkpoint=path)
     for content in (b"", b"not a checkpoint", path.read_bytes()[:500]):
         path.write_bytes(content)
         with pytest.raises(WeightsError, match="no checkpoint of a refinement, or damaged"):
@@ -346,17 +358,17 @@ def call(*args):
 
 
 def test_command(codec, image, folder):
-    done = call("-c", "tiny.safetensors", "-o", "b.cpz", "--steps", 30, "--json")
+    done = call("-c", "tiny.safetensors", "-o", "b.cpz", "--steps", 12, "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["bytes"] == (folder / "b.cpz").stat().st_size and told["refined"]["objective"] < told["unrefined"]["objective"]
-    assert 2 <= done.stderr.count("\n") <= 11 and "step 30/30" in done.stderr
-    expected = refine(files.images.load("a.png"), files.open_codec("tiny.safetensors"), steps=30)  # alpha: the file's lambda
+    assert 2 <= done.stderr.count("\n") <= 11 and "step 12/12" in done.stderr
+    expected = refine(files.images.load("a.png"), files.open_codec("tiny.safetensors"), steps=12)  # alpha: the file's lambda
     assert container.read("b.cpz").stream == expected.stream
     assert psnr_8bit(files.images.load("a.png"), files.decompress("b.cpz", codec)) == pytest.approx(told["refined"]["psnr"], abs=1e-3)
-    by_mask = call("-c", "tiny.safetensors", "--steps", 12, "--roi", "mask.png", "--bg-weight", 0.01)
+    by_mask = call("-c", "tiny.safetensors", "--steps", 6, "--roi", "mask.png", "--bg-weight", 0.01)
     first = (folder / "a.cpz").read_bytes()
-    by_box = call("-c", "tiny.safetensors", "--steps", 12, "--roi-box", "10,5,30,20", "--bg-weight", 0.01)
+    by_box = call("-c", "tiny.safetensors", "--steps", 6, "--roi-box", "10,5,30,20", "--bg-weight", 0.01)
     assert by_mask.exit_code == by_box.exit_code == 0 and "inside the region" in by_box.stderr
     assert (folder / "a.cpz").read_bytes() == first
     assert not list(folder.glob("*.refining*"))
@@ -365,14 +377,14 @@ def test_command(codec, image, folder):
 def test_command_goes_on_after_an_interruption(folder, monkeypatch):
     from cpips.codec import refine as module
 
-    arguments = ("-c", "tiny.safetensors", "--steps", 40)
+    arguments = ("-c", "tiny.safetensors", "--steps", 28)
     assert call(*arguments).exit_code == 0
     expected = (folder / "a.cpz").read_bytes()
     (folder / "a.cpz").unlink()
     advance = module._Run.advance
 
     def interrupted(run) -> None:
-        if run.step == 30:
+        if run.step == 27:
             raise KeyboardInterrupt
         advance(run)
 
@@ -399,7 +411,7 @@ def test_command_errors_are_one_line(folder):
         ((*tiny, "--fg-weight", "4"), 2, "give roi"),
         ((*tiny, "-o", "c.cpz"), 2, "no checkpoint of a refinement"),
         (("-c", "eye.safetensors"), 2, "not a scale hyperprior codec"),
-        (("-c", "lpips-alex"), 2, "lpips-alex"),
+        (("-c", "lpips-alex"), 2, "lpips-alex is a metric without a codec"),
     ]:
         done = call(*args)
         errors = [line for line in done.stderr.splitlines() if "error:" in line]

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images, pretrained
-from ..errors import BitstreamError, CpipsError, ImageError, WeightsError
+from ..errors import BitstreamError, CpipsError, ImageError, ModelError, WeightsError
 from ..metric import CPIPS, Embedding
+from ..registry import list_metrics
 from ..scoring import Result
 from ..scoring.tables import atomic
 from . import container
@@ -38,7 +39,7 @@ def open_codec(model: str | os.PathLike = pretrained.DEFAULT_CODEC) -> Codec:
     ``codecs`` in the cache directory (``CPIPS_HOME``).
 
     Raises:
-        ModelError: no such model.
+        ModelError: no such model, or a metric without a codec.
         WeightsError: the file is missing, damaged, or not a codec.
     """
     if isinstance(model, os.PathLike) or str(model).endswith(".safetensors"):
@@ -46,6 +47,8 @@ def open_codec(model: str | os.PathLike = pretrained.DEFAULT_CODEC) -> Codec:
         codec = load_codec(path)
         codec.name = path.stem if path.stem != "codec" else "custom"
         return codec
+    if str(model) in set(list_metrics()) - set(pretrained.list_models()):
+        raise ModelError(f"{model} is a metric without a codec: choose from {', '.join(pretrained.list_models())}")
     card = pretrained.model_card(str(model))
     roots = (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))
     places = [root / card["codec_file"] for root in roots]

@@ -116,7 +116,8 @@ def refine(
         lr: of Adam; default: the official 5e-3 at 2000 steps, and more at fewer, so that as much can move.
         tolerance: largest part by which a file may miss the target.
         perceptual, style: losses to use instead of :class:`~cpips.losses.PerceptualLoss` and
-            :class:`~cpips.losses.StyleLoss` of the default model.
+            :class:`~cpips.losses.StyleLoss` of the default model; they see pictures before these are clamped to [0,1], so
+            make them with ``check="off"``.
         checkpoint: a file that is written every ``checkpoint_every`` steps, and from which the same call goes on.
         progress: called with each row of the history as it comes.
 
@@ -226,9 +227,9 @@ class _Run:
             y = self._thinned(middle)
             bpp = self._bpp(self.codec.encode_latents(y.round(), self._offset_of(y) + self.codec.medians, self.size))
             low, high = (middle, high) if bpp > target else (low, middle)
-        least = self._thinned(high)
-        self.y.copy_(least)
-        self.offset.copy_(self._offset_of(least))
+        y = self._thinned(high)
+        self.offset.copy_(self._offset_of(y))
+        self.y.copy_(y)
 
     def _thinned(self, threshold: float) -> Tensor:
         """Values below the threshold keep their sign, and so their way back: at zero itself the draws have no slope."""
