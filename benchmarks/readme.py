@@ -133,9 +133,17 @@ def style_encoders() -> str:
     return report(json.loads((RESULTS / "style_encoders.json").read_text()))
 
 
+def semantic_ensemble() -> str:
+    from semantic_ensemble import report
+
+    return (f"{report(json.loads((RESULTS / 'semantic_ensemble.json').read_text()))}\n\n![Crops of the original and of what each "
+            "decoder shows of the same bits](semantic_ensemble.png)")
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
          "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
-         "docs/losses_at_work.md": (sr_losses, style_encoders)}
+         "docs/losses_at_work.md": (sr_losses, style_encoders),
+         "docs/semantic_ensemble.md": (semantic_ensemble,)}
 
 
 def filled(page: str) -> str:
