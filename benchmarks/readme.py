@@ -188,6 +188,13 @@ def refinement() -> str:
     return report(json.loads((RESULTS / "refinement.json").read_text()))
 
 
+def semantic_ensemble() -> str:
+    from semantic_ensemble import report
+
+    return (f"{report(json.loads((RESULTS / 'semantic_ensemble.json').read_text()))}\n\n![Crops of the original and of what each "
+            "decoder shows of the same bits](semantic_ensemble.png)")
+
+
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
     "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
@@ -198,6 +205,7 @@ PAGES = {
     "docs/models.md": (cards,),
     "docs/refinement.md": (refinement,),
     "docs/scale.md": (ray_scoring, ray_scoring_bill),
+    "docs/semantic_ensemble.md": (semantic_ensemble,),
 }
 
 

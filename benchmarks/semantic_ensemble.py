@@ -4,7 +4,7 @@
 
 The decoder of `configs/tune-ensemble.toml` is tuned once for each row of ``ROWS``: the same codec, crops, steps and rates,
 another loss. Every row decodes the very bitstreams that the shipped codec wrote, which is asserted. Checkpoints and
-decoded images are kept in DIR: a run that was stopped goes on. The crops go to ``docs/semantic_ensemble.png``.
+scores are kept in DIR: a run that was stopped goes on. The crops go to ``docs/semantic_ensemble.png``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ from _common import DATA, save, table, trunk_and_heads
 from cpips.codec.container import pack
 from cpips.codec.decoder_tuning import assert_same_bitstreams
 from cpips.codec.evaluate import psnr_8bit
-from cpips.codec.files import open_codec, save_picture
-from cpips.codec.model import Codec
+from cpips.codec.files import open_codec
 from cpips.codec.tune_config import TuneConfig, make_tuner
 from cpips.files import replace
 from cpips.losses import FeatureExtractor
@@ -83,33 +82,40 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased MMD^2 under KID's cubic kernel, of all samples; may be a little below 0."""
-    def k(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x @ y.T / x.shape[1] + 1) ** 3
+    """Unbiased MMD^2 under KID's cubic kernel (Gretton et al., JMLR 2012, eq. 4), of all samples; may be a little below 0.
 
-    def within(x: np.ndarray) -> float:
-        gram = k(x, x)
+    The i-th samples of both are of one image: those pairs are left out, as they are within a set.
+    """
+    def apart(x: np.ndarray, y: np.ndarray) -> float:
+        gram = (x @ y.T / x.shape[1] + 1) ** 3
         return (gram.sum() - np.trace(gram)) / (len(x) * (len(x) - 1))
 
-    return float(within(a) + within(b) - 2 * k(a, b).mean())
+    return float(apart(a, a) + apart(b, b) - 2 * apart(a, b))
 
 
-def measure(original: list[Tensor], decoded: list[Tensor], metrics: dict, extractor: FeatureExtractor) -> dict:
-    """Means over images, and the two distances of distributions."""
+def likeness(original: list[Tensor], decoded: list[Tensor], metrics: dict) -> dict:
+    """Means over images."""
     found: dict = {"psnr": float(np.mean([psnr_8bit(x, d) for x, d in zip(original, decoded)]))}
     for name, metric in metrics.items():
         found[name] = float(np.mean([metric(d[None], x[None]).item() for x, d in zip(original, decoded)]))
-    a, b = features(extractor, original), features(extractor, decoded)
-    return found | {"frechet": frechet(a, b), "kernel": kernel(a, b)}
+    return found
 
 
-def tuned(name: str, config: TuneConfig, runs: Path) -> tuple[Codec, dict]:
-    """A row's codec, and what its training took and ended at."""
-    tuner = make_tuner(config, DATA, runs / name.replace(" ", ""))
-    begun = time.process_time()
-    path = tuner.run(progress=lambda row: print(name, row, file=sys.stderr, flush=True) if row["step"] % 50 == 0 else None)
-    return open_codec(path), {"settings": dataclasses.asdict(config), "seconds": round(tuner.seconds, 1),
-                              "cpu_seconds": round(time.process_time() - begun, 1), "history": tuner.history}
+def kept(path: Path, make: Callable[[], dict]) -> dict:
+    """What ``make`` gives, once."""
+    if not path.exists():
+        text = json.dumps(make(), indent=1) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, lambda partial: partial.write_text(text))
+    return json.loads(path.read_text())
+
+
+def tuned(config: TuneConfig, out: Path) -> dict:
+    """Train a row in folder ``out``, as far as it is not; what that took and ended at."""
+    tuner = make_tuner(config, DATA, out)
+    tuner.run(progress=lambda row: print(out.name, row, file=sys.stderr, flush=True) if row["step"] % 50 == 0 else None)
+    return {"settings": dataclasses.asdict(config), "seconds": round(tuner.seconds, 1),
+            "history": tuner.history}
 
 
 def main() -> None:
@@ -133,21 +139,22 @@ def main() -> None:
     result = {"what": "a decoder tuned with each loss, at identical bits; see the docstring", "codec": config.codec,
               "bpp": float(np.mean(bits)), "images": len(original), "side": SIDE, "patch": PATCH,
               "patches": len(patches(original)), "features": FEATURES, "rows": {}}
-    pictures = {}
+    reference, pictures = features(extractor, original), {}
     for name in ["shipped", *args.rows]:
-        codec, facts = start, {}
+        codec, facts, folder = start, {}, args.runs / name.replace(" ", "")
         if name != "shipped":
-            row = dataclasses.replace(config, **ROWS[name] | (SMOKE | {k: v for k, v in ROWS[name].items() if k == "adversary_from"}
-                                                              if args.smoke else {}))
-            codec, facts = tuned(name, row, args.runs)
+            changes = ROWS[name]
+            if args.smoke:
+                changes = SMOKE | changes | {"adversary_from": SMOKE["adversary_from"]}
+            facts = kept(folder / "facts.json", lambda: tuned(dataclasses.replace(config, **changes), folder))
+            codec = open_codec(folder / "codec.safetensors")
             assert_same_bitstreams(start, codec, original[:4])
         pictures[name] = [codec.decode(stream) for stream in streams]
-        folder = args.runs / "decoded" / name.replace(" ", "")
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, picture in zip(paths, pictures[name]):
-            save_picture(picture, folder / path.name)
-        result["rows"][name] = {"scores": measure(original, pictures[name], metrics, extractor), **facts}
-        print(name, result["rows"][name]["scores"], file=sys.stderr, flush=True)
+        scores = kept(folder / "scores.json", lambda: likeness(original, pictures[name], metrics))
+        shown = features(extractor, pictures[name])
+        scores |= {"frechet": frechet(reference, shown), "kernel": kernel(reference, shown)}
+        result["rows"][name] = {"scores": scores, **facts}
+        print(name, scores, file=sys.stderr, flush=True)
     draw({path.stem: image for path, image in zip(paths, original)},
          {name: {path.stem: image for path, image in zip(paths, found)} for name, found in pictures.items()}, args.figure)
     path = save(args.name, result)
@@ -165,12 +172,12 @@ def report(result: dict) -> str:
     best = {key: (max if key in HIGHER else min)((row[key] for row in scores.values())) for key in COLUMNS}
     rows = [[name, *(f"**{cell(key, row[key])}**" if row[key] == best[key] else cell(key, row[key]) for key in COLUMNS)]
             for name, row in scores.items()]
-    seconds = ", ".join(f"{name} {row['cpu_seconds']:.0f}" for name, row in result["rows"].items() if "cpu_seconds" in row)
+    seconds = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in result["rows"].items() if "seconds" in row)
     m = result["machine"]
     return (f"{table(['decoder', *(title for title, _ in COLUMNS.values())], rows)}\n\n({result['codec']}, {result['bpp']:.3f} bpp "
             f"in every row; central {result['side']} px squares of {result['images']} Kodak images; Frechet and kernel "
             f"distances of {result['patches']} patches of {result['patch']} px, features of the encoder of "
-            f"{result['features']}. Seconds of CPU time: {seconds}; {m['cpu']}, {m['threads']} "
+            f"{result['features']}. Seconds of training, beside other work: {seconds}; {m['cpu']}, {m['threads']} "
             f"thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -250,3 +254,38 @@ def test_an_embedded_target_is_no_image_for_the_adversary(images, tokenizer):
 def test_impossible_weights_are_refused(wrong):
     with pytest.raises(ModelError):
         SemanticEnsembleLoss(**wrong)
+
+
+# ---- the benchmark ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_codecs, tmp_path, monkeypatch):
+    """One row of it, one image: every part runs, and a second run finds what the first one kept."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import _common
+    import semantic_ensemble
+
+    monkeypatch.setattr(_common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--images", "1", "--rows", "+ non-binary", "--runs",
+                                      str(tmp_path / "runs"), "--figure", str(tmp_path / "crops.png")])
+    semantic_ensemble.main()
+    result = json.loads((tmp_path / "semantic_ensemble.json").read_text())
+    assert list(result["rows"]) == ["shipped", "+ non-binary"] and (tmp_path / "crops.png").stat().st_size > 1000
+    history = result["rows"]["+ non-binary"]["history"][-1]
+    assert {"charbonnier", "perceptual", "style", "generator", "discriminator"} < set(history)
+    semantic_ensemble.main()
+    again = json.loads((tmp_path / "semantic_ensemble.json").read_text())
+    assert again["rows"] == result["rows"]
+
+
+def test_the_kernel_distance_of_pairs(monkeypatch):
+    """0 on average for two draws of one distribution, and large for another; equal sets give exactly 0."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    from semantic_ensemble import frechet, kernel
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 400, 4))
+    assert kernel(a, a) == pytest.approx(0, abs=1e-12) and abs(kernel(a, b)) < 0.05 < kernel(a, b + 1)
+    assert frechet(a, a + 2) == pytest.approx(16, rel=1e-6)
