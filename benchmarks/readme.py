@@ -133,8 +133,19 @@ def style_encoders() -> str:
     return report(json.loads((RESULTS / "style_encoders.json").read_text()))
 
 
+def realism() -> str:
+    from realism import report
+
+    result = json.loads((RESULTS / "realism.json").read_text())
+    m = result["machine"]
+    return (f"{report(result)}\n\n({result['images']} Kodak crops of {result['crop']} px, {result['patches']} patches of "
+            f"{result['patch']} px, against the untouched ones; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}.)\n\n"
+            "![Realism against distortion of JPEG, blur, noise and codecs](realism.png)")
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
          "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
+         "docs/realism.md": (realism,),
          "docs/losses_at_work.md": (sr_losses, style_encoders)}
 
 
