@@ -195,6 +195,16 @@ def semantic_ensemble() -> str:
             "decoder shows of the same bits](semantic_ensemble.png)")
 
 
+def realism() -> str:
+    from realism import report
+
+    result = json.loads((RESULTS / "realism.json").read_text())
+    m = result["machine"]
+    return (f"{report(result)}\n\n({result['images']} Kodak crops of {result['crop']} px, {result['patches']} patches of "
+            f"{result['patch']} px, against the untouched ones; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}.)\n\n"
+            "![Realism against distortion of JPEG, blur, noise and codecs](realism.png)")
+
+
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
     "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
@@ -203,6 +213,7 @@ PAGES = {
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
     "docs/models.md": (cards,),
+    "docs/realism.md": (realism,),
     "docs/refinement.md": (refinement,),
     "docs/scale.md": (ray_scoring, ray_scoring_bill),
     "docs/semantic_ensemble.md": (semantic_ensemble,),

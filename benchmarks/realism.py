@@ -1,11 +1,10 @@
 """Distortion against realism: JPEG, blur, noise and this repository's codecs at several strengths.
 
-    python benchmarks/realism.py [--images 16] [--crop 256] [--patch 64]
+    python benchmarks/realism.py [--images 16] [--crop 160] [--patch 48] [--spaces cpips-lite hyperprior-q4]
 
 Crops of Kodak, each degraded. Distortion: MSE and the metric ``cpips-lite`` on pairs. Realism: Frechet and kernel distance,
-precision and recall of patches (HiFiC's two grids) against those of the untouched crops, in the spaces of two encoders: that
-of ``hyperprior-q4``, the default, which is the eye of one of the codecs that are judged too, and that of ``cpips-lite``, which
-is of another codec. What one half of the untouched crops is from the other shows how large a number of another scene is. FID
+precision and recall of patches (HiFiC's two grids) against those of the untouched crops, in the space of the encoder of
+``cpips-lite``, which is none of the codecs that are judged (that of ``hyperprior-q4``, the default, is). What one half of the untouched crops is from the other shows how large a number of another scene is. FID
 itself is not measured: its weights are not at hand.
 """
 
@@ -23,15 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, codec_file, save, shipped, table
+from _common import DATA, codec_file, save, table
 from cpips.codec.files import open_codec
 from cpips.codec.model import Codec
 from cpips.files import replace
 from cpips.images import from_pil
 from cpips.realism import WassersteinDistortion, collect, encoder_space, fid, kid, precision_recall
 
-SPACES = ("hyperprior-q4", "cpips-lite")
-SIGMAS = (0, 4, 7)  # log2 of px
+SIGMAS = (0, 7)  # log2 of px
+CODECS = ("hyperprior-q1", "hyperprior-q3", "hyperprior-q5")
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "realism.png"
 
 
@@ -58,7 +57,7 @@ def noise(x: Tensor, sigma: float) -> Tensor:
 
 def codecs() -> dict[str, Codec]:
     """The shipped codecs at hand, by name."""
-    return {name: open_codec(name) for name in shipped() if name.startswith("hyperprior-q") and codec_file(name)}
+    return {name: open_codec(name) for name in CODECS if codec_file(name)}
 
 
 def coded(x: Tensor, codec: Codec) -> Tensor:
@@ -81,15 +80,16 @@ def degraders() -> dict[str, dict[str, Callable[[Tensor], Tensor]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--crop", type=int, default=160)
+    parser.add_argument("--patch", type=int, default=48)
+    parser.add_argument("--spaces", nargs="+", default=["cpips-lite"], help="models whose encoders are the spaces")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--name", default="realism", help="the result is kept as results/NAME.json")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.images]
     crops = [cpips.load_image(path)[None] for path in paths]
     crops = [x[..., (x.shape[2] - args.crop) // 2 :, (x.shape[3] - args.crop) // 2 :][..., : args.crop, : args.crop] for x in crops]
-    spaces = {name: encoder_space(name) for name in SPACES}
+    spaces = {name: encoder_space(name) for name in args.spaces}
     measured = lambda images: {name: collect(images, space, patches=args.patch) for name, space in spaces.items()}
     references = measured(crops)
     metric = cpips.CPIPS()
@@ -111,7 +111,7 @@ def main() -> None:
                     "wasserstein": {str(s): mean(lambda a, b, s=s: texture(a, b, float(s))) for s in SIGMAS}}
 
     result = {"what": "distortion against the reference and distance of distributions, of degraded Kodak crops",
-              "images": len(crops), "crop": args.crop, "patch": args.patch, "patches": references[SPACES[0]].samples,
+              "images": len(crops), "crop": args.crop, "patch": args.patch, "patches": references[args.spaces[0]].samples,
               "spaces": {name: space.key for name, space in spaces.items()},
               "halves": realism(measured(crops[0::2]), measured(crops[1::2])), "kinds": {}}
     for kind, strengths in degraders().items():
@@ -146,8 +146,8 @@ def draw(result: dict, path: Path) -> None:
     from matplotlib.figure import Figure
 
     colours = {"JPEG": "#b08d57", "blur": "#5b8c5a", "noise": "#7b5ea7", "codec": "#0b4f8a"}
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), result["spaces"]):
+    figure = Figure(figsize=(6.5 * len(result["spaces"]), 4.8), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(result["spaces"]), squeeze=False)[0], result["spaces"]):
         for kind, strengths in result["kinds"].items():
             points = [(found["mse"], found["realism"][name]["frechet"]) for found in strengths.values()]
             axes.plot(*zip(*points), "o-", color=colours[kind], label=kind, markersize=4)
