@@ -1,9 +1,10 @@
 """Every probe of several metrics: what each found, whose restorations please whom, what each takes for the reference.
 
-    python benchmarks/probe_matrix.py [--only NAME ...] [--probes NAME ...] [--cache DIR]
+    python benchmarks/probe_matrix.py [--side PX] [--share S] [--only NAME ...] [--probes NAME ...] [--cache DIR]
 
-The metrics are as they come (LPIPS with its genuine trunks, where they are at hand), on crops of Kodak halved to 176 px
-(MS-SSIM needs 161), with few steps: SETTINGS says how many. What lies in the cache is not measured again.
+The metrics are as they come (LPIPS with its genuine trunks, where they are at hand), on crops of Kodak, halved, with few
+steps: SETTINGS says how many, and ``--share`` how many of these. Metrics that need larger images (MS-SSIM: 185 px) are
+left out. What lies in the cache is not measured again.
 ``results/probe_matrix.json`` keeps the numbers without the curves; the figures go to ``docs/``.
 """
 
@@ -20,14 +21,13 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, save, table, trunk_and_heads
+from cpips.distortions import DISTORTIONS
 from cpips.files import replace
 from cpips.probes import PROBES, ProbeResult
-from cpips.probes.figure import draw
 from cpips.protocol import FullReferenceMetric
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SIDE = 176
-CROPS = {"kodim05.png": (60, 200), "kodim23.png": (100, 380)}  # top and left, of twice the side; the last is shown
+CROPS = {"kodim05.png": (60, 200), "kodim23.png": (100, 380)}  # top and left; the last is shown
 
 
 def structure() -> FullReferenceMetric:
@@ -41,20 +41,30 @@ METRICS: dict[str, Callable[[], FullReferenceMetric]] = {
        for name in ("mse", "ms-ssim", "lpips-squeeze", "lpips-alex", "hyperprior-q4", "cpips", "cpips-lite")},
     "cpips-lite, structure": structure,
 }
-SETTINGS: dict[str, dict] = {"order": {}, "invariance": {}, "noise-floor": {}, "flips": {"steps": 6},
-                             "restoration": {"steps": 40}, "recovery": {"steps": 80, "rate": 0.05}, "mad": {"steps": 60}}
-BATCHES = ("order", "invariance", "restoration")  # the others take the last image alone
+SETTINGS: dict[str, dict] = {"restoration": {"steps": 40}, "recovery": {"steps": 80, "rate": 0.05}, "order": {}, "invariance": {},
+                             "noise-floor": {}, "flips": {"steps": 6}, "mad": {"steps": 60}}
+BATCHES = ("invariance", "restoration")  # the others take the last image alone
+ORDER = 24  # distortions, evenly from the bank, where not all the steps are taken
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=192, help="of the images, px")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps")
     parser.add_argument("--only", nargs="+", choices=METRICS, default=list(METRICS), metavar="NAME")
     parser.add_argument("--probes", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
     parser.add_argument("--cache", type=Path, default=Path("probe-matrix"), help="where single results go")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    metrics = {name: METRICS[name]() for name in args.only}
-    images = crops()
+    torch.set_num_threads(1)  # on images as small as these
+    metrics = {}
+    for name in args.only:
+        metric = METRICS[name]()
+        if metric.min_side + 24 > args.side:  # what the probe of invariance needs
+            print(f"{name}: left out, it needs {metric.min_side + 24} px", file=sys.stderr)
+            continue
+        metrics[name] = metric
+    images = crops(args.side)
     found: dict[str, dict[str, dict]] = {name: {} for name in metrics}
     pictures: dict[str, dict[str, dict[str, Tensor]]] = {name: {} for name in metrics}
     for probe in args.probes:
@@ -62,16 +72,15 @@ def main() -> None:
             stem = args.cache / f"{name.replace(', ', '-')}-{probe}"
             if not stem.with_suffix(".json").is_file():
                 begin = time.process_time()
-                result = run(probe, metric, metrics, images)
+                result = run(probe, metric, metrics, images, args.share)
                 result.settings["seconds"] = round(time.process_time() - begin, 1)
                 replace(stem.with_suffix(".pt"), lambda partial: torch.save(result.pictures, partial))
-                draw(result, stem.with_suffix(".png"))
                 result.save(stem.with_suffix(".json"))
                 print(f"{probe} of {name}: {result.settings['seconds']} s, {len(result.findings)} findings", file=sys.stderr,
                       flush=True)
             found[name][probe] = brief(ProbeResult.load(stem.with_suffix(".json")).to_dict())
             pictures[name][probe] = torch.load(stem.with_suffix(".pt"))
-    result = {"what": "every probe of each metric; CPU seconds of each under settings", "images": list(CROPS), "side": SIDE,
+    result = {"what": "every probe of each metric; CPU seconds of each under settings", "images": list(CROPS), "side": args.side, "share": args.share,
               "metrics": found}
     if set(args.probes) == set(SETTINGS):
         draw_numbers(result, DOCS / "probe_matrix.png")
@@ -80,19 +89,25 @@ def main() -> None:
     print(save("probe_matrix", result))
 
 
-def crops() -> Tensor:
-    """``(2,3,176,176)``."""
+def crops(side: int) -> Tensor:
+    """``(2,3,side,side)``."""
     found = []
     for name, (top, left) in CROPS.items():
-        image = cpips.load_image(DATA / "images" / "kodak" / name)[None, :, top : top + 2 * SIDE, left : left + 2 * SIDE]
+        image = cpips.load_image(DATA / "images" / "kodak" / name)[None, :, top : top + 2 * side, left : left + 2 * side]
         found.append(cpips.images.halved(image))
     return torch.cat(found)
 
 
-def run(probe: str, metric: FullReferenceMetric, metrics: dict[str, FullReferenceMetric], images: Tensor) -> ProbeResult:
+def run(probe: str, metric: FullReferenceMetric, metrics: dict[str, FullReferenceMetric], images: Tensor,
+        share: float) -> ProbeResult:
     settings = dict(SETTINGS[probe])
+    if "steps" in settings:
+        settings["steps"] = max(round(settings["steps"] * share), 1)
+    if probe == "order" and share < 1:
+        names = list(DISTORTIONS)
+        settings["distortions"] = [names[i * len(names) // ORDER] for i in range(ORDER)]
     if probe == "mad":
-        settings["against"] = metrics["ms-ssim" if metric.name == "mse" else "mse"]
+        settings["against"] = metrics["cpips-lite" if metric.name == "mse" else "mse"]
     if probe == "restoration":
         settings["judges"] = [other for other in metrics.values() if other is not metric]
     return PROBES[probe](metric, images if probe in BATCHES else images[-1:], **settings)

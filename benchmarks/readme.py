@@ -133,9 +133,21 @@ def style_encoders() -> str:
     return report(json.loads((RESULTS / "style_encoders.json").read_text()))
 
 
+def probe_matrix() -> str:
+    from probe_matrix import matrix, report, weaknesses
+
+    result = json.loads((RESULTS / "probe_matrix.json").read_text())
+    m = result["machine"]
+    return (f"{report(result)}\n\n({result['side']} px, {result['share']:.0%} of the steps; {m['cpu']}, {m['threads']} thread"
+            f"{'s' * (m['threads'] > 1)}, torch {m['torch']}.)\n\nDistances of what was optimised for one metric (rows), judged "
+            "by another (columns), over the same of what was optimised for the MSE; geometric means over the four tasks:\n\n"
+            f"{matrix(result)}\n\n### What was found in our own models\n\n{weaknesses(result)}")
+
+
 PAGES = {"README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
          "docs/calibration.md": (judged, ablation), "docs/losses.md": (recovery, losses),
-         "docs/losses_at_work.md": (sr_losses, style_encoders)}
+         "docs/losses_at_work.md": (sr_losses, style_encoders),
+         "docs/probes.md": (probe_matrix,)}
 
 
 def filled(page: str) -> str:
