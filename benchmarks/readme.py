@@ -205,6 +205,17 @@ def realism() -> str:
             "![Realism against distortion of JPEG, blur, noise and codecs](realism.png)")
 
 
+def probe_matrix() -> str:
+    from probe_matrix import matrix, report, weaknesses
+
+    result = json.loads((RESULTS / "probe_matrix.json").read_text())
+    m = result["machine"]
+    return (f"{report(result)}\n\n({result['side']} px, {result['share']:.0%} of the steps; {m['cpu']}, {m['threads']} thread"
+            f"{'s' * (m['threads'] > 1)}, torch {m['torch']}.)\n\nDistances of what was optimised for one metric (rows), judged "
+            "by another (columns), over the same of what was optimised for the MSE; geometric means over the four tasks:\n\n"
+            f"{matrix(result)}\n\n### What was found in our own models\n\n{weaknesses(result)}")
+
+
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
     "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
@@ -213,6 +224,7 @@ PAGES = {
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
     "docs/models.md": (cards,),
+    "docs/probes.md": (probe_matrix,),
     "docs/realism.md": (realism,),
     "docs/refinement.md": (refinement,),
     "docs/scale.md": (ray_scoring, ray_scoring_bill),

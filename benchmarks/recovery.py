@@ -22,6 +22,7 @@ import cpips
 from _common import DATA, save, table, trunk_and_heads
 from cpips.files import replace
 from cpips.losses import CharbonnierLoss, CombinedLoss, Loss, PerceptualLoss, StyleLoss, TotalVariationLoss
+from cpips.probes import Descent, descend
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "recovery.png"
 
@@ -47,24 +48,15 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-def recover(loss: torch.nn.Module, target: Tensor, steps: int, rate: float) -> tuple[Tensor, list[float], bool]:
-    """The image that Adam finds, the loss at each step, and whether all of it was finite."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(target.shape, generator=generator).requires_grad_()
+def recover(loss: torch.nn.Module, target: Tensor, steps: int, rate: float) -> Descent:
+    start = torch.rand(target.shape, generator=torch.Generator().manual_seed(0))
     wanted = loss.embed(target)
-    optimiser = torch.optim.Adam([image], lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    curve, finite = [], True
-    for _ in range(steps):
+
+    def value(image: Tensor) -> Tensor:
         value = loss(image, wanted)
-        value = value[0] if isinstance(value, tuple) else value
-        optimiser.zero_grad()
-        value.backward()
-        finite &= bool(image.grad.isfinite().all())
-        optimiser.step()
-        schedule.step()
-        curve.append(value.item())
-    return image.detach(), curve, finite and all(map(math.isfinite, curve))
+        return value[0] if isinstance(value, tuple) else value
+
+    return descend(value, start, steps, rate)
 
 
 def main() -> None:
@@ -88,10 +80,11 @@ def main() -> None:
         except cpips.WeightsError as error:
             print(f"{name}: left out, {error}", file=sys.stderr)
             continue
-        image, curve, finite = recover(loss, target, args.steps, args.rate)
+        descent = recover(loss, target, args.steps, args.rate)
+        image, curve = descent.image, descent.curve
         shown = image.clamp(0, 1)
         found[name] = {
-            "first": curve[0], "last": curve[-1], "finite": finite,
+            "first": curve[0], "last": curve[-1], "finite": descent.broken == 0,
             "psnr": cpips.create_metric("psnr")(shown, target).item(), "ssim": cpips.create_metric("ssim")(shown, target).item(),
             "cpips-lite": cpips.CPIPS()(shown, target).item(),
             "outside": ((image < 0) | (image > 1)).float().mean().item(), "lowest": image.min().item(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from ._descent import Descent, descend
 from ._distance import Distance, MetricLike
 from ._result import KINDS, Finding, ProbeResult
 from .flips import flips

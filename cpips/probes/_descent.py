@@ -28,10 +28,6 @@ class Descent:
     broken: float
     still: bool
 
-    @property
-    def finite(self) -> bool:
-        return self.broken == 0
-
     def findings(self, what: str) -> list[Finding]:
         """Weaknesses of a gradient, met while ``what`` was done."""
         found = []
@@ -44,7 +40,7 @@ class Descent:
 
 
 def descend(value: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: float, *, bounded: bool = False,
-            visit: Callable[[Tensor, float], None] | None = None, amsgrad: bool = False) -> Descent:
+            visit: Callable[[Tensor, float], None] | None = None) -> Descent:
     """Adam on the pixels, its rate annealed to zero by a cosine.
 
     Args:
@@ -53,7 +49,7 @@ def descend(value: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: 
         visit: called with each image and its value, before the step that leaves it.
     """
     image = start.detach().clone().requires_grad_()
-    optimiser = torch.optim.Adam([image], lr=rate, amsgrad=amsgrad)
+    optimiser = torch.optim.Adam([image], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     curve, broken, still = [], 0, True
     for _ in range(steps):

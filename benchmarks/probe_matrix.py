@@ -1,0 +1,252 @@
+"""Every probe of several metrics: what each found, whose restorations please whom, what each takes for the reference.
+
+    python benchmarks/probe_matrix.py [--side PX] [--share S] [--only NAME ...] [--probes NAME ...] [--cache DIR]
+
+The metrics are as they come (LPIPS with its genuine trunks, where they are at hand), on crops of Kodak, halved, with few
+steps: SETTINGS says how many, and ``--share`` how many of these. Metrics that need larger images (MS-SSIM: 185 px) are
+left out. What lies in the cache is not measured again.
+``results/probe_matrix.json`` keeps the numbers without the curves; the figures go to ``docs/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+import cpips
+from _common import DATA, save, table, trunk_and_heads
+from cpips.distortions import DISTORTIONS
+from cpips.files import replace
+from cpips.probes import PROBES, ProbeResult
+from cpips.protocol import FullReferenceMetric
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+CROPS = {"kodim05.png": (60, 200), "kodim23.png": (100, 380)}  # top and left; the last is shown
+
+
+def structure() -> FullReferenceMetric:
+    metric = cpips.CPIPS("cpips-lite", form="structure")
+    metric.name = "cpips-lite, structure"
+    return metric
+
+
+METRICS: dict[str, Callable[[], FullReferenceMetric]] = {
+    **{name: lambda name=name: cpips.create_metric(name, **trunk_and_heads(name))
+       for name in ("mse", "ms-ssim", "lpips-squeeze", "lpips-alex", "hyperprior-q4", "cpips", "cpips-lite")},
+    "cpips-lite, structure": structure,
+}
+SETTINGS: dict[str, dict] = {"restoration": {"steps": 40}, "recovery": {"steps": 80, "rate": 0.05}, "order": {}, "invariance": {},
+                             "noise-floor": {}, "flips": {"steps": 6}, "mad": {"steps": 60}}
+BATCHES = ("invariance", "restoration")  # the others take the last image alone
+ORDER = 24  # distortions, evenly from the bank, where not all the steps are taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=192, help="of the images, px")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps")
+    parser.add_argument("--only", nargs="+", choices=METRICS, default=list(METRICS), metavar="NAME")
+    parser.add_argument("--probes", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
+    parser.add_argument("--cache", type=Path, default=Path("probe-matrix"), help="where single results go")
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # on images as small as these
+    metrics = {}
+    for name in args.only:
+        metric = METRICS[name]()
+        if metric.min_side + 24 > args.side:  # what the probe of invariance needs
+            print(f"{name}: left out, it needs {metric.min_side + 24} px", file=sys.stderr)
+            continue
+        metrics[name] = metric
+    images = crops(args.side)
+    found: dict[str, dict[str, dict]] = {name: {} for name in metrics}
+    pictures: dict[str, dict[str, dict[str, Tensor]]] = {name: {} for name in metrics}
+    for probe in args.probes:
+        for name, metric in metrics.items():
+            stem = args.cache / f"{name.replace(', ', '-')}-{probe}"
+            if not stem.with_suffix(".json").is_file():
+                begin = time.process_time()
+                result = run(probe, metric, metrics, images, args.share)
+                result.settings["seconds"] = round(time.process_time() - begin, 1)
+                replace(stem.with_suffix(".pt"), lambda partial: torch.save(result.pictures, partial))
+                result.save(stem.with_suffix(".json"))
+                print(f"{probe} of {name}: {result.settings['seconds']} s, {len(result.findings)} findings", file=sys.stderr,
+                      flush=True)
+            found[name][probe] = brief(ProbeResult.load(stem.with_suffix(".json")).to_dict())
+            pictures[name][probe] = torch.load(stem.with_suffix(".pt"))
+    result = {"what": "every probe of each metric; CPU seconds of each under settings", "images": list(CROPS), "side": args.side, "share": args.share,
+              "metrics": found}
+    if set(args.probes) == set(SETTINGS):
+        draw_numbers(result, DOCS / "probe_matrix.png")
+        draw_pictures(pictures, DOCS / "probe_pictures.png")
+        print(report(result))
+    print(save("probe_matrix", result))
+
+
+def crops(side: int) -> Tensor:
+    """``(2,3,side,side)``."""
+    found = []
+    for name, (top, left) in CROPS.items():
+        image = cpips.load_image(DATA / "images" / "kodak" / name)[None, :, top : top + 2 * side, left : left + 2 * side]
+        found.append(cpips.images.halved(image))
+    return torch.cat(found)
+
+
+def run(probe: str, metric: FullReferenceMetric, metrics: dict[str, FullReferenceMetric], images: Tensor,
+        share: float) -> ProbeResult:
+    settings = dict(SETTINGS[probe])
+    if "steps" in settings:
+        settings["steps"] = max(round(settings["steps"] * share), 1)
+    if probe == "order" and share < 1:
+        names = list(DISTORTIONS)
+        settings["distortions"] = [names[i * len(names) // ORDER] for i in range(ORDER)]
+    if probe == "mad":
+        settings["against"] = metrics["cpips-lite" if metric.name == "mse" else "mse"]
+    if probe == "restoration":
+        settings["judges"] = [other for other in metrics.values() if other is not metric]
+    return PROBES[probe](metric, images if probe in BATCHES else images[-1:], **settings)
+
+
+def brief(value: object) -> object:
+    """Without the curves."""
+    if isinstance(value, dict):
+        return {key: brief(item) for key, item in value.items() if key != "curve"}
+    return value
+
+
+# ---- the tables -----------------------------------------------------------------------------------------------------
+
+
+def summary(probes: dict[str, dict]) -> dict[str, float]:
+    """The numbers of one metric that the table has, by column."""
+    recovered, moved = probes["recovery"]["result"]["starts"], probes["invariance"]["result"]
+    attacks, order = probes["flips"]["result"]["attacks"], probes["order"]["result"]
+    held = probes["mad"]["result"]["held"]
+    return {
+        "recovery, dB from noise": recovered["noise"]["found"]["psnr"],
+        "from JPEG": recovered["jpeg"]["found"]["psnr"] - recovered["jpeg"]["start"]["psnr"],
+        "from blur": recovered["blur"]["found"]["psnr"] - recovered["blur"]["start"]["psnr"],
+        "MAD span, itself held": float(held["metric"]["span"]),
+        "the other held": float(held["against"]["span"]),
+        "flip, grey levels": float(attacks["grey"]["median"]),
+        "flip, px": float(attacks["spatial"]["median"]),
+        "shift by 1 px": max(value for name, value in moved["single"].items() if name.startswith("shift")),
+        "moved alike": max(moved["joint"].values()),
+        "rising": order["rising"],
+        "asymmetry": order["asymmetry"],
+        "triangles": order["triangle"],
+        "of root": order["triangle_of_root"],
+        "floor, fp32": float(probes["noise-floor"]["result"]["dtypes"]["float32"]["smallest"]),
+        "floor, bf16": float(probes["noise-floor"]["result"]["dtypes"]["bfloat16"]["smallest"]),
+    }
+
+
+FORMATS = {"recovery, dB from noise": "{:.1f}", "from JPEG": "{:+.1f}", "from blur": "{:+.1f}", "MAD span, itself held": "{:.3g}",
+           "the other held": "{:.3g}", "flip, grey levels": "{:g}", "flip, px": "{:g}", "shift by 1 px": "{:.2f}",
+           "moved alike": "{:.0%}", "rising": "{:.1%}", "asymmetry": "{:.1%}", "triangles": "{:.0%}", "of root": "{:.0%}",
+           "floor, fp32": "{:g}", "floor, bf16": "{:g}"}
+
+
+def report(result: dict) -> str:
+    """Markdown: a row for each metric."""
+    rows = [[name, *(FORMATS[column].format(value) for column, value in summary(probes).items())]
+            for name, probes in result["metrics"].items()]
+    return table(["metric", *FORMATS], rows)
+
+
+def restored(result: dict) -> dict[str, dict[str, dict[str, float]]]:
+    """By task, objective and judge: the judge's distance over that of what was optimised for the MSE."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    metrics = result["metrics"]
+    for task in next(iter(metrics.values()))["restoration"]["result"]["tasks"]:
+        scores = {name: {judge: float(pair[1]) for judge, pair in probes["restoration"]["result"]["tasks"][task]["scores"].items()}
+                  for name, probes in metrics.items()}
+        plain = {judge: float(pair[0]) for judge, pair in metrics["mse"]["restoration"]["result"]["tasks"][task]["scores"].items()}
+        found[task] = {name: {judge: row[judge] / scores["mse"][judge] for judge in metrics}
+                       for name, row in {"(nothing done)": plain, **scores}.items()}
+    return found
+
+
+def matrix(result: dict) -> str:
+    """Markdown: geometric means over the tasks, a row for each objective and a column for each judge."""
+    tasks = list(restored(result).values())
+    rows = []
+    for name in tasks[0]:
+        row = [torch.tensor([task[name][judge] for task in tasks]).log().mean().exp().item() for judge in result["metrics"]]
+        rows.append([name, *(f"{value:.2f}" for value in row)])
+    return table(["optimised for", *result["metrics"]], rows)
+
+
+def weaknesses(result: dict, names: tuple[str, ...] = ("cpips-lite", "cpips", "hyperprior-q4")) -> str:
+    """Markdown: what the probes found in the package's own models."""
+    lines = []
+    for name in names:
+        lines.append(f"`{name}`:\n")
+        for probe, found in result["metrics"][name].items():
+            lines += [f"- {probe}, {finding['kind']}: {finding['text']}" for finding in found["result"]["findings"]]
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+# ---- the figures ----------------------------------------------------------------------------------------------------
+
+
+def draw_numbers(result: dict, path: Path) -> None:
+    """Whose restorations please whom, task by task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tasks = restored(result)
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(4.1 * len(tasks), 4.6), layout="constrained", sharey=True)
+    for axis, (task, rows) in zip(axes, tasks.items()):
+        values = torch.tensor([list(row.values()) for row in rows.values()])
+        picture = axis.imshow(values.log2(), cmap="RdBu_r", vmin=-2, vmax=2, aspect="auto")
+        for (i, j), value in ((at, values[at].item()) for at in ((i, j) for i in range(len(rows)) for j in range(values.shape[1]))):
+            axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                      color="white" if abs(values[i, j].log2()) > 1.3 else "black")
+        axis.set_xticks(range(values.shape[1]), list(result["metrics"]), rotation=60, ha="right", fontsize=8)
+        axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
+        axis.set_title(f"{task}, judged by", fontsize=9)
+    axes[0].set_ylabel("optimised for", fontsize=9)
+    figure.colorbar(picture, ax=axes, label="distance over that of the MSE's, log2", pad=0.01)
+    replace(path, lambda partial: figure.savefig(partial, dpi=90, format="png"))
+    pyplot.close(figure)
+
+
+def draw_pictures(pictures: dict[str, dict[str, dict[str, Tensor]]], path: Path) -> None:
+    """For each metric what it recovers from noise, its MAD pictures, and its restorations."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(5, len(pictures), figsize=(1.75 * len(pictures), 9.6), layout="constrained")
+    for column, (name, probes) in zip(axes.T, pictures.items()):
+        recovered, mad, restoration = (probes[probe] for probe in ("recovery", "mad", "restoration"))
+        shown = {"recovered from noise": next(image for key, image in recovered.items() if key.startswith("from noise"))}
+        for key, image in mad.items():
+            if key.startswith(f"{name} held"):
+                other = key.split("\n")[1].split(" ")
+                shown[f"itself held, {other[0]} {other[1].rstrip(':')}"] = image
+        shown |= {task: image for task, image in zip(("denoised", "deblurred", "doubled", "compressed"), [
+            image for key, image in restoration.items() if key.startswith("for ")]) if task in ("doubled", "compressed")}
+        for axis, (caption, image) in zip(column, shown.items()):
+            axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.set_title(caption, fontsize=6)
+        for axis in column:
+            axis.axis("off")
+        column[0].set_title(f"{name}\n{column[0].get_title()}", fontsize=7)
+    replace(path, lambda partial: figure.savefig(partial, dpi=100, format="png"))
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
