@@ -13,7 +13,7 @@ from ..files import replace
 from . import urls
 from .journal import lock
 from .pairs import Result
-from .tables import OUTPUT_SUFFIXES, Table, TableError, _pyarrow, added, arrow_table, typed_columns
+from .tables import OUTPUT_SUFFIXES, Table, TableError, added, arrow_table, import_pyarrow, typed_columns
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that begin so
 _LOCK = "_lock"
@@ -69,7 +69,7 @@ class Parts:
 
     def kept(self) -> Iterator[tuple[int, list[Result]]]:
         """The parts of this run that are there and whole, and their results."""
-        pyarrow, parquet = _pyarrow()
+        pyarrow, parquet = import_pyarrow()
         there = set(self.files.names())
         for part in range(len(self)):
             if _name(part) not in there:
@@ -86,13 +86,14 @@ class Parts:
             yield part, results
 
     def write(self, part: int, results: Sequence[Result]) -> None:
-        pyarrow, parquet = _pyarrow()
+        pyarrow, parquet = import_pyarrow()
         rows = self.rows(part)
         if len(results) != len(rows):
             raise ValueError(f"part {part} has {len(rows)} rows, came {len(results)} results")
         table = self._columns.slice(rows.start, len(rows))
-        for name, column in zip(*_columns_of(arrow_table(added(results, self.header["signature"])))):
-            table = table.append_column(name, column)
+        more = arrow_table(added(results, self.header["signature"]))
+        for name in more.column_names:
+            table = table.append_column(name, more[name])
         stream = io.BytesIO()
         parquet.write_table(table.replace_schema_metadata({_KEY: self.id.encode()}), stream)
         self.files.write(_name(part), stream.getvalue())
@@ -134,7 +135,7 @@ def check_folder(folder: Path | str) -> None:
         raise TableError(f"{folder}: the Ray engine writes a folder of Parquet parts: name a folder, without suffix")
     if isinstance(folder, Path) and not folder.parent.is_dir():
         raise TableError(f"no folder {folder.parent}: create it")
-    _pyarrow()
+    import_pyarrow()
 
 
 @contextmanager
@@ -188,7 +189,3 @@ class _Files:
 
 def _name(part: int) -> str:
     return f"part-{part:07d}.parquet"
-
-
-def _columns_of(table: Any) -> tuple[list[str], list[Any]]:
-    return table.column_names, table.columns

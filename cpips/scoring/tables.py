@@ -116,7 +116,7 @@ def _read_csv(path: Path | str) -> dict[str, list]:
 
 
 def _read_parquet(path: Path | str) -> dict[str, list]:
-    pyarrow, parquet = _pyarrow()
+    pyarrow, parquet = import_pyarrow()
     try:
         table = parquet.read_table(path if isinstance(path, Path) else io.BytesIO(urls.read(path)))
     except pyarrow.ArrowException as error:
@@ -171,7 +171,7 @@ def check_output(path: Path) -> None:
     if path.is_dir() or not path.parent.is_dir():
         raise TableError(f"{path} is a folder: name a file" if path.is_dir() else f"no folder {path.parent}: create it")
     if path.suffix.lower() == ".parquet":
-        _pyarrow()
+        import_pyarrow()
 
 
 def write_table(path: Path, table: Table, results: Sequence[Result], signature: str) -> None:
@@ -184,7 +184,7 @@ def write_table(path: Path, table: Table, results: Sequence[Result], signature: 
     columns = {**(table.columns if suffix == ".csv" else typed_columns(table)), **added(results, signature)}
     with atomic(path) as stream:
         if suffix == ".parquet":
-            _pyarrow()[1].write_table(arrow_table(columns), stream)
+            import_pyarrow()[1].write_table(arrow_table(columns), stream)
             return
         text = io.TextIOWrapper(stream, "utf-8", newline="")
         if suffix == ".csv":
@@ -211,7 +211,7 @@ def added(results: Sequence[Result], signature: str) -> dict[str, list]:
 
 def arrow_table(columns: dict[str, list]) -> Any:
     """A ``pyarrow.Table``; of the :data:`ADDED` columns with their types, even where all are empty."""
-    pyarrow, _ = _pyarrow()
+    pyarrow, _ = import_pyarrow()
     types = {"distance": pyarrow.float64(), "error": pyarrow.string(), "signature": pyarrow.string()}
     return pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
 
@@ -257,7 +257,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def import_pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet
