@@ -49,8 +49,10 @@ def main(argv: list[str] | None = None) -> list[dict[str, float]]:
             return loss(network(noisy), clean)  # the loss sums in fp32, whatever autocast does
 
     if args.compile:
-        # network, loss and their gradients in one graph; with DDP, which cuts it, in a few
+        # the whole step in three graphs: network and loss (with DDP, which cuts it, a few), their gradients, the update;
+        # one function around all three would be cut at backward(), and into far more pieces
         forward = torch.compile(forward, backend=args.compile, fullgraph=processes == 1)
+        optimiser.step = torch.compile(optimiser.step, backend=args.compile)  # the scaler calls it
 
     log = []
     for step, (noisy, clean) in enumerate(itertools.islice(_forever(loader, sampler), args.steps)):

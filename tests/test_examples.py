@@ -154,6 +154,22 @@ def test_bicubic_scores_what_is_published(shared_data, name, psnr, ssim):
     assert sr.mean(rows, "ssim") == pytest.approx(ssim, abs=0.0005)
 
 
+def test_judges_that_come_later_judge_what_they_have_not_seen(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import sr_losses
+
+    monkeypatch.setattr(sr_losses, "DATA", tmp_path)
+    for name in sr_losses.SETS:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        photo(tmp_path / "images" / name)
+    asked = []
+    judges = {name: lambda x, y, name=name: asked.append(name) or (x - y).abs().mean() for name in "ab"}
+    first = sr_losses.scores(None, {"a": judges["a"]}, tmp_path / "scores.json")
+    both = sr_losses.scores(None, judges, tmp_path / "scores.json")
+    assert asked == ["a"] * 3 + ["b"] * 3 and sr_losses.scores(None, judges, tmp_path / "scores.json") == both
+    assert len(asked) == 6 and all(both[name] == first[name] | {"b": both[name]["a"]} for name in sr_losses.SETS)
+
+
 # ---- style transfer --------------------------------------------------------------------------------------------------
 
 

@@ -48,10 +48,15 @@ def test_loop(example, amp, capsys):
 
 
 @pytest.mark.slow
-def test_loop_compiled_as_one_graph(example):
-    main = example("training_loop")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # of torch, within its optimiser
+def test_loop_compiled_as_a_whole(example):
+    """Network and loss are one graph, the optimiser's update is another."""
+    main, counters = example("training_loop"), torch._dynamo.utils.counters
     torch._dynamo.reset()
-    for got, expected in zip(main([*SMOKE, "--compile", "aot_eager"]), main(SMOKE)):
+    counters.clear()
+    compiled = main([*SMOKE, "--compile", "aot_eager"])
+    assert counters["stats"]["unique_graphs"] == 2 and counters["aot_autograd"]["total"] == 2
+    for got, expected in zip(compiled, main(SMOKE)):
         assert got == pytest.approx(expected, rel=1e-3)
 
 

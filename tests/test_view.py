@@ -89,7 +89,7 @@ def test_the_page_holds_the_pixels_the_numbers_and_the_places(page, arrays):
         metric = cpips.create_metric(name)
         assert data["metrics"][i]["signature"] == metric.signature and data["metrics"][i]["lower"] == (name != "psnr")
         assert data["images"][0]["order"][i] == pytest.approx(metric(x, y).item(), rel=1e-4)
-    assert data["images"][1]["values"] == ["0.000", "0.000", "∞"] and data["images"][1]["order"][2] == "inf"
+    assert data["images"][1]["values"] == ["0.000", "0.000", "∞"] and data["images"][1]["order"][2] == "Infinity"
     heat = data["images"][0]["maps"][0]
     values = cpips.create_metric("cpips-lite").map(x, y)[0, 0].numpy()
     assert heat["columns"] == 20 and len(heat["cells"]) == 20 * 15 and data["images"][0]["maps"][2] is None
@@ -187,15 +187,19 @@ def media(browser, scheme: str = "light") -> None:
         {"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"}]})
 
 
-@pytest.fixture
-def opened(chromium, page):
+def open_page(browser, page: Path):
     from selenium.webdriver.support.wait import WebDriverWait
 
-    media(chromium)
-    chromium.get(page.as_uri())
-    WebDriverWait(chromium, 20).until(lambda b: b.execute_script("return 'ready' in document.body.dataset"))
-    settled(chromium)
-    yield chromium
+    media(browser)
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script("return 'ready' in document.body.dataset"))
+    settled(browser)
+    return browser
+
+
+@pytest.fixture
+def opened(chromium, page):
+    yield open_page(chromium, page)
     loaded = chromium.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert all(name.startswith("data:") for name in loaded), loaded
     assert chromium.get_log("browser") == []
@@ -329,6 +333,7 @@ def test_a_click_on_a_difference_goes_there(opened):
     assert abs(opened.execute_script("return view.x") - STRONG[0]) < 60
     press(opened, "]")
     assert opened.find_elements("css selector", "#peaks button") == [] and "equal" in text(opened, "#peaks-note")
+    assert [cell.text for cell in opened.find_elements("css selector", "#values .best")] == ["0.000", "0.000", "∞"]
     assert "∞" in text(opened, "#status") and text(opened, "#headline b") == "0.000"
 
 
@@ -459,3 +464,15 @@ def test_every_control_and_picture_has_a_name(opened):
             assert element.accessible_name.strip(), element.get_attribute("outerHTML")
     assert opened.execute_script("return [...document.querySelectorAll('table')].every(t => t.caption.textContent)")
     assert text(opened, "#image-name").startswith("</script>") and opened.execute_script("return document.images.length") == 0
+
+
+def test_without_a_map_there_is_neither_heat_nor_places(chromium, tmp_path):
+    """And a file of one metric and image, as small as they come, is a page too."""
+    out = tmp_path / "page.html"
+    write_page(Picture("a.png", torch.zeros(3, 1, 1)), [Picture("b.png", torch.ones(3, 1, 1))], out, [cpips.create_metric("psnr")])
+    shown = open_page(chromium, out)
+    assert not shown.find_element("id", "heat-tools").is_displayed() and not shown.find_element("id", "peaks-card").is_displayed()
+    press(shown, "h", "n", "]", "f")
+    assert text(shown, "#headline b") == "0.000" and text(shown, "#place") == "x 0, y 0"
+    assert pixel(shown, "right", *spot(shown, 0, 0)) == [255, 255, 255]
+    assert chromium.get_log("browser") == []

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+ReferenceArgument = Annotated[str, typer.Argument(
+    metavar="REF", show_default=False, help="The image, or .cpz file, to compare with.")]
+ImagesArgument = Annotated[list[str], typer.Argument(
+    metavar="IMG", show_default=False, help="Images or .cpz files of the same size.")]
 MetricOption = Annotated[Optional[str], typer.Option(
     "--metric", "-m", metavar="NAME", show_default=False,
     help="A model or metric that `cpips models` lists, or a weights file. Default: the default model.")]

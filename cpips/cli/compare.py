@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from .codec import CodecOption, codec_files
-from .common import (BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, fail, make_metric, number,
-                     print_json, print_table)
+from .common import (BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, MetricOption,
+                     ReferenceArgument, fail, make_metric, number, print_json, print_table)
 
 if TYPE_CHECKING:
     from ..metric import CPIPS
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def compare(
-    reference: Annotated[str, typer.Argument(metavar="REF", show_default=False, help="The image, or .cpz file, to compare with.")],
-    images: Annotated[list[str], typer.Argument(metavar="IMG", show_default=False, help="Images or .cpz files of the same size.")],
+    reference: ReferenceArgument,
+    images: ImagesArgument,
     metric: MetricOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from .codec import CodecOption, codec_files
-from .common import BackgroundOption, DeviceOption, DtypeOption, JsonOption, make_metric, print_json, say
+from .common import (BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument,
+                     make_metric, print_json, say)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +19,8 @@ HEAVY = 40_000_000  # bytes of a page from which a browser needs patience
 
 
 def view(
-    reference: Annotated[str, typer.Argument(metavar="REF", show_default=False, help="The image, or .cpz file, to compare with.")],
-    images: Annotated[list[str], typer.Argument(metavar="IMG", show_default=False, help="Images or .cpz files of the same size.")],
+    reference: ReferenceArgument,
+    images: ImagesArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", help="The page to write.")] = Path("cpips-view.html"),
     browse: Annotated[Optional[bool], typer.Option(
         "--open/--no-open", show_default=False, help="Open the page in a browser. Default: if a terminal is attached.")] = None,

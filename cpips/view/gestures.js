@@ -130,7 +130,7 @@ const KEYS = {
 };
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !$("shortcuts").checked || busy(event)) return;
+  if (document.body.inert || event.ctrlKey || event.metaKey || event.altKey || !$("shortcuts").checked || busy(event)) return;
   if (holds(event)) {
     event.preventDefault();
     hold(true);
@@ -146,7 +146,7 @@ addEventListener("keydown", (event) => {
     return;
   }
   const act = KEYS[event.key.toLowerCase()];
-  if (act) {
+  if (act && !(event.repeat && event.key.toLowerCase() === "h")) {
     event.preventDefault();
     act();
   }

@@ -26,7 +26,7 @@ from .._version import __version__
 from ..errors import ImageError
 from ..images import check_same_size
 from ..protocol import FullReferenceMetric
-from ..scoring.tables import atomic
+from ..scoring.tables import atomic, finite
 from .peaks import largest
 
 _HERE = Path(__file__).parent
@@ -109,7 +109,7 @@ def _content(reference: Picture, pictures: Sequence[Picture], metrics: Sequence[
                for i, metric in enumerate(metrics)]
     rows = [{"name": shown(picture.name), "uri": _uri(picture.pixels),
              "values": [_short(found["value"]) for found in row],
-             "order": [found["value"] if np.isfinite(found["value"]) else repr(found["value"]) for found in row],
+             "order": [finite(found["value"]) for found in row],
              "maps": [_heat(found) for found in row]}
             for picture, row in zip(pictures, measured)]
     palette = (heatmap.palette(np.linspace(0, 1, _SHADES)) * 255 + 0.5).astype(int).tolist()
@@ -127,7 +127,7 @@ def _heat(found: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _short(value: float) -> str:
-    return f"{value:#.4g}" if np.isfinite(value) else "∞" if value > 0 else "not a number"
+    return f"{value + 0.0:#.4g}" if np.isfinite(value) else "∞" if value > 0 else "not a number"
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------

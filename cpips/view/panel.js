@@ -73,7 +73,7 @@ $("heat-tools").hidden = $("peaks-card").hidden = !mapped.some(Boolean);
 $("values-note").textContent = "↓ lower, ↑ higher is closer" + (only ? "" : "; the best is bold");
 
 const best = data.metrics.map(({ lower }, i) => {
-  const all = data.images.map(({ order }) => Number(order[i]));
+  const all = data.images.map(({ order }) => Number(order[i])).filter((value) => !Number.isNaN(value));
   return lower ? Math.min(...all) : Math.max(...all);
 });
 data.images.forEach(({ name, values, order }, i) => {
@@ -212,5 +212,7 @@ ready.then(() => {
   listPeaks();
   new ResizeObserver(redraw).observe(stage);
   redraw();
+  document.body.inert = false;
   document.body.dataset.ready = "";
-}, () => say("A picture of this page cannot be decoded by this browser"));
+}, () => document.body.prepend(make("p", "A picture of this page cannot be decoded by this browser.",
+                                    { className: "warning", role: "alert" })));

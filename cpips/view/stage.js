@@ -1,6 +1,7 @@
 // The pictures: what is seen, from where, and how it is drawn. All panes share one view, so they move together.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+document.body.inert = true;  // until the pictures are there
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
 const panes = [$("left"), $("right")];  // the right one alone, but for side by side
