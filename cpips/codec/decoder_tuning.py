@@ -1,6 +1,6 @@
 """Train a codec's decoder alone: what it shows changes, what it writes does not, to the last bit.
 
-The two-stage recipe of MS-ILLM (Muckley et al., ICML 2023, arXiv 2301.11189, sec. 4), also that of PatchGAN fine-tuning
+The two-stage recipe of MS-ILLM (Muckley et al., ICML 2023, arXiv 2301.11189), also that of PatchGAN fine-tuning
 for machine codecs (Le et al., arXiv 2401.10732): encoder and entropy model stay as they are, so that files made before
 decode with the new decoder, and every comparison of decoders is one at identical bits::
 
@@ -339,7 +339,7 @@ def assert_same_bitstreams(before: Codec, after: Codec, images: list[Tensor]) ->
     """
     if frozen_digest(before) != frozen_digest(after):
         raise BitstreamError("the codecs differ in their encoders or entropy models: their bitstreams differ, too")
-    before, after = before.cpu(), after.cpu()
+    before, after = copy_codec(before), copy_codec(after)  # on the CPU, with tables of their own
     for i, image in enumerate(images):
         one, two = before.encode(image), after.encode(image)
         if one != two:
