@@ -24,6 +24,7 @@ from _common import DATA, save, table, trunk_and_heads
 from cpips.distortions import DISTORTIONS
 from cpips.files import replace
 from cpips.probes import PROBES, ProbeResult
+from cpips.probes.invariance import EXACT, SHIFTS
 from cpips.protocol import FullReferenceMetric
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -41,8 +42,8 @@ METRICS: dict[str, Callable[[], FullReferenceMetric]] = {
        for name in ("mse", "ms-ssim", "lpips-squeeze", "lpips-alex", "hyperprior-q4", "cpips", "cpips-lite")},
     "cpips-lite, structure": structure,
 }
-SETTINGS: dict[str, dict] = {"restoration": {"steps": 40}, "recovery": {"steps": 80, "rate": 0.05}, "order": {}, "invariance": {},
-                             "noise-floor": {}, "flips": {"steps": 6}, "mad": {"steps": 60}}
+SETTINGS: dict[str, dict] = {"restoration": {"steps": 40}, "recovery": {"steps": 80, "rate": 0.05}, "order": {},
+                             "invariance": {}, "noise-floor": {}, "flips": {"steps": 6}, "mad": {"steps": 60}}
 BATCHES = ("invariance", "restoration")  # the others take the last image alone
 ORDER = 24  # distortions, evenly from the bank, where not all the steps are taken
 
@@ -80,12 +81,12 @@ def main() -> None:
                       flush=True)
             found[name][probe] = brief(ProbeResult.load(stem.with_suffix(".json")).to_dict())
             pictures[name][probe] = torch.load(stem.with_suffix(".pt"))
-    result = {"what": "every probe of each metric; CPU seconds of each under settings", "images": list(CROPS), "side": args.side, "share": args.share,
-              "metrics": found}
-    if set(args.probes) == set(SETTINGS):
+    result = {"what": "every probe of each metric; CPU seconds of each under settings", "images": list(CROPS),
+              "side": args.side, "share": args.share, "metrics": found}
+    if "restoration" in args.probes:
         draw_numbers(result, DOCS / "probe_matrix.png")
         draw_pictures(pictures, DOCS / "probe_pictures.png")
-        print(report(result))
+    print(report(result))
     print(save("probe_matrix", result))
 
 
@@ -124,40 +125,45 @@ def brief(value: object) -> object:
 
 
 def summary(probes: dict[str, dict]) -> dict[str, float]:
-    """The numbers of one metric that the table has, by column."""
-    recovered, moved = probes["recovery"]["result"]["starts"], probes["invariance"]["result"]
-    attacks, order = probes["flips"]["result"]["attacks"], probes["order"]["result"]
-    held = probes["mad"]["result"]["held"]
-    return {
-        "recovery, dB from noise": recovered["noise"]["found"]["psnr"],
-        "from JPEG": recovered["jpeg"]["found"]["psnr"] - recovered["jpeg"]["start"]["psnr"],
-        "from blur": recovered["blur"]["found"]["psnr"] - recovered["blur"]["start"]["psnr"],
-        "MAD span, itself held": float(held["metric"]["span"]),
-        "the other held": float(held["against"]["span"]),
-        "flip, grey levels": float(attacks["grey"]["median"]),
-        "flip, px": float(attacks["spatial"]["median"]),
-        "shift by 1 px": max(value for name, value in moved["single"].items() if name.startswith("shift")),
-        "moved alike": max(moved["joint"].values()),
-        "rising": order["rising"],
-        "asymmetry": order["asymmetry"],
-        "triangles": order["triangle"],
-        "of root": order["triangle_of_root"],
-        "floor, fp32": float(probes["noise-floor"]["result"]["dtypes"]["float32"]["smallest"]),
-        "floor, bf16": float(probes["noise-floor"]["result"]["dtypes"]["bfloat16"]["smallest"]),
-    }
+    """The numbers of one metric that the table has, by column, of the probes that were made."""
+    made = {probe: found["result"] for probe, found in probes.items()}
+    numbers: dict[str, float] = {}
+    if "recovery" in made:
+        starts = made["recovery"]["starts"]
+        numbers |= {"recovery, dB from noise": starts["noise"]["found"]["psnr"],
+                    "from JPEG": starts["jpeg"]["found"]["psnr"] - starts["jpeg"]["start"]["psnr"],
+                    "from blur": starts["blur"]["found"]["psnr"] - starts["blur"]["start"]["psnr"]}
+    if "mad" in made:
+        held = made["mad"]["held"]
+        numbers |= {"MAD rise, itself held": float(held["metric"]["rise"]), "the other held": float(held["against"]["rise"])}
+    if "flips" in made:
+        attacks = made["flips"]["attacks"]
+        numbers |= {"flip, grey levels": float(attacks["grey"]["median"]), "flip, px": float(attacks["spatial"]["median"])}
+    if "invariance" in made:
+        single, joint = made["invariance"]["single"], made["invariance"]["joint"]
+        numbers |= {"shift by 1 px": max(value for name, value in single.items() if name in SHIFTS),
+                    "moved alike": max(joint[name] for name in EXACT)}
+    if "order" in made:
+        order = made["order"]
+        numbers |= {"rising": order["rising"], "asymmetry": order["asymmetry"], "triangles": order["triangle"],
+                    "of root": order["triangle_of_root"]}
+    if "noise-floor" in made:
+        numbers |= {f"floor, {name}": float(row["smallest"]) for name, row in made["noise-floor"]["dtypes"].items()}
+    return numbers
 
 
-FORMATS = {"recovery, dB from noise": "{:.1f}", "from JPEG": "{:+.1f}", "from blur": "{:+.1f}", "MAD span, itself held": "{:.3g}",
+FORMATS = {"recovery, dB from noise": "{:.1f}", "from JPEG": "{:+.1f}", "from blur": "{:+.1f}", "MAD rise, itself held": "{:.3g}",
            "the other held": "{:.3g}", "flip, grey levels": "{:g}", "flip, px": "{:g}", "shift by 1 px": "{:.2f}",
            "moved alike": "{:.0%}", "rising": "{:.1%}", "asymmetry": "{:.1%}", "triangles": "{:.0%}", "of root": "{:.0%}",
-           "floor, fp32": "{:g}", "floor, bf16": "{:g}"}
+           "floor, float32": "{:g}", "floor, bfloat16": "{:g}", "floor, float16": "{:g}"}
 
 
 def report(result: dict) -> str:
     """Markdown: a row for each metric."""
-    rows = [[name, *(FORMATS[column].format(value) for column, value in summary(probes).items())]
-            for name, probes in result["metrics"].items()]
-    return table(["metric", *FORMATS], rows)
+    numbers = {name: summary(probes) for name, probes in result["metrics"].items()}
+    columns = list(next(iter(numbers.values())))
+    rows = [[name, *(FORMATS[column].format(row[column]) for column in columns)] for name, row in numbers.items()]
+    return table(["metric", *columns], rows)
 
 
 def restored(result: dict) -> dict[str, dict[str, dict[str, float]]]:
@@ -228,10 +234,11 @@ def draw_pictures(pictures: dict[str, dict[str, dict[str, Tensor]]], path: Path)
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(5, len(pictures), figsize=(1.75 * len(pictures), 9.6), layout="constrained")
+    down = 3 + 2 * any("mad" in probes for probes in pictures.values())
+    figure, axes = pyplot.subplots(down, len(pictures), figsize=(1.75 * len(pictures), 1.95 * down), layout="constrained")
     for column, (name, probes) in zip(axes.T, pictures.items()):
-        recovered, mad, restoration = (probes[probe] for probe in ("recovery", "mad", "restoration"))
-        shown = {"recovered from noise": next(image for key, image in recovered.items() if key.startswith("from noise"))}
+        recovered, mad, restoration = (probes.get(probe, {}) for probe in ("recovery", "mad", "restoration"))
+        shown = {"recovered from noise": image for key, image in recovered.items() if key.startswith("from noise")}
         for key, image in mad.items():
             if key.startswith(f"{name} held"):
                 other = key.split("\n")[1].split(" ")

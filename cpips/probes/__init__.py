@@ -31,5 +31,5 @@ PROBES: dict[str, Callable[..., ProbeResult]] = {
     "noise-floor": noise_floor,
 }
 
-__all__ = ["KINDS", "PROBES", "Distance", "Finding", "MetricLike", "ProbeResult", "flips", "invariance",
-           "mad", "noise_floor", "order", "recovery", "restoration"]
+__all__ = ["KINDS", "PROBES", "Descent", "Distance", "Finding", "MetricLike", "ProbeResult", "descend", "flips",
+           "invariance", "mad", "noise_floor", "order", "recovery", "restoration"]

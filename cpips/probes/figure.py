@@ -104,8 +104,7 @@ def _flips(axis: Any, result: dict, settings: dict) -> None:
     for name, row in result["attacks"].items():
         least = sorted(float(value) for value in row["least"])
         shown = [value for value in least if value < float("inf")]
-        axis.step([*shown, *shown[-1:]], [(i + 1) / len(least) for i in range(len(shown))] + [len(shown) / len(least)] * bool(shown),
-                  where="post", marker=".", label=f"{name} ({row['unit']})")
+        axis.step(shown, [(i + 1) / len(least) for i in range(len(shown))], where="post", marker=".", label=f"{name} ({row['unit']})")
     axis.set_xscale("log")
     axis.set_ylim(0, 1.05)
     axis.set_xlabel("greatest change", fontsize=8)

@@ -54,7 +54,8 @@ def noise_floor(metric: MetricLike, image: ImageLike, *, dtypes: Sequence[str] =
             findings.append(Finding("noisy", told, NOISY[name], f"in {name}, noise of {told:g} grey levels is the smallest "
                                     "that it measures"))
         if not equal <= exact[-1].mean() * 1e-3:
-            findings.append(Finding("nonzero", equal, exact[-1].mean().item() * 1e-3, f"equal images have {equal:.3g} in {name}"))
+            findings.append(Finding("nonzero", equal, exact[-1].mean().item() * 1e-3,
+                                    f"equal images have {equal:.3g} in {name}"))
     return ProbeResult("noise-floor", distance.name, distance.signature,
                        {"dtypes": list(dtypes), "amplitudes": list(AMPLITUDES), "draws": DRAWS, "seed": seed,
                         "size": list(reference.shape[2:])},
@@ -70,7 +71,8 @@ def _measured(distance: Distance, reference: Tensor, noise: Tensor, dtype: torch
     for amplitude in AMPLITUDES:
         y = (reference.double() + noise.double() * amplitude / 255).clamp(0, 1).to(dtype)
         rows.append(torch.cat([narrow(one[None], x) for one in y]).double().cpu())
-    others = [narrow(x, x), narrow(x.contiguous(memory_format=torch.channels_last), x), narrow(x.repeat(2, 1, 1, 1), x.repeat(2, 1, 1, 1))]
+    twice = x.repeat(2, 1, 1, 1)
+    others = [narrow(x, x), narrow(x.contiguous(memory_format=torch.channels_last), x), narrow(twice, twice)]
     return torch.stack(rows), max(value.max().item() for value in others)
 
 

@@ -26,10 +26,11 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
     """Distances of images to their distorted copies, in five steps of severity.
 
     The result has for each distortion its mean distances by step, the share of rising steps (of those in which the mean
-    squared error rises), and whether it saturates (the last step adds less than 3 %, and more to the MSE); the share of rising steps of all; identity, symmetry, and the share of
-    triples among the reference and its copies that violate the triangle inequality, of the distance and of its root.
+    squared error rises), and whether it saturates (the last step adds less than 3 %, and more to the MSE); the share of
+    rising steps of all; the value of equal images, the asymmetry, and the share of triples among the reference and its
+    copies that violate the triangle inequality, of the distance and of its root.
     Findings: ``not-monotone``, ``blind``, ``ignores-colour``, ``saturated``, ``asymmetric``, ``nonzero``, ``negative``,
-    ``triangle`` (of the distance and of its root), ``not-finite``.
+    ``triangle`` (where the root violates it, too), ``not-finite``.
 
     Args:
         images: ``(N,3,H,W)`` or what else makes a batch; numbers are means over it.

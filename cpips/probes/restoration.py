@@ -60,8 +60,8 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
         row = {"broken": descent.broken, "psnr": [psnr(before, test), psnr(after, test)], "curve": descent.curve,
                "scores": {one.name: [one.number(before, test), one.number(after, test)] for one in (distance, *judging)}}
         found[task] = row
-        pictures[f"{task}: {row['psnr'][0]:.1f} dB"] = before[0]
-        pictures[f"for {distance.name}: {row['psnr'][1]:.1f} dB"] = after[0]
+        pictures[f"{task}, before:\n{row['psnr'][0]:.1f} dB"] = before[0]
+        pictures[f"for {distance.name}, {task}:\n{row['psnr'][1]:.1f} dB"] = after[0]
         findings += descent.findings(task)
         for judge in judging:
             a, b = row["scores"][judge.name]
