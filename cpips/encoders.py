@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Iterable, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class AnalysisTransform(nn.Module):
     def __init__(self, layers: Sequence[nn.Module], architecture: Architecture = HYPERPRIOR):
         super().__init__()
         self.architecture = architecture
-        self.g_a = nn.Sequential(*layers)
+        self.g_a: Any = nn.Sequential(*layers)  # Any: a module does not tell a type checker its buffers
 
     @property
     def taps(self) -> dict[str, int]:
@@ -212,7 +212,7 @@ class AnalysisTransform(nn.Module):
         if min(N, M) < 1:
             raise ModelError(f"N={N} and M={M}: an encoder needs one channel or more")
         generator = torch.Generator("cpu").manual_seed(seed)
-        float32 = {"dtype": torch.float32, "device": "cpu"}  # the same draw whatever torch's defaults are
+        float32: Any = {"dtype": torch.float32, "device": "cpu"}  # the same draw whatever torch's defaults are
         state: dict[str, Tensor] = {}
         widths = architecture.widths(N, M)
         for i, (inputs, outputs, (kernel, _)) in enumerate(zip((3, *widths), widths, architecture.convolutions)):

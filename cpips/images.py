@@ -24,7 +24,7 @@ from torch import Tensor
 from .errors import ImageError
 
 Background = Union[None, str, Sequence[float]]
-ImageLike = Union[Tensor, np.ndarray, Image.Image, str, os.PathLike, Sequence[Any]]
+ImageLike = Union[Tensor, "np.ndarray[Any, Any]", Image.Image, str, "os.PathLike[str]", Sequence[Any]]
 
 RANGE_TOLERANCE = 1e-4  # rounding of a resize or a half-precision round trip; nothing that a person could see
 _MPO_FORMATS = {"MPO"}  # phone photographs: the first frame is the photograph, the others previews
@@ -33,7 +33,7 @@ _MPO_FORMATS = {"MPO"}  # phone photographs: the first frame is the photograph, 
 # ---- files and PIL images -------------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike, background: Background = None) -> Tensor:
+def load(path: str | os.PathLike[str], background: Background = None) -> Tensor:
     """Read an image file as ``(3,H,W)`` float32 RGB in [0,1].
 
     8-bit and 16-bit grey, palette, bilevel, RGB, CMYK and YCbCr files are converted to RGB; EXIF orientation is
@@ -136,7 +136,7 @@ def colour(background: Background) -> list[float]:
     return rgb
 
 
-def _to_unit(array: np.ndarray) -> Tensor:
+def _to_unit(array: np.ndarray[Any, Any]) -> Tensor:
     """``(H,W,C)`` uint8 to ``(C,H,W)`` float32 in [0,1]."""
     return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1).contiguous().to(torch.float32) / 255
 
@@ -217,7 +217,7 @@ def _floating(x: Tensor, came: str) -> Tensor:
     return x
 
 
-def _from_array(x: np.ndarray, name: str) -> Tensor:
+def _from_array(x: np.ndarray[Any, Any], name: str) -> Tensor:
     came = f"{name} is a numpy array of shape {x.shape}"
     if isinstance(x, np.ma.MaskedArray):
         raise ImageError(f"{came} with a mask: fill it, x.filled(0); mask= of the metric says which pixels count")
@@ -283,9 +283,14 @@ def check_same_size(x: Tensor, y: Tensor) -> None:
                          "for one against many use x.expand(len(y), -1, -1, -1), for all pairs metric.pairwise")
 
 
+def in_graph() -> bool:
+    """Whether the call is being compiled, exported or traced, and not run."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def can_look(x: Tensor) -> bool:
     """Whether the values of ``x`` can be read here and now without stalling a device or breaking a graph."""
-    return (x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return (x.device.type == "cpu" and not in_graph()
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
             and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__)  # a subclass such as FakeTensor has no values
 
@@ -325,9 +330,9 @@ def halved(x: Tensor) -> Tensor:
 
     The same to the last bit whether a gradient is recorded or not: an output and its equal target stay equal.
     """
-    if (x.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling() or torch.jit.is_tracing()
-            or x.shape[2] % 2 or x.shape[3] % 2):
+    if x.dtype not in (torch.float32, torch.float64) or in_graph() or x.shape[2] % 2 or x.shape[3] % 2:
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-    top, bottom = x.unflatten(2, (-1, 2)).unbind(3)  # whole rows first: in a fifth to a half of the pool's time
+    # whole rows first: in a fifth to a half of the pool's time
+    top, bottom = x.unflatten(2, (-1, 2)).unbind(3)  # type: ignore[no-untyped-call]
     left, right = (top + bottom).unflatten(3, (-1, 2)).unbind(4)
     return (left + right).mul_(0.25)

@@ -127,7 +127,7 @@ class CPIPS(FullReferenceMetric):
 
     def __init__(
         self,
-        model: str | Mapping[str, Tensor] | AnalysisTransform = pretrained.DEFAULT_MODEL,
+        model: pretrained.Source = pretrained.DEFAULT_MODEL,
         *,
         form: str | None = None,
         taps: Sequence[str] | None = None,
@@ -159,7 +159,7 @@ class CPIPS(FullReferenceMetric):
         form, scales = form or "latent", scales or 1
         known = self.encoder.taps
         if taps is None:
-            taps = known if form == "taps" else ("y",)
+            taps = tuple(known) if form == "taps" else ("y",)
         taps = (taps,) if isinstance(taps, str) else tuple(taps)
         if not taps or (unknown := sorted(set(taps) - set(known))):
             raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(known)}")
@@ -168,7 +168,7 @@ class CPIPS(FullReferenceMetric):
         if quantize and "y" not in taps:
             raise ModelError("quantize rounds the latent: add 'y' to taps")
         self._add_weights(weights or {}, persistent)
-        self.register_load_state_dict_post_hook(_refresh_digest)
+        self.register_load_state_dict_post_hook(_refresh_digest)  # type: ignore[no-untyped-call]
 
     # ---- the distance -----------------------------------------------------------------------------------------------
 
@@ -331,11 +331,12 @@ class CPIPS(FullReferenceMetric):
 
     def _scalar(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
         """The distance before the root, ``(N,)``."""
-        return sum(cell_mean(values, stride, size) for values, stride in self._cells(parts, size)) / self.scales
+        means: Any = (cell_mean(values, stride, size) for values, stride in self._cells(parts, size))
+        return sum(means) / self.scales
 
     def _map(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
         height, width = size
-        total = 0.0
+        total: Any = 0.0
         for values, stride in self._cells(parts, size):
             rows = torch.arange(height, device=values.device) // stride
             columns = torch.arange(width, device=values.device) // stride

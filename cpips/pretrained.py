@@ -30,7 +30,7 @@ from .head import Head
 DEFAULT_MODEL = "cpips-lite"
 DEFAULT_CODEC = "hyperprior-q4"  # for files and indexes
 
-Source = Union[str, os.PathLike, Mapping[str, Tensor], AnalysisTransform]
+Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], AnalysisTransform]
 
 ZOO_URL = "https://compressai.s3.amazonaws.com/models/v1/"
 # first 8 hex digits of each file's SHA-256, as the official file names carry them
@@ -149,7 +149,7 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -7,7 +7,7 @@ nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same wa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from . import images
 from ._version import __version__
 from .errors import ImageError, ModelError
+
+Module = TypeVar("Module", bound="ImageModule")
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -35,7 +37,7 @@ class ImageModule(nn.Module):
         self.reduction, self.check, self.background = check_reduction(reduction), check, background
         super().train(False)
 
-    def train(self, mode: bool = True):
+    def train(self: Module, mode: bool = True) -> Module:
         """Nothing: there is no training mode."""
         return self
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .encoders import STRIDE, Architecture
 from .errors import ModelError
+from .images import in_graph
 
 # An image of more pixels goes in strips by itself. At four million the hyperprior's first features are 0.5 GB, thrice
 # that while they are made: what any machine has. The rows between strips are computed twice, so smaller images go whole.
@@ -44,7 +45,7 @@ def rows(strip: int | str | None, *images: Tensor, checkpoint: bool = False) -> 
     traced, compiled or exported, for any size. The number of images plays no part: a result does not depend on the batch.
     """
     recorded = torch.is_grad_enabled() and any(image.requires_grad for image in images)
-    if strip is None or torch.compiler.is_compiling() or torch.jit.is_tracing() or (recorded and not checkpoint):
+    if strip is None or in_graph() or (recorded and not checkpoint):
         return None
     height, width = images[0].shape[2:]
     if strip == "auto":
