@@ -13,12 +13,14 @@ whole Kodak images for 2000 steps.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import time
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import cpips
@@ -149,7 +151,7 @@ def draw(pictures: list[dict[str, Tensor]], rows: list[dict], box: tuple[int, ..
     from matplotlib.patches import Rectangle
 
     labels = list(pictures[0])
-    figure = Figure(figsize=(2.2 * len(labels), 2.6 * len(pictures)), layout="constrained")
+    figure = Figure(figsize=(2.2 * len(labels), 3.0 * len(pictures)), layout="constrained")
     axes = figure.subplots(len(pictures), len(labels), squeeze=False)
     told = iter(rows)
     for line, shown in zip(axes, pictures):
@@ -164,7 +166,10 @@ def draw(pictures: list[dict[str, Tensor]], rows: list[dict], box: tuple[int, ..
             if label in ("original", "region"):
                 axis.add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor="white", linewidth=0.8))
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda partial: figure.savefig(partial, dpi=120, format="png", pil_kwargs={"optimize": True}))
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    small = Image.open(drawn).convert("RGB").quantize(200)  # a third of the bytes
+    replace(path, lambda partial: small.save(partial, "PNG", optimize=True))
 
 
 def main() -> None:
