@@ -28,7 +28,7 @@ from cpips.codec.evaluate import psnr_8bit
 from cpips.codec.files import open_codec
 from cpips.codec.tune_config import TuneConfig, make_tuner
 from cpips.files import replace
-from cpips.losses import FeatureExtractor
+from cpips.realism import Statistics, collect, fid, kid
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, FIGURE = ROOT / "configs" / "tune-ensemble.toml", ROOT / "docs" / "semantic_ensemble.png"
@@ -57,40 +57,9 @@ def centre(path: Path) -> Tensor:
     return image[:, top : top + SIDE, left : left + SIDE]
 
 
-def patches(images: list[Tensor]) -> Tensor:
-    """Of 8-bit images: squares side by side, and again half a square further (HiFiC's convention), ``(n,3,PATCH,PATCH)``."""
-    batch = (torch.stack(images) * 255).round() / 255
-    half = PATCH // 2
-    shifted = batch[..., half:-half, half:-half]
-    return torch.cat([t.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, PATCH, PATCH)
-                      for t in (batch, shifted)])
-
-
-def features(extractor: FeatureExtractor, images: list[Tensor]) -> np.ndarray:
-    """Latents of the patches, mean over cells: ``(n,M)``."""
-    with torch.no_grad():
-        found = [extractor(part, ["y"])["y"].mean((2, 3)) for part in patches(images).split(64)]
-    return torch.cat(found).double().numpy()
-
-
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of two Gaussians with the samples' moments."""
-    from scipy.linalg import sqrtm
-
-    one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    return float(np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(one + two - 2 * sqrtm(one @ two).real))
-
-
-def kernel(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased MMD^2 under KID's cubic kernel (Gretton et al., JMLR 2012, eq. 4), of all samples; may be a little below 0.
-
-    The i-th samples of both are of one image: those pairs are left out, as they are within a set.
-    """
-    def apart(x: np.ndarray, y: np.ndarray) -> float:
-        gram = (x @ y.T / x.shape[1] + 1) ** 3
-        return (gram.sum() - np.trace(gram)) / (len(x) * (len(x) - 1))
-
-    return float(apart(a, a) + apart(b, b) - 2 * apart(a, b))
+def measured(images: list[Tensor]) -> Statistics:
+    """Features of the patches of 8-bit images."""
+    return collect([(image * 255).round() / 255 for image in images], FEATURES, patches=PATCH)
 
 
 def likeness(original: list[Tensor], decoded: list[Tensor], metrics: dict) -> dict:
@@ -135,11 +104,10 @@ def main() -> None:
     bits = [8 * len(pack(stream, start.name, start.digest)) / SIDE**2 for stream in streams]
     metrics = {"ms_ssim": cpips.create_metric("ms-ssim"), "lpips": cpips.create_metric("lpips-alex", **trunk_and_heads("lpips-alex")),
                "cpips": cpips.CPIPS()}
-    extractor = FeatureExtractor(FEATURES)
+    reference, pictures = measured(original), {}
     result = {"what": "a decoder tuned with each loss, at identical bits; see the docstring", "codec": config.codec,
               "bpp": float(np.mean(bits)), "images": len(original), "side": SIDE, "patch": PATCH,
-              "patches": len(patches(original)), "features": FEATURES, "rows": {}}
-    reference, pictures = features(extractor, original), {}
+              "patches": reference.samples, "features": FEATURES, "rows": {}}
     for name in ["shipped", *args.rows]:
         codec, facts, folder = start, {}, args.runs / name.replace(" ", "")
         if name != "shipped":
@@ -151,8 +119,8 @@ def main() -> None:
             assert_same_bitstreams(start, codec, original[:4])
         pictures[name] = [codec.decode(stream) for stream in streams]
         scores = kept(folder / "scores.json", lambda: likeness(original, pictures[name], metrics))
-        shown = features(extractor, pictures[name])
-        scores |= {"frechet": frechet(reference, shown), "kernel": kernel(reference, shown)}
+        shown = measured(pictures[name])
+        scores |= {"frechet": fid(reference, shown).value, "kernel": kid(reference, shown).value}
         result["rows"][name] = {"scores": scores, **facts}
         print(name, scores, file=sys.stderr, flush=True)
     draw({path.stem: image for path, image in zip(paths, original)},

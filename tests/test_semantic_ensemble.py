@@ -278,14 +278,3 @@ def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_c
     semantic_ensemble.main()
     again = json.loads((tmp_path / "semantic_ensemble.json").read_text())
     assert again["rows"] == result["rows"]
-
-
-def test_the_kernel_distance_of_pairs(monkeypatch):
-    """0 on average for two draws of one distribution, and large for another; equal sets give exactly 0."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-    from semantic_ensemble import frechet, kernel
-
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 400, 4))
-    assert kernel(a, a) == pytest.approx(0, abs=1e-12) and abs(kernel(a, b)) < 0.05 < kernel(a, b + 1)
-    assert frechet(a, a + 2) == pytest.approx(16, rel=1e-6)
