@@ -243,8 +243,9 @@ def draw_pictures(pictures: dict[str, dict[str, dict[str, Tensor]]], path: Path)
             if key.startswith(f"{name} held"):
                 other = key.split("\n")[1].split(" ")
                 shown[f"itself held, {other[0]} {other[1].rstrip(':')}"] = image
-        shown |= {task: image for task, image in zip(("denoised", "deblurred", "doubled", "compressed"), [
-            image for key, image in restoration.items() if key.startswith("for ")]) if task in ("doubled", "compressed")}
+        for task, picture in (("super-resolution", "doubled"), ("compression", "compressed")):
+            index = list(restoration).index(next(key for key in restoration if key.startswith(task)))
+            shown[picture] = list(restoration.values())[index + 1]  # what was made of it follows what it was
         for axis, (caption, image) in zip(column, shown.items()):
             axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
             axis.set_title(caption, fontsize=6)
