@@ -201,7 +201,7 @@ def test_a_target_out_of_reach_is_told(codec, image, plain):
     with pytest.raises(RateError, match=r"cannot be met within 2%.* its own file has .*higher quality"):
         refine(image, codec, alpha=ALPHA, target_bpp=4 * own, steps=4)
     with pytest.raises(RateError, match=r"cannot be met within 2%.*lower quality"):
-        refine(image, codec, alpha=ALPHA, target_bpp=own / 3, steps=4)
+        refine(image, codec, alpha=ALPHA, target_bpp=0.36 * own, steps=4)
     with pytest.raises(RateError, match="header"):
         refine(image, codec, alpha=ALPHA, target_bpp=0.01)
 
