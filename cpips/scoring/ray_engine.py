@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 200_000_000  # bytes of a local start: names of files and distances, never pixels
 LARGEST_PART = 8192  # rows
+_RAISED = "raised"  # the column of a block that stands for an error
 
 
 class RayError(CpipsError, RuntimeError):
@@ -187,10 +189,13 @@ class Pool:
                 num_cpus=self.threads if self.device == "cpu" else 1, num_gpus=float(self.device == "cuda"))
         try:
             for found in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                if _RAISED in found.column_names:
+                    raise pickle.loads(found[_RAISED][0].as_py())
                 if len(found):
                     yield found
         except ray.exceptions.RayError as error:
-            raise _cause(error) from error
+            raise RayError(f"Ray gave up ({type(error).__name__}): {' '.join(str(error).split())[-500:]}; what is done is "
+                           "kept, the same command goes on from there") from error
 
 
 @contextmanager
@@ -217,7 +222,12 @@ class _Actor:
         self.work = worker(metric.to(device), *arguments)
 
     def __call__(self, block: "pyarrow.Table") -> "pyarrow.Table":
-        return self.work(block)
+        import pyarrow as pa
+
+        try:
+            return self.work(block)
+        except CpipsError as error:  # Ray would keep the text of its traceback only
+            return pa.table({_RAISED: pa.array([pickle.dumps(error)], pa.binary())})
 
 
 def import_ray() -> Any:
@@ -277,15 +287,3 @@ def _room(settings: RaySettings, nodes: Sequence[dict[str, float]]) -> Pool:
         need = "a GPU" if device == "cuda" else f"{threads} CPUs on one node, the number of torch's threads here (OMP_NUM_THREADS)"
         raise RayError(f"an actor needs {need}, but the nodes have {have}")
     return Pool(min(settings.actors or count, count), device, threads)
-
-
-def _cause(error: BaseException) -> Exception:
-    """The error of ours that Ray has wrapped, or else Ray's in one line."""
-    seen: BaseException | None = error
-    while seen is not None and type(seen).__module__.startswith("ray."):
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    if isinstance(seen, CpipsError):
-        return seen
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return RayError(f"Ray gave up ({type(error).__name__}): {lines[-1].strip()}; what is done is kept, the same command "
-                    "goes on from there")
