@@ -254,7 +254,7 @@ def test_weights_have_mean_one():
     (torch.rand(52, 70), "not binary"), (torch.full((52, 70), math.nan), "not binary"),
     (lambda x: x.mean(0), "that the function returned is not binary"), (lambda x: None, "returned a NoneType"),
     ((60, 0, 20, 5), "not inside"), ((0, 0, 0, 5), "empty"), ((1, 2, 3), "expected a mask"), (7, "expected a mask"),
-], ids=str)
+], ids=["size", "zero", "grey", "nan", "function-grey", "function-none", "outside", "empty-box", "three-numbers", "number"])
 def test_bad_regions(codec, image, roi, said):
     with pytest.raises(ImageError, match=said):
         refine(image, codec, alpha=ALPHA, roi=roi, steps=1)

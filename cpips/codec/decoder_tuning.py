@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 
 Reconstruction = Callable[[Tensor, Tensor], Union[Tensor, "tuple[Tensor, Mapping[str, Tensor]]"]]
 DECODER = "g_s."
-BETAS = (0.5, 0.9)  # of both Adams
 
 
 class Images(Protocol):
@@ -90,11 +89,12 @@ class Adversary(Protocol):
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """How a decoder is trained. The rates are MS-ILLM's.
+    """How a decoder is trained. The rates and betas are MS-ILLM's.
 
     Args:
         steps: in all, each of ``batch`` random crops of ``crop`` x ``crop`` px.
         lr, adversary_lr: rates of Adam, for the decoder and for the adversary.
+        betas: of both Adams.
         schedule: of both rates: ``'constant'``, or ``'cosine'``, to zero at the end.
         lambda_adv: weight of the adversary's term; 0 for none at all.
         adversary_from: step at which the adversary comes in: the stage before it has none.
@@ -113,6 +113,7 @@ class TuneSettings:
     batch: int = 4
     lr: float = 1e-4
     adversary_lr: float = 4e-4
+    betas: tuple[float, float] = (0.5, 0.9)
     schedule: str = "constant"
     lambda_adv: float = 0.0
     adversary_from: int = 0
@@ -134,7 +135,8 @@ class TuneSettings:
             raise ModelError(f"schedule = {self.schedule!r}: must be constant or cosine")
         if self.crop % STRIDE:
             raise ModelError(f"crop = {self.crop}: must be a multiple of {STRIDE}")
-
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ModelError(f"betas = {self.betas}: must be two numbers from 0 to below 1")
 
     def rate_at(self, step: int) -> float:
         """What the learning rates are multiplied with."""
@@ -169,13 +171,13 @@ class DecoderTuner:
         for layer in chosen:
             layer.requires_grad_(True)
         self.trained = [p for layer in chosen for p in layer.parameters()]
-        self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr, betas=BETAS)
+        self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr, betas=settings.betas)
         # without a weight the adversary is not even asked: the control is the run without one
         self.adversary = adversary.to(self.device) if adversary is not None and settings.lambda_adv else None
         self.adversary_optimizer = None
         if self.adversary is not None:
             judges = [p for p in self.adversary.parameters() if p.requires_grad]
-            self.adversary_optimizer = torch.optim.Adam(judges, lr=settings.adversary_lr, betas=BETAS)
+            self.adversary_optimizer = torch.optim.Adam(judges, lr=settings.adversary_lr, betas=settings.betas)
         self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
         self.out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
