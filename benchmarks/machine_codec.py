@@ -174,7 +174,7 @@ def crops(folder: Path, side: int, count: int) -> list[Path]:
 def tune(codec: Codec, variant: Variant, photographs: Crops, steps: int, lr: float, out: Path) -> Codec:
     torch.manual_seed(0)
     adversary = PatchAdversary(variant.patch, variant.count, WIDTH)
-    settings = TuneSettings(steps=steps, lr=lr, lambda_adv=variant.lambda_adv, layers=variant.layers, betas=(0.5, 0.999),
+    settings = TuneSettings(steps=steps, lr=lr, lambda_adv=variant.lambda_adv, layers=variant.layers, beta2=0.999,
                             label=f"{variant}")
     DecoderTuner(codec, photographs, F.mse_loss, adversary, settings=settings, out=out).run()
     return load_codec(out / "codec.safetensors")

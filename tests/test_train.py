@@ -614,7 +614,7 @@ def test_config_is_read_whole(tmp_path):
         config.stage_at(4)
 
 
-@pytest.mark.parametrize("path", sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.startswith("calibrate")),
+@pytest.mark.parametrize("path", sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.startswith(("calibrate", "tune"))),
                          ids=lambda path: path.stem)
 def test_shipped_configs_load(path):
     config = TrainConfig.load(path)

@@ -94,7 +94,7 @@ class TuneSettings:
     Args:
         steps: in all, each of ``batch`` random crops of ``crop`` x ``crop`` px.
         lr, adversary_lr: rates of Adam, for the decoder and for the adversary.
-        betas: of both Adams.
+        beta1, beta2: of both Adams.
         schedule: of both rates: ``'constant'``, or ``'cosine'``, to zero at the end.
         lambda_adv: weight of the adversary's term; 0 for none at all.
         adversary_from: step at which the adversary comes in: the stage before it has none.
@@ -113,7 +113,8 @@ class TuneSettings:
     batch: int = 4
     lr: float = 1e-4
     adversary_lr: float = 4e-4
-    betas: tuple[float, float] = (0.5, 0.9)
+    beta1: float = 0.5
+    beta2: float = 0.9
     schedule: str = "constant"
     lambda_adv: float = 0.0
     adversary_from: int = 0
@@ -135,8 +136,9 @@ class TuneSettings:
             raise ModelError(f"schedule = {self.schedule!r}: must be constant or cosine")
         if self.crop % STRIDE:
             raise ModelError(f"crop = {self.crop}: must be a multiple of {STRIDE}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ModelError(f"betas = {self.betas}: must be two numbers from 0 to below 1")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ModelError(f"{name} = {getattr(self, name)!r}: must be from 0 to below 1")
 
     def rate_at(self, step: int) -> float:
         """What the learning rates are multiplied with."""
@@ -171,13 +173,13 @@ class DecoderTuner:
         for layer in chosen:
             layer.requires_grad_(True)
         self.trained = [p for layer in chosen for p in layer.parameters()]
-        self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr, betas=settings.betas)
+        self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr, betas=(settings.beta1, settings.beta2))
         # without a weight the adversary is not even asked: the control is the run without one
         self.adversary = adversary.to(self.device) if adversary is not None and settings.lambda_adv else None
         self.adversary_optimizer = None
         if self.adversary is not None:
             judges = [p for p in self.adversary.parameters() if p.requires_grad]
-            self.adversary_optimizer = torch.optim.Adam(judges, lr=settings.adversary_lr, betas=settings.betas)
+            self.adversary_optimizer = torch.optim.Adam(judges, lr=settings.adversary_lr, betas=(settings.beta1, settings.beta2))
         self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
         self.out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():

@@ -93,8 +93,7 @@ class TuneConfig(TuneSettings):
     @property
     def settings(self) -> TuneSettings:
         """Those of the trainer; its label holds all that decides what is plugged in."""
-        own = {f.name for f in dataclasses.fields(self)}
-        names = {f.name for f in dataclasses.fields(TuneSettings)} & own - {"label"}
+        names = {f.name for f in dataclasses.fields(TuneSettings)} - {"label"}
         plugged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                    if f.name not in names | {"name", "codec", "notes", "label"}}
         return TuneSettings(**{name: getattr(self, name) for name in names},
