@@ -179,7 +179,7 @@ def test_mad_holds_one_metric_and_moves_the_other(image):
 @pytest.mark.filterwarnings("ignore")  # plenoptic's and tqdm's own
 def test_mad_goes_as_far_as_plenoptic(image):
     """The same start and number of steps; plenoptic's greatest weighted MSE at a constant MSE is not above ours."""
-    plenoptic = pytest.importorskip("plenoptic")
+    plenoptic = pytest.importorskip("plenoptic", exc_type=ImportError)
     weight = torch.linspace(0.05, 2, 64)
 
     def weighted(x, y):
@@ -259,7 +259,7 @@ def test_the_bank_has_24_distortions_or_more():
 @pytest.mark.slow
 def test_the_bank_of_imagecorruptions(image):
     """The library's own output, in five steps; numpy's global generator is left as it was."""
-    pytest.importorskip("imagecorruptions")
+    pytest.importorskip("imagecorruptions", exc_type=ImportError)
     state = np.random.get_state()[1].copy()
     few = ["gaussian_noise", "gaussian_blur", "brightness", "jpeg_compression", "pixelate"]
     found = order("mse", image, bank="imagecorruptions", distortions=few)
