@@ -21,6 +21,7 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from .. import toml
 from ..codec.data import Crops
 from ..codec.files import open_codec
 from ..codec.model import Codec
@@ -60,6 +61,7 @@ class JudgedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        toml.check_types(self)
         if not self.photographs or not self.teachers:
             raise ValueError("needs photographs and teachers")
         if self.size < 64 or self.size % 64 or self.groups < 1 or self.random < 0:
