@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError, ModelError
-from ..metric import Embedding
+from ..metric import Embedding, wide
 from ..protocol import ImageModule
 from .features import FeatureExtractor
 
@@ -109,6 +109,29 @@ def check_weights(weights: TapWeights | None, channels: Mapping[str, int], vecto
             raise ModelError(f"weights[{tap!r}] must be finite and not negative")
         checked[tap] = weight
     return checked
+
+
+def check_taps(output: Features, target: Features) -> None:
+    """ImageError for features of different taps."""
+    if set(output) != set(target):
+        raise ImageError(f"output has features at {', '.join(output)} and target at {', '.join(target)}: expected the same")
+
+
+def at_tap(tap: str, output: Features, target: Features,
+           weights: TapWeights | None) -> tuple[Tensor, Tensor, Tensor | None, float | Tensor]:
+    """``(f, g, channels, weight)``: the features ``(N,C,h,w)`` of both at a tap, in float32 or wider; the weights of their
+    channels ``(C,)``, or None; and the weight of the tap, a number.
+
+    Raises:
+        ImageError: shapes that differ.
+    """
+    f, g = wide(output[tap]), wide(target[tap])
+    if f.shape != g.shape:
+        raise ImageError(f"the features at {tap} have shapes {tuple(f.shape)} and {tuple(g.shape)}: expected one")
+    weight = (weights or {}).get(tap, 1.0)
+    if isinstance(weight, Tensor) and weight.dim():
+        return f, g, weight.to(f), 1.0
+    return f, g, None, weight
 
 
 class FeatureLoss(Loss):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .. import forms, pretrained
 from ..baselines.trunks import NETS
-from ..errors import ImageError, ModelError
-from ..metric import CPIPS, Embedding, cell_mean, wide
-from ..protocol import FullReferenceMetric, check_reduction
-from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, positive
+from ..errors import ModelError
+from ..metric import CPIPS, Embedding, cell_mean
+from ..protocol import FullReferenceMetric, reduced
+from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from .features import FeatureExtractor
 
 DISTANCES = ("l1", "l2", "normalised")
@@ -43,23 +43,18 @@ def perceptual_loss(output: Features, target: Features, distance: str = "l2", *,
         ImageError: features of other taps, or shapes that differ.
     """
     _check_distance(distance)
-    if set(output) != set(target):
-        raise ImageError(f"output has features at {', '.join(output)} and target at {', '.join(target)}: expected the same")
+    check_taps(output, target)
     total: Any = 0.0
-    for tap, f in output.items():
-        f, g = wide(f), wide(target[tap])
-        if f.shape != g.shape:
-            raise ImageError(f"the features at {tap} have shapes {tuple(f.shape)} and {tuple(g.shape)}: expected one")
-        weight = (weights or {}).get(tap, 1.0)
-        channels = weight.to(f) if isinstance(weight, Tensor) and weight.dim() else None
+    for tap in output:
+        f, g, channels, weight = at_tap(tap, output, target, weights)
         if distance == "normalised":
             cells = forms.local("taps", f, g, channels, eps)
         else:
             difference = (f - g).abs() if distance == "l1" else (f - g).square()
             cells = (difference if channels is None else difference * channels[:, None, None]).mean(1)
         mean = cells.mean((1, 2)) if strides is None or size is None else cell_mean(cells, strides[tap], size)
-        total = total + (mean if channels is not None else mean * weight)
-    return total if check_reduction(reduction) == "none" else getattr(total, reduction)()
+        total = total + mean * weight
+    return reduced(total, reduction)
 
 
 class PerceptualLoss(FeatureLoss):
