@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .common import counting, number, print_table, say
+from .common import DataRootOption, DeviceOption, ThreadsOption, counting, needing, number, open_device, print_table, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +30,7 @@ Outcome = tuple["Fitted", dict[str, Any], dict[str, Any]]
 def calibrate(
     config: Annotated[Path, typer.Argument(
         metavar="CONFIG", show_default=False, help="A TOML file as configs/calibrate-*.toml.")],
-    data_root: Annotated[Path, typer.Option(
-        metavar="DIR", show_default=False, help="Folder that holds the config's data and photographs.")],
+    data_root: DataRootOption,
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
         help="Folder for the weights, the report and the statistics.")],
@@ -42,25 +40,20 @@ def calibrate(
     weights: Annotated[Optional[Path], typer.Option(
         metavar="DIR", show_default=False,
         help="Folder with the teachers' weights (LPIPS, DISTS). Default: the cache.")] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:0 or mps.")] = "cpu",
-    threads: Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")] = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
 ) -> None:
     """Fit the channel weights of a model, its encoder frozen, to what people or other metrics say of images.
 
     Writes OUT/NAME.safetensors, with which `cpips compare --metric OUT/NAME.safetensors` measures, and OUT/NAME.json,
     the report. Started again after a kill or Ctrl-C, it goes on where it stopped.
     """
-    import torch
-
     from ..errors import CpipsError
     from ..files import replace
     from ..scoring.tables import finite
-    from .common import _device
 
-    where = _device(device)
-    if threads:
-        torch.set_num_threads(threads)
-    with _needs():
+    where = open_device(device, threads)
+    with needing("calibrating", "calibrate,eval"):
         from ..calibration import fit
         from ..calibration.config import CalibrateConfig
 
@@ -205,18 +198,6 @@ def _both(statistics: Statistics, fitted: Fitted, items: np.ndarray) -> Iterator
 
     for when, weights in (("before", statistics.ones()), ("after", fitted.head.weights)):
         yield when, statistics.distances(weights, torch.from_numpy(items)).numpy()
-
-
-@contextmanager
-def _needs() -> Iterator[None]:
-    """Turn a missing package into the extra that brings it."""
-    from ..errors import CpipsError
-
-    try:
-        yield
-    except ImportError as error:
-        mend = ", which is not installed: pip install 'cpips[calibrate,eval]' -c constraints.txt"
-        raise CpipsError(f"calibrating needs {error.name}{mend}" if error.name else str(error)) from error
 
 
 # ---- the report -----------------------------------------------------------------------------------------------------

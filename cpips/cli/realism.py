@@ -9,7 +9,7 @@ from typing import Annotated, Callable, Iterator, Optional
 
 import typer
 
-from .common import BackgroundOption, DeviceOption, JsonOption, _device, console, number, print_json, print_table, quiet_bombs
+from .common import BackgroundOption, DeviceOption, JsonOption, console, number, open_device, print_json, print_table, quiet_bombs
 
 
 def realism(
@@ -49,7 +49,7 @@ def realism(
     from ..realism import Statistics, collect, encoder_space, fid, inception_space, kid, precision_recall
 
     quiet_bombs()
-    where = _device(device)
+    where = open_device(device)
     rule = {} if resize is None else {"resize": resize}
     if space == "inception":
         eye = inception_space(weights, device=where, **rule)
