@@ -13,7 +13,7 @@ import typer
 from .common import DataRootOption, DeviceOption, ThreadsOption, counting, needing, number, open_device, print_table, say
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from bapps_eval import Dataset
 
@@ -153,6 +153,7 @@ def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output
     from ..calibration.judged import LADDERS, JudgedSet, make
     from ..errors import CpipsError
 
+    assert config.judged is not None  # judges = 'teachers' has it
     folder = folder or (data_root / config.data if config.data else output / "judged")
     with counting("making judged groups") as advance:
         try:
@@ -192,7 +193,7 @@ def _statistics(config: CalibrateConfig, metric: CPIPS, count: int, load: Callab
         return statistics(metric, count, load, output / f"{config.name}.statistics", digest, progress)
 
 
-def _both(statistics: Statistics, fitted: Fitted, items: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _both(statistics: Statistics, fitted: Fitted, items: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
     """Distances of ``items``, ``(n,K)``, with weights of one and with the fitted ones."""
     import torch
 
@@ -203,7 +204,8 @@ def _both(statistics: Statistics, fitted: Fitted, items: np.ndarray) -> Iterator
 # ---- the report -----------------------------------------------------------------------------------------------------
 
 
-def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict, agreement: dict, path: Path) -> dict:
+def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict[str, Any], agreement: dict[str, Any],
+            path: Path) -> dict[str, Any]:
     from .. import pretrained
     from .._version import __version__
 
@@ -230,7 +232,7 @@ def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict, 
     }
 
 
-def _print(report: dict) -> None:
+def _print(report: dict[str, Any]) -> None:
     before, after = (_flat(report["agreement"][when]) for when in ("before", "after"))
     data, agreement = report["data"], report["agreement"]
     what = "groups" if report["kind"] == "teachers" else f"items of {data['references_kept_aside']} references"
@@ -246,7 +248,7 @@ def _print(report: dict) -> None:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, float]:
-    flat = {}
+    flat: dict[str, float] = {}
     for key, value in values.items():
         flat |= {f"srcc, {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat

@@ -95,7 +95,8 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def step_progress(begin: int, steps: int, first: bool, losses: Callable[[dict], str]) -> Iterator[Callable[[dict], None]]:
+def step_progress(begin: int, steps: int, first: bool,
+                  losses: Callable[[dict[str, Any]], str]) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Call it with a trainer's rows: a bar on a terminal, a line each in a pipe; nothing but in the first process."""
     if console() is None or not first:
         yield lambda row: print(f"step {row['step']}/{steps}  {losses(row)}", flush=True)
@@ -108,7 +109,7 @@ def step_progress(begin: int, steps: int, first: bool, losses: Callable[[dict], 
         yield lambda row: bar.update(task, completed=row["step"], description=losses(row))
 
 
-def _losses(row: dict) -> str:
+def _losses(row: dict[str, Any]) -> str:
     extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgement {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ", "accuracy": "accuracy {:.1%}  ",
              "task": "task {:.4f}  "}
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,7 +48,7 @@ def tune_decoder(
     say(f"tuned {steps} steps, bitstreams unchanged: {weights}\ntry it:  cpips decompress FILE.cpz --codec {weights}")
 
 
-def _losses(row: dict) -> str:
+def _losses(row: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "seconds"))
 
 

@@ -56,7 +56,8 @@ class Loss(ImageModule):
             raise ImageError(f"{came}; it looks like [-1,1]: convert with (x + 1) / 2")
         raise ImageError(f"{came}; if it was normalised by a mean and a deviation, undo that: x * std + mean")
 
-    def _valid(self, output: Tensor, *targets: Tensor) -> Tensor:
+    def _valid(self, *batches: Tensor) -> Tensor:
+        output, *targets = batches
         return torch.stack([_usual(output, True), *(_usual(target, False) for target in targets)]).all(0)
 
 
@@ -190,7 +191,7 @@ class FeatureLoss(Loss):
             raise ImageError(f"the images have different sizes, {w}x{h} and {w2}x{h2} px (width x height): crop or "
                              "resize one of them")
         if features is None:
-            features = self.extractor(output, self.taps)
+            features = self._extracted(output)
         return self._reduce(self._mark_invalid(self._compare(features, target, **settings), *seen))
 
     def embed(self, target: Tensor, *, features: Features | None = None) -> Embedding:
@@ -199,8 +200,17 @@ class FeatureLoss(Loss):
         return self._embed(target, features).map(lambda feature: self._mark_invalid(feature, target))
 
     def _embed(self, target: Tensor, features: Features | None) -> Embedding:
-        kept = self._kept(self.extractor(target, self.taps) if features is None else features)
+        kept = self._kept(self._extracted(target) if features is None else features)
         return Embedding(tuple(kept[tap] for tap in self.taps), (), (target.shape[2], target.shape[3]), self._key)
+
+    def _extracted(self, image: Tensor) -> Features:
+        assert self.extractor is not None  # one that compares features has it
+        return self.extractor(image, self.taps)
+
+    @property
+    def _strides(self) -> dict[str, int] | None:
+        """Pixels that a cell of each tap covers, where they are whole numbers."""
+        return None if self.extractor is None else self.extractor.strides
 
     # ---- what a subclass gives ----------------------------------------------------------------------------------------
 

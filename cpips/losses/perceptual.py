@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import forms, pretrained
 from ..baselines.trunks import NETS
-from ..errors import ModelError
+from ..errors import ImageError, ModelError
 from ..metric import CPIPS, Embedding, cell_mean
 from ..protocol import FullReferenceMetric, reduced
 from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
@@ -101,13 +101,17 @@ class PerceptualLoss(FeatureLoss):
     ):
         super().__init__(reduction=reduction, check=check)
         given = {key: value for key, value in {"taps": taps, "weights": weights, "eps": eps}.items() if value is not None}
-        self.distance, self.metric, self.extractor = distance, None, None
+        self.distance, self.extractor = distance, None
+        self.metric: FullReferenceMetric | None = None
         if distance == "metric":
             self.metric = _metric(model, **settings, **given, checkpoint=checkpoint, persistent=persistent,
                                   offline=offline)
             self.min_side, self.name = self.metric.min_side, self.metric.name
             return
         _check_distance(distance, settings)
+        if isinstance(model, FullReferenceMetric):
+            raise ModelError(f"{model.name} is a metric, whose distance is its own: choose distance 'metric', or give "
+                             "an encoder or a trunk")
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
         self.eps, self.name = positive(1e-6 if eps is None else eps), f"{extractor.name} {distance}"
         default = extractor.taps if distance == "normalised" else extractor.taps[-1:]
@@ -118,13 +122,17 @@ class PerceptualLoss(FeatureLoss):
         if self.metric is None:
             return super().forward(output, target, features=features, target_features=target_features)
         if isinstance(target, Embedding):
+            if not isinstance(self.metric, CPIPS):
+                raise ImageError(f"the target was embedded by another loss than one of {self.metric.name}: give its "
+                                 "images")
             output = self._prepare(output, OUTPUT)
             distance = self.metric.distance(self.metric.embed(output), target, reduction="none")
             return self._reduce(self._mark_invalid(distance, output))
         output, target = self._prepare_all({OUTPUT: output, TARGET: target})
         return self._reduce(self._mark_invalid(self.metric(output, target, reduction="none"), output, target))
 
-    def embed(self, target: Tensor, *, features: Features | None = None) -> Target:
+    def embed(  # type: ignore[override]  # of some metrics, the images themselves
+            self, target: Tensor, *, features: Features | None = None) -> Target:
         """What :meth:`forward` takes in place of ``target``, encoded once: an :class:`~cpips.Embedding`.
 
         (The images themselves, for a metric that is not :class:`cpips.CPIPS`.)
@@ -138,7 +146,7 @@ class PerceptualLoss(FeatureLoss):
 
     def _compare(self, features: Features, target: Embedding) -> Tensor:
         return perceptual_loss({tap: features[tap] for tap in self.taps}, dict(zip(self.taps, target.features)),
-                               self.distance, weights=self.weights, eps=self.eps, strides=self.extractor.strides,
+                               self.distance, weights=self.weights, eps=self.eps, strides=self._strides,
                                size=target.size, reduction="none")
 
 

@@ -195,7 +195,7 @@ class WassersteinDistortion(FeatureLoss):
     def _compare(self, features: Features, target: Embedding, log2_sigma: Sigma = 0.0) -> Tensor:
         return wasserstein_distortion({tap: features[tap] for tap in self.taps}, dict(zip(self.taps, target.features)),
                                       log2_sigma, levels=self.levels, eps=self.eps, weights=self.weights,
-                                      strides=self.extractor.strides, size=target.size, reduction="none")
+                                      strides=self._strides, size=target.size, reduction="none")
 
 
 def _check_levels(levels: int) -> int:
