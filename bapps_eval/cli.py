@@ -14,10 +14,14 @@ from cpips.cli.common import (ActorsOption, AddressOption, DeviceOption, DtypeOp
 from cpips.cli.program import Commands, application, version_option
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cpips.scoring.ray_engine import RaySettings
 
+    from .check import Report
     from .dataset import Dataset
     from .distances import Distances
+    from .report.gallery import Maps
 
 PROGRAM = "bapps-eval"
 EPILOG = """Exit codes: 0 all well; 1 `check` found problems; 2 wrong usage or input; 130 interrupted.
@@ -199,7 +203,8 @@ class _Steps:
     """Turns "so many are done" into the single steps of a bar; a new total begins anew."""
 
     def __init__(self, advance: Callable[[Optional[str], int], None]):
-        self.advance, self.done, self.total = advance, 0, None
+        self.advance, self.done = advance, 0
+        self.total: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if total != self.total:
@@ -222,7 +227,7 @@ def read_runs(paths: Sequence[Path]) -> list[Distances]:
     return [distances.read(file) for file in files]
 
 
-def compared(runs: Sequence[Distances], resamples: int) -> list[dict]:
+def compared(runs: Sequence[Distances], resamples: int) -> list[dict[str, Any]]:
     """Comparisons of the runs, a data set (and resize rule) each, in the order in which they come."""
     from .scoring import compare, same_items
 
@@ -256,7 +261,7 @@ def _engine(settings: RaySettings | None) -> Iterator[dict[str, Any]]:
         yield {"engine": engine(actors), "circumstances": circumstances(actors)}
 
 
-def _maps(names: Sequence[str]):
+def _maps(names: Sequence[str]) -> Maps:
     """``(metric name, reference, image) -> (H,W)`` for the models named, None for other metrics."""
     import torch
 
@@ -264,7 +269,7 @@ def _maps(names: Sequence[str]):
 
     models = {model.name: model for model in (cpips.CPIPS(name) for name in names)}
 
-    def draw(name, reference, image):
+    def draw(name: str, reference: NDArray[Any], image: NDArray[Any]) -> NDArray[Any] | None:
         if name not in models:
             return None
         with torch.inference_mode():
@@ -273,7 +278,7 @@ def _maps(names: Sequence[str]):
     return draw
 
 
-def _print_check(found) -> None:
+def _print_check(found: Report) -> None:
     rows = [[group, str(count)] for group, count in found.groups.items()]
     notes = [f"partial: {what}" for what in found.missing] + list(found.notes)
     print_table(["group", "items"], rows, title=f"{found.name}: {found.items} items", right=["items"], notes=notes)

@@ -7,9 +7,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpips.errors import CpipsError
 
@@ -19,7 +20,7 @@ TASKS = {
     "mos": ("reference", "image"),  # how good is the image?
 }
 
-Images = tuple[np.ndarray, ...]  # (H,W,3) uint8, one for each name in TASKS[task], of one size
+Images = tuple[NDArray[Any], ...]  # (H,W,3) uint8, one for each name in TASKS[task], of one size
 
 
 class DatasetError(CpipsError, ValueError):
@@ -52,7 +53,7 @@ class Dataset:
     ids: Sequence[str]
     groups: Sequence[str]
     references: Sequence[str]
-    opinions: np.ndarray
+    opinions: NDArray[Any]
     load: Callable[[int], Images] = dataclasses.field(repr=False)
     higher_is_better: bool = True
     resize: str = "none"
@@ -70,8 +71,8 @@ class Dataset:
         lengths = {"groups": len(self.groups), "references": len(self.references), "opinions": len(self.opinions)}
         if wrong := {key: length for key, length in lengths.items() if length != n}:
             raise DatasetError(f"{self.name} has {n} ids, but {wrong}")
-        if (wrong := next((b for a, b in zip(self.ids, self.ids[1:]) if a >= b), None)) is not None:
-            raise DatasetError(f"{self.name}: ids must be sorted and without doubles, but {wrong!r} does not come "
+        if (late := next((b for a, b in zip(self.ids, self.ids[1:]) if a >= b), None)) is not None:
+            raise DatasetError(f"{self.name}: ids must be sorted and without doubles, but {late!r} does not come "
                                "after the one before it")
         bad = ~np.isfinite(self.opinions)
         if self.task != "mos":
@@ -96,7 +97,9 @@ class Dataset:
     def subset(self, wanted: Sequence[int]) -> "Dataset":
         """The items of these numbers, for a quick look; it says that it is partial."""
         wanted = sorted(set(wanted))
-        pick = lambda values: [values[i] for i in wanted]
+        def pick(values: Sequence[Any]) -> list[Any]:
+            return [values[i] for i in wanted]
+
         return dataclasses.replace(
             self, ids=pick(self.ids), groups=pick(self.groups), references=pick(self.references),
             opinions=self.opinions[wanted], load=lambda i: self.load(wanted[i]),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpips.errors import CpipsError
 from cpips.files import replace
@@ -40,10 +41,10 @@ class Distances:
     """
 
     ids: Sequence[str]
-    groups: np.ndarray
-    references: np.ndarray
-    opinions: np.ndarray
-    values: np.ndarray
+    groups: NDArray[Any]
+    references: NDArray[Any]
+    opinions: NDArray[Any]
+    values: NDArray[Any]
     dataset: dict[str, Any]
     metric: dict[str, Any]
     run: dict[str, Any] = field(default_factory=dict)
@@ -53,12 +54,12 @@ class Distances:
         return self.dataset["task"]
 
     @property
-    def closeness(self) -> np.ndarray:
+    def closeness(self) -> NDArray[Any]:
         """:attr:`values` turned so that lower is closer."""
         return self.values if self.metric["lower_is_better"] else -self.values
 
     @property
-    def quality(self) -> np.ndarray:
+    def quality(self) -> NDArray[Any]:
         """:attr:`opinions` of a MOS set turned so that higher is better."""
         return self.opinions if self.dataset["higher_is_better"] else -self.opinions
 
@@ -117,7 +118,10 @@ def read(path: Path) -> Distances:
     if task not in TASKS or table.column_names != wanted or table.num_rows != about["dataset"]["items"]:
         raise DistancesError(f"{path} has columns {table.column_names} and {table.num_rows} rows: expected {wanted} "
                              f"and {about['dataset'].get('items')} rows")
-    numbers = lambda name: table[name].to_numpy().astype(np.float64)
+
+    def numbers(name: str) -> NDArray[Any]:
+        return table[name].to_numpy().astype(np.float64)
+
     found = Distances(
         table["id"].to_pylist(), np.array(table["group"].to_pylist()), np.array(table["reference"].to_pylist()),
         numbers("opinion"), np.stack([numbers(name) for name in columns(task)], 1),

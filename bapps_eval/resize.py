@@ -7,8 +7,10 @@ The size at which images are compared moves scores by more than most metrics dif
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 NONE = "none"
@@ -27,7 +29,7 @@ def check_rule(rule: str) -> str:
     return rule
 
 
-def resize(image: np.ndarray, rule: str) -> np.ndarray:
+def resize(image: NDArray[Any], rule: str) -> NDArray[Any]:
     """``(H,W,3)`` uint8 after ``rule``: the short side gets its length, the long side keeps the ratio (truncated).
 
     These are the sizes of torchvision's ``Resize(side)``, in whole numbers: 147x98 at 64 is 96x64, which a rounded
@@ -35,9 +37,9 @@ def resize(image: np.ndarray, rule: str) -> np.ndarray:
     """
     if check_rule(rule) == NONE:
         return image
-    _, method, side = rule.split("-")
+    _, method, told = rule.split("-")
     height, width = image.shape[:2]
-    short, side = min(height, width), int(side)
+    short, side = min(height, width), int(told)
     if short == side:
         return image
     size = (side * width // short, side * height // short)

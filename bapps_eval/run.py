@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import cpips
@@ -30,7 +31,7 @@ from .dataset import Dataset, DatasetError, Images
 from .distances import Distances, DistancesError
 
 
-Compared = tuple[int, np.ndarray, float]  # the first item, values (b,k), the seconds that the metric took
+Compared = tuple[int, NDArray[Any], float]  # the first item, values (b,k), the seconds that the metric took
 
 
 class RunError(CpipsError, RuntimeError):
@@ -39,7 +40,9 @@ class RunError(CpipsError, RuntimeError):
 
 def output_path(out: Path, dataset: Dataset, metric: FullReferenceMetric) -> Path:
     """Where the distances of a metric on a data set are kept: ``OUT/DATASET@METRIC.parquet``."""
-    clean = lambda name: "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
+    def clean(name: str) -> str:
+        return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
+
     return Path(out) / f"{clean(dataset.name)}@{clean(metric.name)}.parquet"
 
 
@@ -215,7 +218,7 @@ class _Comparer:
         self.room = len(dataset)
         self.known: dict[str, Embedding] = {}  # of the last reference of a MOS set, which many items share
 
-    def __call__(self, batch: _Batch) -> tuple[np.ndarray, float]:
+    def __call__(self, batch: _Batch) -> tuple[NDArray[Any], float]:
         """Values ``(b,k)`` and the seconds that they took, without the way to the device."""
         device = self.metric.device
         tensors = [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device) for images in zip(*batch.items)]
@@ -237,17 +240,17 @@ class _Comparer:
         if self.dataset.task == "2afc":
             return list(metric.triplet(*tensors))
         if self.dataset.task == "mos" and isinstance(metric, CPIPS):
-            return [metric.distance(self._references(batch, tensors[0]), metric.embed(tensors[1]))]
+            return [metric.distance(self._references(metric, batch, tensors[0]), metric.embed(tensors[1]))]
         return [metric(*tensors)]
 
-    def _references(self, batch: _Batch, images: Tensor) -> Embedding:
+    def _references(self, metric: CPIPS, batch: _Batch, images: Tensor) -> Embedding:
         """Embeddings of the batch's references, each encoded once while neighbours share it."""
         names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
         size = tuple(images.shape[2:])
         self.known = {name: e for name, e in self.known.items() if name in names and tuple(e.size) == size}
         for name, image in zip(names, images):
             if name not in self.known:
-                self.known[name] = self.metric.embed(image[None])
+                self.known[name] = metric.embed(image[None])
         return Embedding.cat([self.known[name] for name in names])
 
 

@@ -6,14 +6,15 @@ NaN is an error, never a disagreement. Distances are "lower is closer"; turn sim
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage, optimize, stats
 
 from cpips.errors import CpipsError
 
-ArrayLike = Sequence[float] | np.ndarray
+ArrayLike = Sequence[float] | NDArray[Any]
 
 # the means that the LPIPS paper prints (arXiv 1801.03924, table 5): unweighted means over families
 MEANS_2AFC = {
@@ -44,7 +45,7 @@ def two_afc(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> float:
     return mean(two_afc_credits(d0, d1, judge))
 
 
-def two_afc_credits(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> np.ndarray:
+def two_afc_credits(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> NDArray[Any]:
     """Per triplet the share of people who agree with the metric; one half where the distances are equal."""
     d0, d1, judge = _arrays(d0=d0, d1=d1, judge=judge)
     _check_share(judge, "judge")
@@ -84,25 +85,25 @@ def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells:
     if len(judge) < 2 * folds:
         raise ScoreError(f"{len(judge)} triplets are too few for {folds} folds: expected {2 * folds} or more")
     order = np.lexsort((judge, d1, d0))  # folds by the order of the values, whatever order the items came in
-    d0, d1, judge = d0[order], d1[order], judge[order]
-    ranks = stats.rankdata(np.concatenate([d0, d1]))
+    first, second, votes_for = d0[order], d1[order], judge[order]
+    ranks = stats.rankdata(np.concatenate([first, second]))
     u = ((ranks - 0.5) / len(ranks) * cells).astype(int).reshape(2, -1)
-    fold = np.arange(len(judge)) % folds
+    fold = np.arange(len(order)) % folds
     votes = np.zeros((folds, 2, cells, cells))  # per fold: votes for p1, and all votes
     for f in range(folds):
         mine = fold == f
-        for (a, b), share in (((u[0], u[1]), judge), ((u[1], u[0]), 1 - judge)):
+        for (a, b), share in (((u[0], u[1]), votes_for), ((u[1], u[0]), 1 - votes_for)):
             np.add.at(votes[f, 0], (a[mine], b[mine]), share[mine])
             np.add.at(votes[f, 1], (a[mine], b[mine]), 1)
     total = votes.sum(0)
-    bits = np.empty(len(judge))
+    bits = np.empty(len(order))
     for f in range(folds):
         chosen, all_votes = (ndimage.gaussian_filter(grid, width * cells, mode="constant", truncate=6)
                              for grid in total - votes[f])
         # a tenth of a vote for each side: where no votes are near, one half; and no certainty
         p = ((chosen + 0.1 / cells) / (all_votes + 0.2 / cells))[u[0], u[1]]
         mine = fold == f
-        bits[mine] = (judge * np.log2(p) + (1 - judge) * np.log2(1 - p))[mine]
+        bits[mine] = (votes_for * np.log2(p) + (1 - votes_for) * np.log2(1 - p))[mine]
     return mean(bits)
 
 
@@ -136,7 +137,7 @@ def jnd_average_precision(d: ArrayLike, same: ArrayLike) -> float:
     return float(average_precision(same[order], ends, np.ones((1, len(d))))[0])
 
 
-def average_precision(same: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def average_precision(same: NDArray[Any], ends: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
     """``(r,)`` average precisions of items in the order of their distances, item i taken ``counts[:, i]`` times.
 
     Args:
@@ -170,7 +171,7 @@ def krcc(d: ArrayLike, quality: ArrayLike) -> float:
     return float(stats.kendalltau(-d, quality).statistic)
 
 
-def logistic_fit(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> np.ndarray:
+def logistic_fit(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> NDArray[Any]:
     """``(n,)`` scores predicted from distances by the fitted logistic function, as the VQEG asks before PLCC.
 
     4: b1 / (1 + exp(-(x - b2) / b3)) + b4, monotone (VQEG final report, 2003).
@@ -182,7 +183,7 @@ def logistic_fit(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> np.nd
     return logistic_curve(d, quality, parameters)(np.asarray(d, dtype=np.float64))
 
 
-def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4):
+def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> Callable[[ArrayLike], NDArray[Any]]:
     """The function that :func:`logistic_fit` applies, to draw it."""
     if parameters not in (4, 5):
         raise ScoreError(f"a logistic fit has 4 or 5 parameters, not {parameters}")
@@ -195,12 +196,13 @@ def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4):
     x, y = (d - center) / scale, (quality - quality.mean()) / quality.std()
     sign = -1.0 if np.corrcoef(x, y)[0, 1] <= 0 else 1.0
 
-    def four(b, x):
+    def four(b: Sequence[float], x: NDArray[Any]) -> NDArray[Any]:
         return b[0] * _sigmoid((x - b[1]) * np.exp(b[2])) + b[3]
 
-    def five(b, x):
+    def five(b: Sequence[float], x: NDArray[Any]) -> NDArray[Any]:
         return b[0] * (0.5 - _sigmoid(-b[1] * (x - b[2]))) + b[3] * x + b[4]
 
+    starts: list[tuple[float, ...]]
     if parameters == 4:
         model, starts = four, [(sign * 4, m, s, -sign * 2) for m in (-0.5, 0.5) for s in (0.0, 1.5)]
     else:
@@ -231,14 +233,14 @@ def fit_quality(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> tuple[
     return correlation, float(np.sqrt(np.mean((fitted - quality) ** 2)))
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
     return 0.5 * (1 + np.tanh(0.5 * x))  # without overflow on either side
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _arrays(**named: ArrayLike) -> list[np.ndarray]:
+def _arrays(**named: ArrayLike) -> list[NDArray[Any]]:
     """Float64 copies ``(n,)``, checked; one length for all."""
     found = {name: np.asarray(value, dtype=np.float64) for name, value in named.items()}
     for name, array in found.items():
@@ -254,7 +256,7 @@ def _arrays(**named: ArrayLike) -> list[np.ndarray]:
     return list(found.values())
 
 
-def _pairs(d: ArrayLike, quality: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(d: ArrayLike, quality: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     d, quality = _arrays(d=d, quality=quality)
     for name, array in (("d", d), ("quality", quality)):
         if (array == array[0]).all():
@@ -263,19 +265,19 @@ def _pairs(d: ArrayLike, quality: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return d[order], quality[order]
 
 
-def _check_share(share: np.ndarray, name: str) -> None:
+def _check_share(share: NDArray[Any], name: str) -> None:
     if (bad := (share < 0) | (share > 1)).any():
         first = int(np.flatnonzero(bad)[0])
         raise ScoreError(f"{name} is {share[first]:g} at item {first}: expected a share of people, in [0,1]")
 
 
-def tie_ends(d: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tie_ends(d: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Order by distance (ties by ``second``, so that sums are the same to the bit), and ends of the groups of ties."""
     order = np.lexsort((second, d))
     ends = np.flatnonzero(np.append(d[order][1:] != d[order][:-1], True)) if len(d) > 1 else np.array([0])
     return order, ends
 
 
-def mean(values: np.ndarray) -> float:
+def mean(values: NDArray[Any]) -> float:
     """The mean, summed in the order of the values: the same for every order of the items."""
     return float(np.sort(values).mean())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import scores, statistics
 from .distances import Distances, DistancesError
@@ -33,7 +34,7 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
     return _scored(distances, resamples)[0]
 
 
-def _scored(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
+def _scored(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
     """What :func:`score` gives, and the bootstrap samples of its headline."""
     told, drawn = {"2afc": _two_afc, "jnd": _jnd, "mos": _mos}[run.task](run, resamples)
     return {"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **told}, drawn
@@ -80,7 +81,7 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
                              if one is not mine[0]}}
 
 
-_Scored = tuple[Distances, dict[str, Any], np.ndarray]
+_Scored = tuple[Distances, dict[str, Any], NDArray[Any]]
 
 
 def _against(one: _Scored, other: _Scored, resamples: int) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def same_items(runs: Sequence[Distances]) -> list[list[Distances]]:
 # ---- 2AFC -----------------------------------------------------------------------------------------------------------
 
 
-def _two_afc(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
+def _two_afc(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
     (d0, d1), judge, groups = run.closeness.T, run.opinions, run.groups
     credits = _credits(run)
     families = sorted(set(groups.tolist()), key=_paper_order(MEANS_2AFC["All"]))
@@ -114,11 +115,11 @@ def _two_afc(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray
     points = {family: scores.mean(credits[mine]) for family, mine in in_family.items()}
     drawn = np.mean(list(samples.values()), 0)
 
-    def over(function, *arrays: np.ndarray) -> dict[str, Any]:
+    def over(function: Callable[..., float | None], *arrays: NDArray[Any]) -> dict[str, Any]:
         found = {f: function(*(a[mine] for a in arrays)) for f, mine in in_family.items()}
         return {"families": found, "means": _means(found, MEANS_2AFC)}
 
-    def bits(d0: np.ndarray, d1: np.ndarray, judge: np.ndarray) -> float | None:
+    def bits(d0: NDArray[Any], d1: NDArray[Any], judge: NDArray[Any]) -> float | None:
         return scores.two_afc_likelihood(d0, d1, judge) if len(judge) >= 100 else None
 
     return {
@@ -136,21 +137,22 @@ def _two_afc(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray
     }, drawn
 
 
-def _paired_credits(run: Distances, other: Distances, resamples: int) -> np.ndarray:
+def _paired_credits(run: Distances, other: Distances, resamples: int) -> NDArray[Any]:
     """Bootstrap samples of the difference of two headlines."""
     credits = np.stack([_credits(run), _credits(other)], 1)
     samples = statistics.bootstrap_means(credits, run.groups, resamples, _seed(run))
     return np.mean([a[:, 0] - a[:, 1] for a in samples.values()], 0)
 
 
-def _credits(run: Distances) -> np.ndarray:
-    return scores.two_afc_credits(*run.closeness.T, run.opinions)
+def _credits(run: Distances) -> NDArray[Any]:
+    d0, d1 = run.closeness.T
+    return scores.two_afc_credits(d0, d1, run.opinions)
 
 
 # ---- JND ------------------------------------------------------------------------------------------------------------
 
 
-def _jnd(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
+def _jnd(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
     d, same, groups = run.closeness[:, 0], run.opinions, run.groups
     families = sorted(set(groups.tolist()), key=_paper_order(MEANS_2AFC["All"]))
     points, samples, told = {}, {}, {}
@@ -173,7 +175,7 @@ def _jnd(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
 # ---- MOS ------------------------------------------------------------------------------------------------------------
 
 
-def _mos(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
+def _mos(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
     d, quality = run.closeness[:, 0], run.quality
     rank = scores.srcc(d, quality)
     found: dict[str, Any] = {"srcc": rank, "krcc": scores.krcc(d, quality)}
@@ -190,7 +192,7 @@ def _mos(run: Distances, resamples: int) -> tuple[dict[str, Any], np.ndarray]:
             "ties": _ties(d)}, drawn
 
 
-def _per(run: Distances, labels: np.ndarray) -> dict[str, float | None]:
+def _per(run: Distances, labels: NDArray[Any]) -> dict[str, float | None]:
     """SRCC within each label; None where there are too few items, or all alike."""
     found: dict[str, float | None] = {}
     for label in sorted(set(labels.tolist())):
@@ -209,7 +211,7 @@ def _seed(run: Distances) -> int:
     return int(run.dataset["digest"][:8], 16)
 
 
-def _means(values: dict[str, Any], means: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+def _means(values: dict[str, Any], means: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """Unweighted means over families, of numbers or of bootstrap samples; None where a family is absent."""
     return {name: np.mean([values[f] for f in families], 0) if _have(values, families) else None
             for name, families in means.items()}
@@ -219,16 +221,16 @@ def _have(values: dict[str, Any], families: Sequence[str]) -> bool:
     return all(values.get(family) is not None for family in families)
 
 
-def _paper_order(families: Sequence[str]):
+def _paper_order(families: Sequence[str]) -> Callable[[str], tuple[int, str]]:
     return lambda family: (families.index(family) if family in families else len(families), family)
 
 
-def _interval(samples: np.ndarray) -> list[float]:
+def _interval(samples: NDArray[Any]) -> list[float]:
     interval = statistics.Interval.of(samples)
     return [interval.low, interval.high]
 
 
-def _ties(values: np.ndarray) -> int:
+def _ties(values: NDArray[Any]) -> int:
     """Items that share their distance with another."""
     _, counts = np.unique(values, return_counts=True)
     return int(counts[counts > 1].sum())

@@ -7,9 +7,10 @@ difference of two bootstrap samples is a paired difference.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .scores import ScoreError, tie_ends, average_precision
 
@@ -26,7 +27,7 @@ class Interval:
     high: float
 
     @classmethod
-    def of(cls, samples: np.ndarray) -> "Interval":
+    def of(cls, samples: NDArray[Any]) -> "Interval":
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(samples, [tail, 1 - tail])
         return cls(float(low), float(high))
@@ -35,7 +36,7 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def p_value(differences: np.ndarray) -> float:
+def p_value(differences: NDArray[Any]) -> float:
     """Two-sided: twice the share of resamples on the rarer side of zero (ties count for both), never below 1/resamples."""
     n = len(differences)
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
@@ -45,15 +46,15 @@ def p_value(differences: np.ndarray) -> float:
 # ---- means of families ----------------------------------------------------------------------------------------------
 
 
-def bootstrap_means(values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES,
-                    seed: int = 0) -> dict[str, np.ndarray]:
+def bootstrap_means(values: NDArray[Any], groups: NDArray[Any], resamples: int = RESAMPLES,
+                    seed: int = 0) -> dict[str, NDArray[Any]]:
     """Per group ``(resamples, m)`` means of ``(n,m)`` values, items resampled within their group.
 
     An item is told apart only by its values, and 2AFC credits take few of them: a resample is one multinomial draw over
     the distinct rows. So 36,344 triplets cost little more than a hundred.
     """
     values = np.asarray(values, dtype=np.float64)
-    found = {}
+    found: dict[str, NDArray[Any]] = {}
     for name in sorted(set(groups.tolist())):
         rows, counts = np.unique(values[groups == name], axis=0, return_counts=True)
         n = counts.sum()
@@ -68,7 +69,7 @@ def bootstrap_means(values: np.ndarray, groups: np.ndarray, resamples: int = RES
 # ---- ranks ----------------------------------------------------------------------------------------------------------
 
 
-def resample_counts(clusters: Sequence, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resample_counts(clusters: Sequence[Any] | NDArray[Any], resamples: int, seed: int) -> Iterator[NDArray[Any]]:
     """How often each item is taken in each resample, in chunks ``(r,n)``; whole clusters are drawn with replacement."""
     _, member = np.unique(np.asarray(clusters), return_inverse=True)
     k = int(member.max()) + 1
@@ -80,8 +81,8 @@ def resample_counts(clusters: Sequence, resamples: int, seed: int) -> Iterator[n
         yield np.bincount(drawn.ravel(), minlength=r * k).reshape(r, k)[:, member].astype(np.float64)
 
 
-def bootstrap_srcc(d: np.ndarray, quality: np.ndarray, clusters: Sequence, resamples: int = RESAMPLES,
-                   seed: int = 0) -> np.ndarray:
+def bootstrap_srcc(d: NDArray[Any], quality: NDArray[Any], clusters: Sequence[Any] | NDArray[Any],
+                   resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
     """``(resamples,)`` Spearman correlations of closeness and quality, without sorting again for each resample.
 
     Args:
@@ -101,8 +102,8 @@ def bootstrap_srcc(d: np.ndarray, quality: np.ndarray, clusters: Sequence, resam
     return np.concatenate(found)
 
 
-def bootstrap_average_precision(d: np.ndarray, same: np.ndarray, clusters: Sequence, resamples: int = RESAMPLES,
-                                seed: int = 0) -> np.ndarray:
+def bootstrap_average_precision(d: NDArray[Any], same: NDArray[Any], clusters: Sequence[Any],
+                                resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
     """``(resamples,)`` JND average precisions; ``clusters`` as for :func:`bootstrap_srcc`."""
     if not (same > 0).any():
         raise ScoreError("nobody calls any pair the same: there is no recall to speak of")
@@ -120,12 +121,12 @@ def bootstrap_average_precision(d: np.ndarray, same: np.ndarray, clusters: Seque
 class _Ranks:
     """Mid-ranks of values under changing counts: one cumulative sum, as the order never changes."""
 
-    def __init__(self, values: np.ndarray):
+    def __init__(self, values: NDArray[Any]):
         _, self.group = np.unique(values, return_inverse=True)
         self.order = np.argsort(self.group, kind="stable")
         self.starts = np.flatnonzero(np.diff(self.group[self.order], prepend=-1))
 
-    def weighted(self, counts: np.ndarray) -> np.ndarray:
+    def weighted(self, counts: NDArray[Any]) -> NDArray[Any]:
         sizes = np.add.reduceat(counts[:, self.order], self.starts, axis=1)
         middles = np.cumsum(sizes, 1) - (sizes - 1) / 2
         return middles[:, self.group]

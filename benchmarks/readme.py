@@ -5,6 +5,7 @@ Each stands between ``<!-- name -->`` and ``<!-- /name -->``; the tests hold the
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -17,14 +18,28 @@ import cpips
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def kept(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def written(name: str) -> str:
+    """What a benchmark itself writes of the result that it kept."""
+    return importlib.import_module(name).report(kept(name))
+
+
+def machine(result: dict) -> str:
+    m = result["machine"]
+    return f"{m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}"
+
+
 def agreement() -> str:
     from bapps_eval.report.tables import overview
 
-    return overview(json.loads((RESULTS / "agreement.json").read_text())["comparisons"], format="markdown").strip()
+    return overview(kept("agreement")["comparisons"], format="markdown").strip()
 
 
 def severity() -> str:
-    result = json.loads((RESULTS / "severity.json").read_text())
+    result = kept("severity")
     return "; ".join(f"{kind}: rising in {k['steps'] - k['steps_down']} of {k['steps']} steps, in every step for "
                      f"{k['images_monotone']} of {result['images']} images" for kind, k in result["kinds"].items()) + "."
 
@@ -32,17 +47,15 @@ def severity() -> str:
 def speed() -> str:
     from speed import report
 
-    result = json.loads((RESULTS / "speed.json").read_text())
-    m = result["machine"]
-    return f"{report(result)}\n\n({m['cpu']}, {m['threads']} threads, torch {m['torch']}.)"
+    result = kept("speed")
+    return f"{report(result)}\n\n({machine(result)}.)"
 
 
 def fast() -> str:
     from fast import report
 
-    result = json.loads((RESULTS / "fast-speed.json").read_text())
-    m = result["machine"]
-    return f"{report(result)}\n\n({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)"
+    result = kept("fast-speed")
+    return f"{report(result)}\n\n({machine(result)}.)"
 
 
 def models() -> str:
@@ -100,14 +113,14 @@ def trained(training: dict) -> str:
 def family() -> str:
     from family import report
 
-    result = json.loads((RESULTS / "family.json").read_text())
+    result = kept("family")
     return f"{report(result, brief=True)}\n\n![Agreement against rate, and linear probes, of every shipped model](docs/family.png)"
 
 
 def rate_distortion() -> str:
     from rate_distortion import report
 
-    result = json.loads((RESULTS / "rate_distortion.json").read_text())
+    result = kept("rate_distortion")
     return (f"{report(result)}\n\n![PSNR against bits per pixel of cpips, JPEG, WebP, AVIF and the official codec]"
             "(docs/rate_distortion.png)")
 
@@ -129,76 +142,61 @@ def judged() -> str:
 def ablation() -> str:
     from ablation import markdown
 
-    result = json.loads((RESULTS / "ablation.json").read_text())
+    result = kept("ablation")
     return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; the panel is {', '.join(result['teachers'])}; "
             f"BD-rate over {result['kodak_images']} Kodak images against the variant without judgement, - where they share no "
             "quality.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
 
 
-
 def losses() -> str:
     from losses import report
 
-    result = json.loads((RESULTS / "losses.json").read_text())
-    m = result["machine"]
-    return f"{report(result)}\n\n({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)"
+    result = kept("losses")
+    return f"{report(result)}\n\n({machine(result)}.)"
 
 
 def recovery() -> str:
-    from recovery import report
-
-    return report(json.loads((RESULTS / "recovery.json").read_text()))
+    return written("recovery")
 
 
 def sr_losses() -> str:
-    from sr_losses import report
-
-    return report(json.loads((RESULTS / "sr_losses.json").read_text()))
+    return written("sr_losses")
 
 
 def style_encoders() -> str:
-    from style_encoders import report
-
-    return report(json.loads((RESULTS / "style_encoders.json").read_text()))
+    return written("style_encoders")
 
 
 def machine_codec() -> str:
     from machine_codec import report
 
-    result = json.loads((RESULTS / "machine_codec.json").read_text())
-    m = result["machine"]
-    return f"{report(result)} On {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}."
+    result = kept("machine_codec")
+    return f"{report(result)} On {machine(result)}."
 
 
 def ray_scoring() -> str:
-    from ray_scoring import report
-
-    return report(json.loads((RESULTS / "ray_scoring.json").read_text()))
+    return written("ray_scoring")
 
 
 def ray_scoring_bill() -> str:
     from ray_scoring import arithmetic
 
-    return arithmetic(json.loads((RESULTS / "ray_scoring.json").read_text()))
+    return arithmetic(kept("ray_scoring"))
 
 
 def refinement() -> str:
-    from refinement import report
-
-    return report(json.loads((RESULTS / "refinement.json").read_text()))
+    return written("refinement")
 
 
 def semantic_ensemble() -> str:
-    from semantic_ensemble import report
-
-    return (f"{report(json.loads((RESULTS / 'semantic_ensemble.json').read_text()))}\n\n![Crops of the original and of what each "
+    return (f"{written('semantic_ensemble')}\n\n![Crops of the original and of what each "
             "decoder shows of the same bits](semantic_ensemble.png)")
 
 
 def realism() -> str:
     from realism import report
 
-    result = json.loads((RESULTS / "realism.json").read_text())
+    result = kept("realism")
     m = result["machine"]
     return (f"{report(result)}\n\n({result['images']} Kodak crops of {result['crop']} px, {result['patches']} patches of "
             f"{result['patch']} px, against the untouched ones; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}.)\n\n"
@@ -208,10 +206,9 @@ def realism() -> str:
 def probe_matrix() -> str:
     from probe_matrix import matrix, report, weaknesses
 
-    result = json.loads((RESULTS / "probe_matrix.json").read_text())
-    m = result["machine"]
-    return (f"{report(result)}\n\n({result['side']} px, {result['share']:.0%} of the steps; {m['cpu']}, {m['threads']} thread"
-            f"{'s' * (m['threads'] > 1)}, torch {m['torch']}.)\n\nDistances of what was optimised for one metric (rows), judged "
+    result = kept("probe_matrix")
+    return (f"{report(result)}\n\n({result['side']} px, {result['share']:.0%} of the steps; {machine(result)}.)"
+            "\n\nDistances of what was optimised for one metric (rows), judged "
             "by another (columns), over the same of what was optimised for the MSE; geometric means over the four tasks:\n\n"
             f"{matrix(result)}\n\n### What was found in our own models\n\n{weaknesses(result)}")
 

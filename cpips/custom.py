@@ -56,7 +56,7 @@ def create_metric(spec: str, weights: Path | None = None, **settings: Any) -> Fu
     return registry.create_metric(spec, **(weights_in(Path(weights), spec) if weights else {}), **settings)
 
 
-def _imported(module: str, attribute: str) -> Callable:
+def _imported(module: str, attribute: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

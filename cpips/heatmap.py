@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Any, Sequence, Union
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .errors import ImageError
+
+Font = Union[ImageFont.FreeTypeFont, ImageFont.ImageFont]
 
 CELL = 16  # image pixels that a cell of the latent covers
 FLOOR = 0.01  # least automatic maximum of the scale: differences below it are not made to look fierce
@@ -29,7 +32,7 @@ class Scale:
     note: str
 
 
-def smooth(values: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+def smooth(values: NDArray[Any], size: tuple[int, int] | None = None) -> NDArray[Any]:
     """A map ``(H,W)``, constant in cells of 16 px, interpolated between the cells' centres.
 
     Args:
@@ -42,12 +45,12 @@ def smooth(values: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarra
     return np.maximum(np.asarray(grid.resize((columns, rows), Image.Resampling.BICUBIC, box)), 0)
 
 
-def cells(values: np.ndarray) -> np.ndarray:
+def cells(values: NDArray[Any]) -> NDArray[Any]:
     """``(ceil(H/16),ceil(W/16))`` float32: means of a map ``(H,W)`` over cells of 16 px, or what the image has of them."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(values, np.float32)).reduce(CELL))
 
 
-def scale_of(values: np.ndarray, vmax: float | None = None) -> Scale:
+def scale_of(values: NDArray[Any], vmax: float | None = None) -> Scale:
     """``vmax``, or what is hotter in one cell of 200 only, but at least :data:`FLOOR`."""
     if vmax is not None:
         if not vmax > 0 or not np.isfinite(vmax):
@@ -57,26 +60,26 @@ def scale_of(values: np.ndarray, vmax: float | None = None) -> Scale:
     return Scale(peak, "99.5th percentile") if peak > FLOOR else Scale(FLOOR, "least scale")
 
 
-def colours(t: np.ndarray) -> np.ndarray:
+def colours(t: NDArray[Any]) -> NDArray[Any]:
     """Colours ``(...,3)`` in [0,1] of heat in [0,1]."""
     position = np.clip(t, 0, 1)
     anchors = np.linspace(0, 1, len(_INFERNO))
     return np.stack([np.interp(position, anchors, channel) for channel in _INFERNO.T], -1)
 
 
-def palette(heat: np.ndarray) -> np.ndarray:
+def palette(heat: NDArray[Any]) -> NDArray[Any]:
     """Colours and cover ``(...,4)`` in [0,1] with which heat in [0,1] is laid over a picture: little hides little."""
     cover = np.clip(0.15 + 1.6 * heat, 0, 0.88)[..., None]
     return np.concatenate([colours(0.08 + 0.92 * heat), cover], -1)
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def overlay(image: NDArray[Any], heat: NDArray[Any]) -> NDArray[Any]:
     """Heat ``(H,W)`` in [0,1] over ``image`` ``(H,W,3)`` in [0,1], which shows through in dim grey."""
     grey = (image @ (0.299, 0.587, 0.114))[..., None]
     return _blend(grey, heat)
 
 
-def _blend(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def _blend(grey: NDArray[Any], heat: NDArray[Any]) -> NDArray[Any]:
     paint = palette(heat)
     cover = paint[..., 3:]
     return np.clip((0.05 + 0.45 * grey) * (1 - cover) + paint[..., :3] * cover * (0.85 + 0.3 * grey), 0, 1)
@@ -85,7 +88,7 @@ def _blend(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def render(
     reference: Tensor,
     image: Tensor,
-    values: np.ndarray,
+    values: NDArray[Any],
     *,
     distance: float,
     names: Sequence[str] = ("reference", "image"),
@@ -146,7 +149,7 @@ def _panel_size(height: int, width: int) -> tuple[int, int]:
     return max(8, round(height * factor)), max(8, round(width * factor))
 
 
-def _fit(picture: Tensor, size: tuple[int, int]) -> np.ndarray:
+def _fit(picture: Tensor, size: tuple[int, int]) -> NDArray[Any]:
     """``(h,w,3)`` float in [0,1]; the pixels of small pictures stay visible as squares."""
     array = picture.detach().float().reshape(3, *picture.shape[-2:]).permute(1, 2, 0).clamp(0, 1).cpu().numpy()
     drawn = Image.fromarray((array * 255 + 0.5).astype(np.uint8))
@@ -156,7 +159,7 @@ def _fit(picture: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def _colour_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], width: int, scale: Scale,
-                font: ImageFont.FreeTypeFont) -> None:
+                font: Font) -> None:
     x, y = at
     ramp = np.linspace(0, 1, width)[None].repeat(_BAR, 0)
     canvas.paste(Image.fromarray((_blend(np.full((_BAR, width, 1), 0.5), ramp) * 255 + 0.5).astype(np.uint8)), at)
@@ -178,11 +181,11 @@ def _ticks(vmax: float) -> list[float]:
     return [float(f"{i * step:.6g}") for i in range(int(vmax / step * 1.000001) + 1)]
 
 
-def _font(points: int) -> ImageFont.FreeTypeFont:
+def _font(points: int) -> Font:
     return ImageFont.load_default(points)  # the TrueType font that Pillow carries
 
 
-def _shorten(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _shorten(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
     """``text`` with its middle left out so that it fits; the ends of file names tell them apart."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     if draw.textlength(text, font) <= width:

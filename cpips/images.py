@@ -333,6 +333,6 @@ def halved(x: Tensor) -> Tensor:
     if x.dtype not in (torch.float32, torch.float64) or in_graph() or x.shape[2] % 2 or x.shape[3] % 2:
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
     # whole rows first: in a fifth to a half of the pool's time
-    top, bottom = x.unflatten(2, (-1, 2)).unbind(3)  # type: ignore[no-untyped-call]
+    top, bottom = x.unflatten(2, (-1, 2)).unbind(3)
     left, right = (top + bottom).unflatten(3, (-1, 2)).unbind(4)
     return (left + right).mul_(0.25)

@@ -29,7 +29,7 @@ INPUTS, OUTPUT = ("x", "y"), "distance"
 _MODULES = ("onnx", "onnxscript")
 
 
-def export(metric: CPIPS, path: str | os.PathLike) -> Path:
+def export(metric: CPIPS, path: str | os.PathLike[str]) -> Path:
     """Write ``metric`` to ``path`` in ONNX, with its signature among the file's metadata.
 
     The graph's distances are the metric's own to 1e-5. ``reduction``, ``check`` and ``background`` have no part in it.
@@ -56,6 +56,7 @@ def export(metric: CPIPS, path: str | os.PathLike) -> Path:
         program = torch.onnx.export(
             _Graph(metric).eval(), images, dynamo=True, verbose=False, input_names=list(INPUTS), output_names=[OUTPUT],
             dynamic_shapes={name: sizes for name in INPUTS})
+    assert program is not None  # dynamo's exporter gives one
     program.model.metadata_props.update({"cpips.signature": metric.signature, "cpips.inputs": json.dumps(INPUTS)})
     path = Path(path)
     replace(path, lambda partial: program.save(partial))

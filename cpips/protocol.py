@@ -93,8 +93,7 @@ class ImageModule(nn.Module):
         return torch.where(self._valid(*batches).view(-1, *[1] * (distances.dim() - 1)), distances, torch.nan)
 
     def _reduce(self, distances: Tensor, reduction: str | None = None) -> Tensor:
-        reduction = check_reduction(self.reduction if reduction is None else reduction)
-        return distances if reduction == "none" else getattr(distances, reduction)()
+        return reduced(distances, self.reduction if reduction is None else reduction)
 
 
 class FullReferenceMetric(ImageModule):
@@ -186,3 +185,12 @@ def check_reduction(reduction: str) -> str:
     if reduction not in REDUCTIONS:
         raise ModelError(f"reduction {reduction!r} is unknown: choose from {', '.join(REDUCTIONS)}")
     return reduction
+
+
+def reduced(values: Tensor, reduction: str) -> Tensor:
+    """Values ``(N,)`` as ``reduction`` says: their mean, their sum, or themselves.
+
+    Raises:
+        ModelError: an unknown reduction.
+    """
+    return values if check_reduction(reduction) == "none" else getattr(values, reduction)()

@@ -5,31 +5,70 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Mapping
+from typing import TYPE_CHECKING, Any, Mapping, TypeVar
+
+from .errors import ModelError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def read(path: Path, cls: type) -> dict[str, Any]:
-    """The settings in the file at ``path``, all of them fields of the dataclass ``cls``; their values are not checked.
+T = TypeVar("T")
+
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in the file at ``path``, as they stand there.
 
     Raises:
-        ValueError: not TOML, or an unknown setting; the message names the file.
+        ModelError: not TOML; the message names the file.
         OSError: the file cannot be read.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
-    refuse_unknown(str(path), raw, cls)
-    return raw
+        raise ModelError(f"{path}: not valid TOML: {error}") from None
 
 
-def refuse_unknown(where: str, raw: Mapping[str, Any], cls: type) -> None:
-    """ValueError for settings that are no fields of the dataclass ``cls``."""
-    known = {f.name for f in dataclasses.fields(cls)}
+def make(where: Path | str, cls: type[T], raw: Mapping[str, Any]) -> T:
+    """The dataclass ``cls`` with the settings ``raw``.
+
+    Raises:
+        ModelError: an unknown or missing setting, or one that ``cls`` refuses; the message begins with ``where``.
+    """
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # of a dataclass, which T cannot say
     if unknown := sorted(set(raw) - known):
-        raise ValueError(f"{where}: unknown settings {unknown}; known are {sorted(known)}")
+        raise ModelError(f"{where}: unknown settings {unknown}; known are {sorted(known)}")
+    try:
+        return cls(**raw)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{where}: {error}") from None
+
+
+def beside(path: Path, name: str) -> str:
+    """The file ``name``, relative to the config at ``path``, from any folder."""
+    return str((path.parent / name).resolve())
+
+
+def check_types(settings: DataclassInstance) -> None:
+    """Refuse numbers and texts, or lists of them, that are not what the annotation of their field says.
+
+    Fields of other types are not looked at.
+
+    Raises:
+        ModelError: the message names the first such field.
+    """
+    for f in dataclasses.fields(settings):
+        several = str(f.type).startswith(("list[", "tuple["))
+        kind = str(f.type).removeprefix("list[").removeprefix("tuple[").removesuffix("]").removesuffix(", ...")
+        if kind not in _KINDS:
+            continue
+        value = getattr(settings, f.name)
+        each = [value] if not several else value if isinstance(value, (list, tuple)) else [None]
+        if not all(isinstance(v, _KINDS[kind]) and not isinstance(v, bool) for v in each):
+            raise ModelError(f"{f.name} = {value!r}: must be {'a list of' if several else 'of type'} {kind}")

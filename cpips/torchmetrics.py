@@ -36,7 +36,7 @@ _OF_TORCHMETRICS = ("compute_on_cpu", "dist_sync_on_step", "process_group", "dis
 _WITHOUT_FLOAT64 = ("mps",)
 
 
-class CPIPS(Metric):
+class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they follow torchvision's import
     """Mean (or sum) of a full-reference metric over all images that :meth:`update` saw.
 
     The state is two numbers, whatever the number of images: their sum in float64 and their count. Batches may differ

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+from typing import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +27,12 @@ def state_of(N: int = 4, M: int = 6) -> dict[str, torch.Tensor]:
             state[f"g_a.{2 * i + 1}.beta"] = torch.rand(N, generator=generator) + 0.5
             state[f"g_a.{2 * i + 1}.gamma"] = torch.rand(N, N, generator=generator)
     return state
+
+
+def write_csv(path: Path, rows: Iterable[Sequence], header: Sequence[str] = ("ref", "img")) -> Path:
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
 
 
 def run_two(script: str, folder) -> list[dict]:

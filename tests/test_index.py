@@ -311,7 +311,7 @@ def test_damage_is_told_and_repaired(copy, codec):
 ])
 def test_a_manifest_of_other_hands(copy, codec, change):
     out = copy / "index"
-    data, start, manifest = module._read(out)
+    data, start, manifest = module._format.read_file(out)
     text = json.dumps({**manifest, **change}).encode()
     head = module.MAGIC + len(text).to_bytes(4, "little") + text
     rest = data[start:]

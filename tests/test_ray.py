@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import http.server
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from helpers import write_csv
 from test_eval_run import made
 from typer.testing import CliRunner
 
@@ -67,9 +67,7 @@ def table_at(path: Path, count: int, prefix: str = "", **poisoned: str) -> Path:
     rows = [[f"{prefix}{i % 3}.png", f"{prefix}{(i % 3) + 3 * (i % 4)}.png", i] for i in range(count)]
     for row, name in poisoned.items():
         rows[int(row[1:])][1] = name and prefix + name
-    with path.open("w", newline="") as stream:
-        csv.writer(stream).writerows([("ref", "img", "id"), *rows])
-    return path
+    return write_csv(path, rows, ("ref", "img", "id"))
 
 
 def columns(path: Path) -> dict[str, list]:

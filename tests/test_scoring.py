@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import write_csv
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -52,12 +53,6 @@ def gallery(tmp_path_factory) -> Path:
 
 def pairs_of(gallery: Path) -> list[tuple[Path, Path]]:
     return [(gallery / f"ref-{i}.png", gallery / f"img-{i}-{k}.png") for k in range(3) for i in range(len(SIZES))]
-
-
-def write_csv(path: Path, rows: list[list], header: tuple[str, ...] = ("ref", "img")) -> Path:
-    with path.open("w", newline="") as stream:
-        csv.writer(stream).writerows([header, *rows])
-    return path
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

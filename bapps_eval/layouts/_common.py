@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cpips import images
 from cpips.errors import ImageError
@@ -51,7 +52,7 @@ class Item:
 # ---- images ---------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> NDArray[Any]:
     """An image file as ``(H,W,3)`` uint8 RGB, writable, under the rules of :func:`cpips.images.load`.
 
     8 bits come back exactly; 16-bit grey is rounded to 8.
@@ -243,7 +244,7 @@ def read_lines(path: Path, fields: int, delimiter: str | None = None) -> Iterato
         yield where, row
 
 
-def in_chunks(work: Callable[[Path], Any], paths: Sequence[Path], size: int = 512) -> list:
+def in_chunks(work: Callable[[Path], Any], paths: Sequence[Path], size: int = 512) -> list[Any]:
     """``work`` of every path, in order, by threads: tens of thousands of small files wait for the disk, not for us."""
     chunks = [paths[i : i + size] for i in range(0, len(paths), size)]
     with ThreadPoolExecutor(8) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,8 @@ def find(path: Path, split: str, rule: str | None) -> list[Found]:
         task = where.parent.name if where.parent.name in LABELS else _task_of(families)
         name = f"bapps-{task}-{where.name}"
 
-        def read(problem: Problem, name=name, task=task, part=where.name, families=tuple(families)) -> Dataset:
+        def read(problem: Problem, name: str = name, task: str = task, part: str = where.name,
+                 families: tuple[Path, ...] = tuple(families)) -> Dataset:
             return _read(name, task, part, families, path, rule or resizing.BAPPS, problem)
 
         found.append(Found(name, read))
@@ -167,7 +169,7 @@ def read_share(path: Path) -> float:
 
 
 @lru_cache(64)
-def _header(raw: bytes) -> tuple[tuple[int, ...], np.dtype]:
+def _header(raw: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype by the header; all files of a folder have the same, and parsing is what costs in ``np.load``."""
     stream = io.BytesIO(raw)
     version = np.lib.format.read_magic(stream)

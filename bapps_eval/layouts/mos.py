@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..dataset import Dataset, DatasetError
 from ._common import Found, Index, Item, Problem, assemble, finite, folders, names, plain, read_csv, read_lines
@@ -70,18 +71,21 @@ class _Row:
 
 def find(path: Path, split: str, rule: str | None) -> list[Found]:
     """The set whose layout ``path`` has; ``split`` means nothing here."""
-    layouts: dict[str, tuple[bool, Callable]] = {
+    layouts: dict[str, tuple[bool, Callable[..., Any]]] = {
         "tid2013": ((path / "mos_with_names.txt").is_file(), _tid2013),
         "kadid10k": ((path / "dmos.csv").is_file() and (path / "images").is_dir(), _kadid10k),
         "csiq": ((path / "src_imgs").is_dir(), _csiq),
         "live": ((path / "refimgs").is_dir(), _live),
         "pipal": ((path / "Train_Label").is_dir(), _pipal),
     }
-    return [Found(name, lambda problem, name=name, rows=rows: _read(name, path, rows, rule, problem))
-            for name, (there, rows) in layouts.items() if there]
+
+    def reader(name: str, rows: Callable[..., Any]) -> Callable[[Problem], Dataset]:
+        return lambda problem: _read(name, path, rows, rule, problem)
+
+    return [Found(name, reader(name, rows)) for name, (there, rows) in layouts.items() if there]
 
 
-def _read(name: str, root: Path, rows: Callable, rule: str | None, problem: Problem) -> Dataset:
+def _read(name: str, root: Path, rows: Callable[..., Any], rule: str | None, problem: Problem) -> Dataset:
     published, items, absent, listed = PUBLISHED[name], [], [], 0
     for row in rows(root, problem):
         listed += 1
@@ -286,7 +290,7 @@ def _live_info(path: Path) -> dict[str, str]:
     return {plain(image): reference for _, (reference, image, _) in read_lines(path, 3)}
 
 
-def _mat(path: Path) -> dict[str, np.ndarray]:
+def _mat(path: Path) -> dict[str, NDArray[Any]]:
     try:
         from scipy.io import loadmat
     except ImportError:
@@ -297,7 +301,7 @@ def _mat(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path} is not a file of MATLAB ({type(error).__name__}: {error})") from error
 
 
-def _entries(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+def _entries(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
     whole = sum(LIVE_COUNTS.values())
     if name not in arrays or arrays[name].size != whole:
         has = f"{name} of {arrays[name].size} entries" if name in arrays else f"no {name}"

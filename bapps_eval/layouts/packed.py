@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpips.codec.data import prefetch
 from cpips.pretrained import file_sha256
@@ -113,14 +114,14 @@ def _write_items(dataset: Dataset, path: Path) -> None:
 class PackedImages:
     """Loads the images of item i out of ``pixels``, ``(n,k,H,W,3)`` uint8 mapped from ``path``."""
 
-    pixels: np.ndarray
+    pixels: NDArray[Any]
     path: Path
     sha256: str
 
     def __call__(self, i: int) -> Images:
         return tuple(np.array(image) for image in self.pixels[i])  # copies: the file is not to be written to
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Another process maps the file itself: pixels are not sent."""
         return _mapped, (self.path.resolve(), self.pixels.shape, self.sha256)
 
@@ -193,7 +194,7 @@ def _mapped(path: Path, shape: tuple[int, ...], sha256: str) -> PackedImages:
     return PackedImages(_map(path, shape), path, sha256)
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _map(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

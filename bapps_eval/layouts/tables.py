@@ -58,7 +58,8 @@ def _read_table(path: Path, name: str, rule: str | None, problem: Problem, publi
     columns = _columns(path, header)
     task = _task(path, header, columns)
     opinion = next(role for role in OPINIONS[task] if role in columns)
-    items, mappings = [], Counter()
+    items: list[Item] = []
+    mappings: Counter[str] = Counter()
     for where, row in rows:
         cell = {role: row[i] for role, i in columns.items()}
         images = [cell[part] for part in TASKS[task]]
@@ -84,7 +85,7 @@ def _read_table(path: Path, name: str, rule: str | None, problem: Problem, publi
                     missing=mos.lack(published, items) if published else ())
 
 
-def _notes(mappings: Counter) -> list[str]:
+def _notes(mappings: Counter[str]) -> list[str]:
     inferred = {text: count for text, count in sorted(mappings.items()) if "inferred" in text.lower()}
     if not inferred:
         return []

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
 from ..dataset import TASKS, Dataset
 from ..distances import Distances
 
-Maps = Callable[[str, np.ndarray, np.ndarray], "np.ndarray | None"]
+Maps = Callable[[str, NDArray[Any], NDArray[Any]], "NDArray[Any] | None"]
 
 PAIRS = 5  # pairs of metrics, the best against each of the next
 FEWEST = 2  # cards of a pair, however large their pictures
@@ -63,7 +64,7 @@ class Card:
     maps: Sequence[tuple[str, Sequence[Picture]]] = field(default=())
 
 
-def disagreement(a: Distances, b: Distances) -> np.ndarray:
+def disagreement(a: Distances, b: Distances) -> NDArray[Any]:
     """``(n,)`` in [0,1]: how differently two metrics judge each item, free of their scales.
 
     2afc: half the difference of the metrics' :func:`preferences`; 1 where one is surest of p0 and the other of p1.
@@ -74,7 +75,7 @@ def disagreement(a: Distances, b: Distances) -> np.ndarray:
     return np.abs(ranks(a.closeness[:, 0]) - ranks(b.closeness[:, 0]))
 
 
-def preferences(run: Distances) -> np.ndarray:
+def preferences(run: Distances) -> NDArray[Any]:
     """2afc: ``(n,)`` in [-1,1]: the side that is closer (p0 negative, p1 positive, 0 a tie) times the rank of |d0 - d1|
     over the set: how sure the metric is, in units of its own other answers."""
     d0, d1 = run.closeness.T
@@ -83,7 +84,7 @@ def preferences(run: Distances) -> np.ndarray:
     return np.sign(difference) * stats.rankdata(np.abs(difference)) / len(difference)
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: NDArray[Any]) -> NDArray[Any]:
     """Mid-ranks as shares of the set: 0 the least, 1 the most."""
     return (stats.rankdata(values) - 0.5) / len(values)
 
@@ -185,18 +186,21 @@ def _pictures(images: Dataset, i: int, runs: Sequence[Distances], maps: Maps | N
     order = ("p0", "reference", "p1") if images.task == "2afc" else TASKS[images.task]
     id = images.ids[i]
     found: dict[str, Any] = {"pictures": [_picture(item[name], f"{name} of {id}", name) for name in order]}
-    reference = item.get("reference", item.get("p0"))
+    reference = item["reference" if "reference" in item else "p0"]
     compared = [name for name in order if name != "reference" and item[name] is not reference]
     rows = []
-    for run in runs if maps is not None else ():
+    for run in runs:
+        if maps is None:
+            break
         name = run.metric["name"]
-        heats = {which: maps(name, reference, item[which]) for which in compared}
-        if all(heat is not None for heat in heats.values()):
+        drawn = {which: maps(name, reference, item[which]) for which in compared}
+        heats = {which: heat for which, heat in drawn.items() if heat is not None}
+        if len(heats) == len(drawn):
             rows.append((name, _heated(name, id, item, heats)))
     return {**found, "maps": rows}
 
 
-def _heated(name: str, id: str, item: dict[str, np.ndarray], heats: dict[str, np.ndarray]) -> list[Picture]:
+def _heated(name: str, id: str, item: dict[str, NDArray[Any]], heats: dict[str, NDArray[Any]]) -> list[Picture]:
     """Heat over the images, on one scale for the item: that of cpips' heat maps."""
     from cpips import heatmap
 
@@ -215,14 +219,14 @@ def _heated(name: str, id: str, item: dict[str, np.ndarray], heats: dict[str, np
     return found
 
 
-def _shown(pixels: np.ndarray) -> Image.Image:
+def _shown(pixels: NDArray[Any]) -> Image.Image:
     """As an image, shrunk to :data:`SHOWN`."""
     image = Image.fromarray(pixels)
     image.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
     return image
 
 
-def _picture(pixels: np.ndarray, alt: str, caption: str, *, exact: bool = True, quality: int = 86) -> Picture:
+def _picture(pixels: NDArray[Any], alt: str, caption: str, *, exact: bool = True, quality: int = 86) -> Picture:
     image = _shown(pixels)
     stream = io.BytesIO()
     exact = exact and image.width * image.height <= _EXACT

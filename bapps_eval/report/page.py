@@ -12,10 +12,11 @@ import html
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 import cpips
 from cpips.files import replace
@@ -143,7 +144,7 @@ def _with_differences(grid: Grid, comparison: Comparison) -> Grid:
                "To the best: paired difference of the headline, with its interval."])
 
 
-def _number(task: str):
+def _number(task: str) -> Callable[[float], str]:
     return (lambda v: f"{v:.3f}") if task == "mos" else (lambda v: f"{v:.2f}")
 
 
@@ -160,8 +161,9 @@ def _strong(score: dict[str, Any]) -> bool:
 def _ceilings(comparison: Comparison, family: str | None = None) -> dict[str, float]:
     """Human and majority of a family, or of the mean of all, in percent; none but for 2AFC."""
     told = comparison["scores"][0].get("ceilings", {})
-    of = lambda families: families[family] if family else tables.mean_of(families)
-    return {name: 100 * of(told[name]["families"]) for name in ("human", "majority") if told}
+    shares = {name: told[name]["families"] for name in ("human", "majority") if told}
+    found = {name: families[family] if family else tables.mean_of(families) for name, families in shares.items()}
+    return {name: 100 * share for name, share in found.items() if share is not None}
 
 
 def _panels(comparison: Comparison) -> list[tuple[str, Markup]]:
@@ -190,7 +192,7 @@ def _cost(comparison: Comparison) -> dict[str, Any] | None:
     timed = {name: seconds for name, seconds in timed.items() if seconds > 0}
     if len(timed) < 2:
         return None
-    unit = REFERENCE_METRIC if REFERENCE_METRIC in timed else min(timed, key=timed.get)
+    unit = REFERENCE_METRIC if REFERENCE_METRIC in timed else min(timed, key=timed.__getitem__)
     points = [(timed[name] / timed[unit],
                _mark(name, s["headline"]["score"], s["headline"]["interval"], task, _strong(s)))
               for s in comparison["scores"] if (name := s["metric"]["name"]) in timed]
@@ -222,7 +224,10 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
     groups = np.asarray(list(map(str, first.groups)))
     names = sorted(set(groups.tolist()))
     up_title = f"opinion score ({'higher' if first.dataset['higher_is_better'] else 'lower'} is better)"
-    ids_of = lambda items: [[html.escape(str(first.ids[i]), False) for i in items if groups[i] == g] for g in names]
+
+    def ids_of(items: NDArray[Any]) -> list[list[str]]:
+        return [[html.escape(str(first.ids[i]), False) for i in items if groups[i] == g] for g in names]
+
     metrics = []
     for run in runs:
         d, finite = run.values[:, 0], np.isfinite(run.values[:, 0])

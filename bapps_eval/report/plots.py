@@ -13,6 +13,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 SYMBOLS = {"circle": "●", "square": "■", "triangle-up": "▲"}  # of groups, and for the legend of the page
 
@@ -82,8 +83,8 @@ def cost(points: Sequence[tuple[float, Mark]], *, unit: str, up: str, ceilings: 
         yaxis=dict(range=[min(heights) - pad, max(heights) + pad], title={"text": html.escape(up, False)})))
 
 
-def scatter(metric: str, distance: np.ndarray, opinion: np.ndarray, groups: np.ndarray, names: Sequence[str],
-            curve: Callable[[np.ndarray], np.ndarray] | None, *, closer: str, up: str) -> Markup:
+def scatter(metric: str, distance: NDArray[Any], opinion: NDArray[Any], groups: NDArray[Any], names: Sequence[str],
+            curve: Callable[[NDArray[Any]], NDArray[Any]] | None, *, closer: str, up: str) -> Markup:
     """Opinion against distance, one trace a group (colour and shape by its place in ``names``), and a fitted curve.
 
     A trace's points are in the order of the items: the script adds their ids, which many plots share.
@@ -139,7 +140,7 @@ def _told(mark: Mark, number: Callable[[float], str]) -> str:
     return f"{html.escape(mark.name, False)}<br>{mark.text} [{number(mark.low)}, {number(mark.high)}]"
 
 
-def _plot(told: str, traces: list[dict], layout: dict[str, Any]) -> Markup:
+def _plot(told: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Markup:
     """A place for a plot: what it tells in words, its figure, its height, so that nothing moves when it is drawn."""
     import plotly.graph_objects as go
 

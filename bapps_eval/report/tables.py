@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Sequence
 
 from ..statistics import LEVEL
+from .formats import (ABSENT, BOLD, FORMATS, RENDERERS, TIED, Cell, Column, Grid, Row, as_csv, escape_latex, escape_markdown,
+                      one_line)
 
-FORMATS = ("text", "markdown", "latex", "csv")
-TIED = "*"
-ABSENT = "–"
+__all__ = ["ABSENT", "Cell", "Column", "Comparison", "FORMATS", "Grid", "TIED", "escape_latex", "escape_markdown", "grid",
+           "headline_title", "label", "mean_of", "notes", "one_line", "overview", "overview_grid", "printed", "table", "tidy",
+           "tied"]
 
 Comparison = dict[str, Any]  # what scoring.compare returns
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A printed value.
-
-    Args:
-        value: the number behind ``text``, for sorting; None where there is none.
-        interval: ``(low, high)`` as printed, or None.
-        bold: the best of its column.
-        mark: not told apart from the best.
-    """
-
-    text: str
-    value: float | None = None
-    interval: tuple[str, str] | None = None
-    bold: bool = False
-    mark: bool = False
-
-
-@dataclass(frozen=True)
-class Column:
-    """One quantity.
-
-    Args:
-        better: 1 the more, -1 the less, 0 neither.
-        headline: what metrics are ranked by: formats with little room print the intervals of these columns only.
-    """
-
-    title: str
-    better: int = 1
-    headline: bool = False
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: the first cell of each row of ``rows`` (metrics) and ``feet`` (ceilings) is its name."""
-
-    title: str
-    corner: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
-    feet: Sequence[Sequence[Cell]]
-    notes: Sequence[str]
 
 
 def table(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
@@ -75,16 +29,16 @@ def table(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
         ValueError: an unknown format.
     """
     if _known(format) == "csv":
-        return _csv(row for comparison in comparisons for row in tidy(comparison))
+        return as_csv(row for comparison in comparisons for row in tidy(comparison))
     grids = [overview_grid(comparisons)] * (len(comparisons) > 1) + [grid(comparison) for comparison in comparisons]
-    return "\n".join(_RENDERERS[format](each) for each in grids)
+    return "\n".join(RENDERERS[format](each) for each in grids)
 
 
 def overview(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
     """Metric by data set: headline scores with their intervals; metrics by their mean rank. As :func:`table` else."""
     if _known(format) == "csv":
-        return _csv(row for c in comparisons for row in tidy(c) if row[2] == "headline")
-    return _RENDERERS[format](overview_grid(comparisons))
+        return as_csv(row for c in comparisons for row in tidy(c) if row[2] == "headline")
+    return RENDERERS[format](overview_grid(comparisons))
 
 
 def _known(format: str) -> str:
@@ -162,9 +116,8 @@ def _unit(comparison: Comparison) -> str:
 
 _WHAT = {"2afc": "2AFC agreement in %", "jnd": "JND average precision in %", "mos": "correlation with opinion scores"}
 _INTERVALS = f"Brackets: {LEVEL:.0%} percentile intervals of a bootstrap; not corrected for multiple comparisons."
-_BOLD = " Bold: best of its column."
 _MARKS = (f"{TIED} not told apart from the best: the paired interval of the difference holds zero (not corrected for "
-          f"multiple comparisons).{_BOLD}")
+          f"multiple comparisons).{BOLD}")
 _RESAMPLED = {"2afc": "triplets, within their family", "jnd": "pairs, within their family",
               "reference": "references, each with all its images", "item": "images (there are too few references)"}
 
@@ -192,7 +145,7 @@ def notes(comparison: Comparison) -> list[str]:
     return found
 
 
-def _parts_mos(scores: Sequence[dict]) -> tuple[list[Column], list[list[Cell]], list]:
+def _parts_mos(scores: Sequence[dict[str, Any]]) -> tuple[list[Column], list[list[Cell]], list[Any]]:
     parts = [(Column("SRCC", headline=True), _cells([s["srcc"] for s in scores], [s["interval"] for s in scores],
                                                     printed("mos")))]
     for key, title, better in (("krcc", "KRCC", 1), ("plcc", "PLCC", 1), ("rmse", "RMSE", -1)):
@@ -208,7 +161,9 @@ def _parts_families(comparison: Comparison) -> tuple[list[Column], list[list[Cel
     feet = {"Human": "human", "Majority": "majority", "Known shares": "likelihood"} if ceilings else {}
     parts: list[tuple[Column, list[Cell], list[Cell]]] = []
 
-    def add(title, values, intervals, tops=(None, None, None), text=percent, better=1, headline=False) -> None:
+    def add(title: str, values: Sequence[float | None], intervals: Sequence[Sequence[float] | None] | None,
+            tops: Sequence[float | None] = (None, None, None), text: Callable[[Any], str] = percent, better: int = 1,
+            headline: bool = False) -> None:
         parts.append((Column(title, better, headline), _cells(values, intervals, text, better),
                       _cells(tops, None, text, 0)))
 
@@ -235,8 +190,8 @@ def _parts_families(comparison: Comparison) -> tuple[list[Column], list[list[Cel
 
 def mean_of(families: dict[str, float | None]) -> float | None:
     """Unweighted mean over the families there are; None where one has no value."""
-    values = list(families.values())
-    return None if None in values else sum(values) / len(values)
+    values = [value for value in families.values() if value is not None]
+    return sum(values) / len(values) if len(values) == len(families) else None
 
 
 def _cells(values: Sequence[float | None], intervals: Sequence[Sequence[float] | None] | None,
@@ -250,16 +205,15 @@ def _cells(values: Sequence[float | None], intervals: Sequence[Sequence[float] |
             for value, interval in zip(values, intervals or [None] * len(values))]
 
 
-# ---- CSV ------------------------------------------------------------------------------------------------------------
-
-Row = tuple[str, str, str, str, "float | int", "float | str", "float | str"]
+# ---- all of it ------------------------------------------------------------------------------------------------------
 
 
 def tidy(comparison: Comparison) -> Iterator[Row]:
     """``(dataset, metric, quantity, group, value, low, high)``; ceilings have no metric, absent values no row."""
     dataset = label(comparison["dataset"])
 
-    def row(metric, quantity, group, value, interval=None) -> Iterator[Row]:
+    def row(metric: str, quantity: str, group: str, value: float | None,
+            interval: Sequence[float] | None = None) -> Iterator[Row]:
         if value is not None:
             yield dataset, metric, quantity, group, value, *(interval or ("", ""))
 
@@ -291,115 +245,3 @@ def tidy(comparison: Comparison) -> Iterator[Row]:
             for group, value in told[part].items():
                 yield from row("", f"{ceiling}_ceiling", group, value)
     yield from row("", "items", "", comparison["dataset"]["items"])
-
-
-def _csv(rows: Iterator[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "metric", "quantity", "group", "value", "low", "high"])
-    writer.writerows([*map(one_line, row[:4]), *(repr(v) if v != "" else "" for v in map(_plain, row[4:]))]
-                     for row in rows)
-    return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value  # numpy 2 writes np.float64(...) as its repr
-
-
-# ---- Markdown, LaTeX, text ------------------------------------------------------------------------------------------
-
-
-def one_line(text: str) -> str:
-    """Names come from users: what is no printable character becomes a space."""
-    return re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(text))).strip()
-
-
-def _markdown(grid: Grid) -> str:
-    def cell(c: Cell, column: Column | None = None) -> str:
-        text = escape_markdown(c.text)
-        text = f"**{text}**" if c.bold else text
-        if c.interval and column and column.headline:
-            text += f" [{c.interval[0]}, {c.interval[1]}]"
-        return text + r" \*" * c.mark
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    def row(cells: Sequence[Cell]) -> str:
-        return line([cell(cells[0]), *(cell(c, column) for c, column in zip(cells[1:], grid.columns))])
-
-    header = line([grid.corner, *(escape_markdown(c.title) for c in grid.columns)])
-    lines = [f"**{escape_markdown(grid.title)}**", "", header,
-             "|:--|" + "--:|" * len(grid.columns), *map(row, grid.rows)]
-    lines += [line([f"*{escape_markdown(foot[0].text)}*", *(escape_markdown(c.text) for c in foot[1:])])
-              for foot in grid.feet]
-    return "\n".join([*lines, "", *(f"- {escape_markdown(note)}" for note in grid.notes)]) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """``text`` as it is, in GitHub's Markdown, its tables and any other."""
-    text = one_line(text).replace("&", "&amp;")
-    return re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _latex(grid: Grid) -> str:
-    def number(text: str) -> str:
-        return escape_latex(text).replace(ABSENT, "--") if not text[:1] == "-" else f"$-${escape_latex(text[1:])}"
-
-    def cell(c: Cell, column: Column) -> str:
-        text = rf"\textbf{{{number(c.text)}}}" if c.bold else number(c.text)
-        if c.interval and column.headline:
-            text += rf" {{\scriptsize [{number(c.interval[0])}, {number(c.interval[1])}]}}"
-        return text + "$^{*}$" * c.mark
-
-    def row(cells: Sequence[Cell]) -> str:
-        name = escape_latex(cells[0].text) + "$^{*}$" * cells[0].mark
-        return " & ".join([name, *(cell(c, column) for c, column in zip(cells[1:], grid.columns))]) + r" \\"
-
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(grid.title)}.}}",
-             rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}", r"\toprule",
-             " & ".join([grid.corner, *(escape_latex(c.title) for c in grid.columns)]) + r" \\", r"\midrule",
-             *map(row, grid.rows)]
-    if grid.feet:
-        lines += [r"\midrule", *map(row, grid.feet)]
-    lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize",
-              *(escape_latex(note) + (r" \\" if note is not grid.notes[-1] else "") for note in grid.notes),
-              r"\end{minipage}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
-
-
-_LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-          "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-          "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "–": "--"}
-
-
-def escape_latex(text: str) -> str:
-    """``text`` as it is, in a LaTeX paragraph or table: after ``\\\\`` a bracket or star would be an argument."""
-    text = "".join(_LATEX.get(c, c) for c in one_line(text))
-    return f"{{}}{text}" if text[:1] in ("[", "*") else text
-
-
-def _text(grid: Grid) -> str:
-    def cell(c: Cell, column: Column | None = None) -> str:
-        text = one_line(c.text)
-        if c.interval and column and column.headline:
-            text += f" [{c.interval[0]}, {c.interval[1]}]"
-        return text + f" {TIED}" * c.mark
-
-    header = [grid.corner, *(one_line(c.title) for c in grid.columns)]
-    body = [[cell(row[0]), *(cell(c, column) for c, column in zip(row[1:], grid.columns))]
-            for row in (*grid.rows, *grid.feet)]
-    widths = [max(map(len, column)) for column in zip(header, *body)]
-
-    def line(cells: Sequence[str]) -> str:
-        return "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]).rstrip()
-
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    rows = [line(row) for row in body]
-    if grid.feet:
-        rows.insert(len(grid.rows), rule)
-    told = [one_line(note.replace(_BOLD, "")) for note in grid.notes]
-    return "\n".join([one_line(grid.title), rule, line(header), rule, *rows, rule, *told]) + "\n"
-
-
-_RENDERERS = {"markdown": _markdown, "latex": _latex, "text": _text}

@@ -7,7 +7,7 @@ import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Callable, Mapping, Union
+from typing import Any, Callable, Mapping, Union
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], None]
 Shapes = Mapping[str, "tuple[int, ...]"]
 
 
-def no_autocast(x: Tensor) -> AbstractContextManager:
+def no_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A context in which convolutions keep the type of ``x``: for sums that half precision would ruin."""
     known = torch.amp.is_autocast_available(x.device.type)  # not of the meta device
     return torch.autocast(x.device.type, enabled=False) if known else nullcontext()
@@ -93,7 +93,7 @@ def load_state(source: Source, shapes: Shapes, *, default: Callable[[], Path], w
     return {key: source[key].detach().to("cpu", torch.float32, copy=True).contiguous() for key in shapes}
 
 
-def _some(items: list, separator: str = ", ", count: int = 3) -> str:
+def _some(items: list[Any], separator: str = ", ", count: int = 3) -> str:
     shown = separator.join(str(item) for item in items[:count])
     return shown if len(items) <= count else f"{shown}{separator}and {len(items) - count} more"
 

@@ -23,7 +23,7 @@ from ._common import Shapes, Source, find, load_state
 class Conv(NamedTuple):
     """A convolution and its ReLU; ``index`` is its place in torchvision's ``features``."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a field in the place of tuple's method
     inputs: int
     outputs: int
     kernel: int = 3
@@ -39,7 +39,7 @@ class Conv(NamedTuple):
 class Fire(NamedTuple):
     """SqueezeNet's module: 1x1 to ``squeezed`` channels, then 1x1 and 3x3 side by side to ``expanded`` each."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a field in the place of tuple's method
     inputs: int
     squeezed: int
     expanded: int
@@ -150,6 +150,10 @@ class TrunkConv(nn.Module):
 
 
 class _Fire(nn.Module):
+    squeeze: TrunkConv
+    expand1x1: TrunkConv
+    expand3x3: TrunkConv
+
     def __init__(self, fire: Fire, name: str, state: dict[str, Tensor], persistent: bool):
         super().__init__()
         for part, conv in fire.parts().items():
@@ -158,6 +162,12 @@ class _Fire(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.squeeze(x)
         return torch.cat([self.expand1x1(x), self.expand3x3(x)], 1)
+
+
+def _module(layer: Conv | Fire, name: str, state: dict[str, Tensor], persistent: bool) -> nn.Module:
+    if isinstance(layer, Conv):
+        return TrunkConv(layer, name, state, persistent)
+    return _Fire(layer, name, state, persistent)
 
 
 class Trunk(nn.Module):
@@ -176,8 +186,7 @@ class Trunk(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1), persistent=False)
         self.features = nn.ModuleDict({
-            str(layer.index): (TrunkConv if isinstance(layer, Conv) else _Fire)(
-                layer, f"features.{layer.index}", state, persistent) for layer in net.layers})
+            str(layer.index): _module(layer, f"features.{layer.index}", state, persistent) for layer in net.layers})
 
     def forward(self, x: Tensor) -> list[Tensor]:
         taps = []

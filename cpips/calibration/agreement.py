@@ -6,6 +6,7 @@ from typing import Any, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from ..metric import CPIPS
@@ -26,12 +27,12 @@ def agreement(metric: CPIPS, judged: JudgedSet) -> dict[str, Any]:
             **panel_facts(scores, judged.teachers)}
 
 
-def shifted(image: np.ndarray) -> np.ndarray:
+def shifted(image: NDArray[Any]) -> NDArray[Any]:
     """``(H,W,3)``, one pixel to the right, its left column doubled: to people the same picture."""
     return np.concatenate([image[:, :1], image[:, :-1]], 1)
 
 
-def group_agreement(distances: np.ndarray, scores: np.ndarray, normal: np.ndarray, teachers: Sequence[str],
+def group_agreement(distances: NDArray[Any], scores: NDArray[Any], normal: NDArray[Any], teachers: Sequence[str],
                     ladders: int) -> dict[str, Any]:
     """How a metric's order of copies compares with the teachers'.
 
@@ -57,7 +58,7 @@ def group_agreement(distances: np.ndarray, scores: np.ndarray, normal: np.ndarra
     }
 
 
-def panel_agreement(distances: np.ndarray, scores: np.ndarray) -> float:
+def panel_agreement(distances: NDArray[Any], scores: NDArray[Any]) -> float:
     """Mean share of the teachers who agree with ``distances``, ``(G,K)``, on which of two copies is nearer to their
     reference, over all triplets of a reference and two of its copies: 2AFC with teachers as the judges."""
     i, j = np.triu_indices(distances.shape[1], 1)
@@ -66,13 +67,13 @@ def panel_agreement(distances: np.ndarray, scores: np.ndarray) -> float:
     return float((first * votes + (1 - first) * (1 - votes)).mean())
 
 
-def panel_votes(scores: np.ndarray) -> np.ndarray:
+def panel_votes(scores: NDArray[Any]) -> NDArray[Any]:
     """Share of the teachers to whom the first of two copies is the farther, ``(G,K(K-1)/2)`` of ``(G,K,T)``."""
     i, j = np.triu_indices(scores.shape[1], 1)
     return _votes(scores[:, i], scores[:, j]).mean(2)
 
 
-def panel_facts(scores: np.ndarray, teachers: Sequence[str]) -> dict[str, Any]:
+def panel_facts(scores: NDArray[Any], teachers: Sequence[str]) -> dict[str, Any]:
     """What to read :func:`panel_agreement` against: its ceiling, who always sides with the majority, and the teachers
     themselves, each against all (its own vote is among them) and against the others alone."""
     votes = panel_votes(scores)
@@ -84,5 +85,5 @@ def panel_facts(scores: np.ndarray, teachers: Sequence[str]) -> dict[str, Any]:
     return facts
 
 
-def _votes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _votes(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     return (first > second) + 0.5 * (first == second)

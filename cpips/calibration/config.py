@@ -6,9 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING
 
 from .. import pretrained, toml
+from ..errors import ModelError
 from ..forms import FORMS
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 LINEAR_FORMS = ("latent", "taps")  # the weights of a frozen encoder's statistics say all of these
 JUDGES = ("bapps", "mos", "teachers")
-_KINDS = {"int": int, "float": (int, float), "str": str}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CalibrateConfig:
     notes: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        _check_types(type(self), vars(self))
+        toml.check_types(self)
         if self.form not in LINEAR_FORMS:
             if self.form == "local":
                 raise ValueError("form = 'local': its weights stand inside each cell's ratio and are trained with the "
@@ -84,20 +84,21 @@ class CalibrateConfig:
         """Read a TOML config; a ``model`` that is a file becomes a path that holds from any folder.
 
         Raises:
-            ValueError: an unknown, missing or unreadable setting; the message names it.
+            ModelError: an unknown, missing or unreadable setting; the message names it.
             OSError: the file cannot be read.
         """
         path = Path(path)
-        raw = toml.read(path, cls)
-        table = raw.pop("judged", None)
-        if table is not None and not isinstance(table, dict):
-            raise ValueError(f"{path}: judged must be a table, [judged]")
-        try:
-            config = cls(**raw, judged=None if table is None else _judged(path, table))
-        except (TypeError, ValueError) as error:
-            raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+        raw = toml.read(path)
+        if "judged" in raw:
+            from .judged import JudgedSettings  # needs the codec
+
+            if not isinstance(raw["judged"], dict):
+                raise ModelError(f"{path}: judged must be a table, [judged]")
+            table = {key: tuple(value) if isinstance(value, list) else value for key, value in raw["judged"].items()}
+            raw["judged"] = toml.make(f"{path}, [judged]", JudgedSettings, table)
+        config = toml.make(path, cls, raw)
         if is_file(config.model):
-            config = dataclasses.replace(config, model=str((path.parent / config.model).resolve()))
+            config = dataclasses.replace(config, model=toml.beside(path, config.model))
         return config
 
     def lr_at(self, epoch: int) -> float:
@@ -108,26 +109,3 @@ class CalibrateConfig:
 def is_file(model: str) -> bool:
     """Whether ``model`` names weights of the user's."""
     return not model.startswith("compressai:") and pretrained._is_path(model)
-
-
-def _judged(path: Path, table: Mapping[str, Any]) -> JudgedSettings:
-    from .judged import JudgedSettings  # needs the codec
-
-    toml.refuse_unknown(f"{path}, [judged]", table, JudgedSettings)
-    try:
-        _check_types(JudgedSettings, table)
-        return JudgedSettings(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}, [judged]: {error}") from None
-
-
-def _check_types(cls: type, values: Mapping[str, Any]) -> None:
-    for f in dataclasses.fields(cls):
-        if f.name not in values or not (f.type in _KINDS or f.type in ("list[str]", "tuple[str, ...]")):
-            continue
-        value = values[f.name]
-        kind, each = f.type, [value]
-        if f.type not in _KINDS:
-            kind, each = "str", value if isinstance(value, (list, tuple)) else [None]
-        if not all(isinstance(v, _KINDS[kind]) and not isinstance(v, bool) for v in each):
-            raise TypeError(f"{f.name} = {value!r}: must be {'of type' if f.type in _KINDS else 'a list of'} {kind}")

@@ -17,12 +17,13 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ _FORMAT = 1  # of the files of statistics
 _PART_PIXELS = 1 << 24  # images behind a file of statistics: about a minute of a CPU core
 _BATCH_PIXELS = 1 << 20  # images encoded together
 
-Item = tuple[np.ndarray, Sequence[np.ndarray]]  # a reference and what is compared with it, uint8 (H,W,3) each
+Item = tuple[NDArray[Any], Sequence[NDArray[Any]]]  # a reference and what is compared with it, uint8 (H,W,3) each
 Loss = Callable[[TrainableHead, Tensor, Tensor], Tensor]  # of a head, items (b,) and their distances (b,K)
 
 
@@ -205,7 +206,7 @@ def statistics(metric: CPIPS, count: int, load: Callable[[int], Item], folder: P
 
 def _batches(items: Iterator[Item]) -> Iterator[Tensor]:
     """Images ``(b,1+K,3,H,W)`` of items of one size in a row, as many as :data:`_BATCH_PIXELS` allow."""
-    batch: list[np.ndarray] = []
+    batch: list[NDArray[Any]] = []
     for reference, others in items:
         images = np.stack([reference, *others])
         if batch and (images.shape != batch[0].shape or (len(batch) + 1) * images[..., 0].size > _BATCH_PIXELS):
@@ -216,7 +217,7 @@ def _batches(items: Iterator[Item]) -> Iterator[Tensor]:
         yield _to_tensor(batch)
 
 
-def _to_tensor(batch: Sequence[np.ndarray]) -> Tensor:
+def _to_tensor(batch: Sequence[NDArray[Any]]) -> Tensor:
     return torch.from_numpy(np.stack(batch)).permute(0, 1, 4, 2, 3).contiguous()
 
 
@@ -225,7 +226,7 @@ def _key(metric: CPIPS, count: int, size: int, digest: str) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _read_part(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+def _read_part(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
@@ -236,7 +237,7 @@ def _read_part(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray | Non
     return values if values.shape == shape and values.dtype == np.float32 else None
 
 
-def _write_part(path: Path, key: str, values: np.ndarray) -> None:
+def _write_part(path: Path, key: str, values: NDArray[Any]) -> None:
     def write(partial: Path) -> None:
         with partial.open("wb") as stream:  # savez would add a suffix to a path
             np.savez(stream, key=np.array(key), values=values)
@@ -247,7 +248,7 @@ def _write_part(path: Path, key: str, values: np.ndarray) -> None:
 # ---- what is kept aside ---------------------------------------------------------------------------------------------
 
 
-def split(references: Sequence[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(references: Sequence[str], share: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Numbers of the items to fit to, and of those kept aside: all items of a ``share`` of the references, one or more.
 
     Raises:
@@ -263,7 +264,7 @@ def split(references: Sequence[str], share: float, seed: int) -> tuple[np.ndarra
     return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
-def first_aside(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+def first_aside(count: int, share: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """The same for judged groups: the first ones are kept aside, as in the training of codecs
     (:attr:`~cpips.calibration.judged.JudgedSet.kept_aside`).
 
@@ -288,7 +289,8 @@ class Fitted:
     losses: tuple[float, ...]
 
 
-def fit_preferences(statistics: Statistics, judge: np.ndarray, items: np.ndarray, config: CalibrateConfig) -> Fitted:
+def fit_preferences(statistics: Statistics, judge: NDArray[Any], items: NDArray[Any],
+                    config: CalibrateConfig) -> Fitted:
     """LPIPS' recipe (Zhang et al., CVPR 2018, arXiv 1801.03924, appendix and code): a small network makes of two
     distances the share of people who prefer the second image, and both learn by cross-entropy.
 
@@ -308,7 +310,7 @@ def fit_preferences(statistics: Statistics, judge: np.ndarray, items: np.ndarray
     return _fit(statistics, items, loss, config, network)
 
 
-def fit_opinions(statistics: Statistics, normal: np.ndarray, items: np.ndarray, config: CalibrateConfig) -> Fitted:
+def fit_opinions(statistics: Statistics, normal: NDArray[Any], items: NDArray[Any], config: CalibrateConfig) -> Fitted:
     """:func:`~cpips.calibration.ranking.ranking_loss` of the images in a batch.
 
     Args:
@@ -326,7 +328,7 @@ def fit_opinions(statistics: Statistics, normal: np.ndarray, items: np.ndarray, 
     return _fit(statistics, items, loss, config)
 
 
-def fit_groups(statistics: Statistics, normal: np.ndarray, ladders: int, items: np.ndarray,
+def fit_groups(statistics: Statistics, normal: NDArray[Any], ladders: int, items: NDArray[Any],
                config: CalibrateConfig) -> Fitted:
     """:func:`~cpips.calibration.ranking.group_losses`, weighted as where codecs are trained to agree
     (:class:`~cpips.codec.objective.Objective`).
@@ -346,7 +348,8 @@ def fit_groups(statistics: Statistics, normal: np.ndarray, ladders: int, items: 
     return _fit(statistics, items, loss, config)
 
 
-def _fit(statistics: Statistics, items: np.ndarray, loss: Loss, config: CalibrateConfig, *others: nn.Module) -> Fitted:
+def _fit(statistics: Statistics, items: NDArray[Any], loss: Loss, config: CalibrateConfig,
+         *others: nn.Module) -> Fitted:
     """Adam on weights that begin at one and are held above zero, and on the parameters of ``others``."""
     head = TrainableHead(statistics.form, statistics.channels, statistics.scales)
     parameters = [p for module in (head, *others) for p in module.parameters()]
@@ -358,7 +361,7 @@ def _fit(statistics: Statistics, items: np.ndarray, loss: Loss, config: Calibrat
         optimizer.param_groups[0]["lr"] = config.lr_at(epoch)
         total = 0.0
         for batch in chosen[torch.randperm(len(chosen), generator=generator)].tensor_split(batches):
-            value = loss(head, batch, statistics.distances(head.weights, batch))
+            value = loss(head, batch, statistics.distances(dict(head.weights.items()), batch))
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

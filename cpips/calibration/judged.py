@@ -18,9 +18,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from .. import toml
 from ..codec.data import Crops
 from ..codec.files import open_codec
 from ..codec.model import Codec
@@ -60,6 +62,7 @@ class JudgedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        toml.check_types(self)
         if not self.photographs or not self.teachers:
             raise ValueError("needs photographs and teachers")
         if self.size < 64 or self.size % 64 or self.groups < 1 or self.random < 0:
@@ -109,7 +112,7 @@ def make(folder: Path, settings: JudgedSettings, data_root: Path, weights: Path 
         progress(number + 1, settings.groups)
 
 
-def judge(teachers: Mapping[str, Teacher], reference: np.ndarray, distorted: np.ndarray) -> np.ndarray:
+def judge(teachers: Mapping[str, Teacher], reference: NDArray[Any], distorted: NDArray[Any]) -> NDArray[Any]:
     """Distances ``(K,T)`` of ``distorted``, uint8 ``(K,H,W,3)``, to ``reference``, by each of the teachers."""
     x, y = to_tensor(reference[None]), to_tensor(distorted)
     return np.stack([teacher(x, y).numpy() for teacher in teachers.values()], 1).astype(np.float32)
@@ -137,7 +140,8 @@ def _settings(folder: Path) -> dict[str, Any]:
                              "calibrate") from error
 
 
-def _group(settings: JudgedSettings, number: int, crops: Crops, restorers: Mapping, codecs: Mapping) -> dict:
+def _group(settings: JudgedSettings, number: int, crops: Crops, restorers: Mapping[str, Any],
+           codecs: Mapping[str, Any]) -> dict[str, Any]:
     rng = np.random.default_rng([settings.seed, number])
     reference = crops.batch(1, settings.size, settings.seed, number, 0)[0].permute(1, 2, 0).contiguous().numpy()
     copies, recipes = [], []
@@ -162,12 +166,12 @@ def _group(settings: JudgedSettings, number: int, crops: Crops, restorers: Mappi
 
 
 @torch.inference_mode()
-def _decoded(codec: Codec, image: np.ndarray) -> np.ndarray:
+def _decoded(codec: Codec, image: NDArray[Any]) -> NDArray[Any]:
     """What a decoder would show: the rounded latent's synthesis."""
     return to_uint8(codec.g_s(codec.latent(to_tensor(image[None])[0])))[0]
 
 
-def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with path.open("wb") as stream:  # savez would add a suffix to a path
         np.savez(stream, **arrays)
 
@@ -248,14 +252,14 @@ class JudgedSet:
         return {"references": drawn[0], "copies": drawn[1], "ladders": ladders, "normal": torch.from_numpy(normal)}
 
 
-def normal_scores(scores: np.ndarray) -> np.ndarray:
+def normal_scores(scores: NDArray[Any]) -> NDArray[Any]:
     """Each teacher's scores ``(...,T)`` replaced by the normal deviates of their ranks (Blom's, ties by their mean)."""
     flat = scores.reshape(-1, scores.shape[-1])
     ranks = np.stack([rankdata(column) for column in flat.T], 1)
     return ndtri((ranks - 0.375) / (len(flat) + 0.25)).astype(np.float32).reshape(scores.shape)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {key: stored[key] for key in ("reference", "distorted", "recipes", "scores")}

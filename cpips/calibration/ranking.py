@@ -107,6 +107,6 @@ class RankingNetwork(nn.Sequential):
         super().__init__(nn.Linear(5, channels), nn.LeakyReLU(0.2), nn.Linear(channels, channels), nn.LeakyReLU(0.2),
                          nn.Linear(channels, 1))
 
-    def forward(self, d0: Tensor, d1: Tensor) -> Tensor:
+    def forward(self, d0: Tensor, d1: Tensor) -> Tensor:  # type: ignore[override]  # two inputs
         inputs = torch.stack([d0, d1, d0 - d1, d0 / (d1 + 0.1), d1 / (d0 + 0.1)], -1)
-        return super().forward(inputs).squeeze(-1)
+        return super().forward(inputs).squeeze(-1)  # type: ignore[no-untyped-call]  # torch leaves Sequential's untyped

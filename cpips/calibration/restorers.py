@@ -8,11 +8,12 @@ for mean squared error on the same photographs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,13 +38,16 @@ class Restorer(nn.Sequential):
         for inputs, outputs in [(3, channels), *[(channels, channels)] * 3, (channels, 3)]:
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="replicate"), nn.ReLU()]
         super().__init__(*layers[:-1])
-        nn.init.zeros_(self[-1].weight)
+        last = self[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + super().forward(x)).clamp(0, 1) if not self.training else x + super().forward(x)
+        repaired = x + super().forward(x)  # type: ignore[no-untyped-call]  # torch leaves Sequential's untyped
+        return repaired if self.training else repaired.clamp(0, 1)
 
 
-def degrade(image: np.ndarray, task: str, severity: float, seed: int) -> np.ndarray:
+def degrade(image: NDArray[Any], task: str, severity: float, seed: int) -> NDArray[Any]:
     """What the network of ``task`` is given to repair: uint8 ``(H,W,3)`` to the same; ``severity`` in [0,1]."""
     kinds = TASKS[task]
     return distort(image, kinds[seed % len(kinds)], severity, seed)
@@ -60,7 +64,8 @@ def train_restorers(crops: Callable[[int, int], Tensor], seed: int = 0, steps: i
     for number, task in enumerate(TASKS):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1000 + number)
-            network = Restorer().to(memory_format=torch.channels_last)
+            network = Restorer()
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
@@ -99,16 +104,16 @@ def load_restorers(path: Path) -> dict[str, Restorer]:
 
 
 @torch.inference_mode()
-def restore(network: Restorer, image: np.ndarray) -> np.ndarray:
+def restore(network: Restorer, image: NDArray[Any]) -> NDArray[Any]:
     """What ``network`` makes of ``image``, uint8 ``(H,W,3)``."""
     return to_uint8(network(to_tensor(image[None])))[0]
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
+def to_tensor(images: NDArray[Any]) -> Tensor:
     """uint8 ``(N,H,W,3)`` to float ``(N,3,H,W)`` in [0,1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
+def to_uint8(images: Tensor) -> NDArray[Any]:
     """The way back, rounded."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 _SIZE = 1024  # of the noise, and the width at which the picture is drawn
 
 
-def landscape() -> np.ndarray:
+def landscape() -> NDArray[Any]:
     """``(384,512,3)`` uint8 RGB, the same every time; drawn at twice the size and averaged down."""
     rng = np.random.default_rng(7)
     h, w = 768, _SIZE
@@ -76,7 +79,7 @@ def landscape() -> np.ndarray:
     return (np.clip(small, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _fractal(rng: np.random.Generator, slope: float) -> np.ndarray:
+def _fractal(rng: np.random.Generator, slope: float) -> NDArray[Any]:
     """``(1024,1024)`` noise that tiles, of amplitude 1/f^slope, mean 0 and deviation 1."""
     f = np.hypot(np.fft.fftfreq(_SIZE)[:, None], np.fft.rfftfreq(_SIZE)[None]) + 1e-9
     spectrum = np.fft.rfft2(rng.standard_normal((_SIZE, _SIZE))) / f**slope
@@ -85,7 +88,7 @@ def _fractal(rng: np.random.Generator, slope: float) -> np.ndarray:
     return (noise / noise.std()).astype(np.float32)
 
 
-def _sample(noise: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def _sample(noise: NDArray[Any], row: NDArray[Any], column: NDArray[Any]) -> NDArray[Any]:
     """Tiling ``noise`` read between its pixels."""
     r, c = np.floor(row).astype(np.int32), np.floor(column).astype(np.int32)
     v, u = (row - r).astype(np.float32), (column - c).astype(np.float32)
@@ -94,11 +97,11 @@ def _sample(noise: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarra
     return top * (1 - v) + (noise[below, c] * (1 - u) + noise[below, right] * u) * v
 
 
-def _mix(a, b, share: np.ndarray) -> np.ndarray:
+def _mix(a: ArrayLike, b: ArrayLike, share: NDArray[Any]) -> NDArray[Any]:
     a = np.asarray(a, np.float32)
     return a + (np.asarray(b, np.float32) - a) * np.asarray(share, np.float32)[..., None]
 
 
-def _step(low: float, high: float, value: np.ndarray) -> np.ndarray:
+def _step(low: float, high: float, value: NDArray[Any]) -> NDArray[Any]:
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .common import counting, number, print_table, say
+from .common import DataRootOption, DeviceOption, ThreadsOption, counting, needing, number, open_device, print_table, say
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from bapps_eval import Dataset
 
@@ -31,8 +30,7 @@ Outcome = tuple["Fitted", dict[str, Any], dict[str, Any]]
 def calibrate(
     config: Annotated[Path, typer.Argument(
         metavar="CONFIG", show_default=False, help="A TOML file as configs/calibrate-*.toml.")],
-    data_root: Annotated[Path, typer.Option(
-        metavar="DIR", show_default=False, help="Folder that holds the config's data and photographs.")],
+    data_root: DataRootOption,
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
         help="Folder for the weights, the report and the statistics.")],
@@ -42,25 +40,20 @@ def calibrate(
     weights: Annotated[Optional[Path], typer.Option(
         metavar="DIR", show_default=False,
         help="Folder with the teachers' weights (LPIPS, DISTS). Default: the cache.")] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:0 or mps.")] = "cpu",
-    threads: Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")] = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
 ) -> None:
     """Fit the channel weights of a model, its encoder frozen, to what people or other metrics say of images.
 
     Writes OUT/NAME.safetensors, with which `cpips compare --metric OUT/NAME.safetensors` measures, and OUT/NAME.json,
     the report. Started again after a kill or Ctrl-C, it goes on where it stopped.
     """
-    import torch
-
     from ..errors import CpipsError
     from ..files import replace
     from ..scoring.tables import finite
-    from .common import _device
 
-    where = _device(device)
-    if threads:
-        torch.set_num_threads(threads)
-    with _needs():
+    where = open_device(device, threads)
+    with needing("calibrating", "calibrate,eval"):
         from ..calibration import fit
         from ..calibration.config import CalibrateConfig
 
@@ -160,6 +153,7 @@ def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output
     from ..calibration.judged import LADDERS, JudgedSet, make
     from ..errors import CpipsError
 
+    assert config.judged is not None  # judges = 'teachers' has it
     folder = folder or (data_root / config.data if config.data else output / "judged")
     with counting("making judged groups") as advance:
         try:
@@ -199,7 +193,7 @@ def _statistics(config: CalibrateConfig, metric: CPIPS, count: int, load: Callab
         return statistics(metric, count, load, output / f"{config.name}.statistics", digest, progress)
 
 
-def _both(statistics: Statistics, fitted: Fitted, items: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _both(statistics: Statistics, fitted: Fitted, items: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
     """Distances of ``items``, ``(n,K)``, with weights of one and with the fitted ones."""
     import torch
 
@@ -207,22 +201,11 @@ def _both(statistics: Statistics, fitted: Fitted, items: np.ndarray) -> Iterator
         yield when, statistics.distances(weights, torch.from_numpy(items)).numpy()
 
 
-@contextmanager
-def _needs() -> Iterator[None]:
-    """Turn a missing package into the extra that brings it."""
-    from ..errors import CpipsError
-
-    try:
-        yield
-    except ImportError as error:
-        mend = ", which is not installed: pip install 'cpips[calibrate,eval]' -c constraints.txt"
-        raise CpipsError(f"calibrating needs {error.name}{mend}" if error.name else str(error)) from error
-
-
 # ---- the report -----------------------------------------------------------------------------------------------------
 
 
-def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict, agreement: dict, path: Path) -> dict:
+def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict[str, Any], agreement: dict[str, Any],
+            path: Path) -> dict[str, Any]:
     from .. import pretrained
     from .._version import __version__
 
@@ -249,7 +232,7 @@ def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict, 
     }
 
 
-def _print(report: dict) -> None:
+def _print(report: dict[str, Any]) -> None:
     before, after = (_flat(report["agreement"][when]) for when in ("before", "after"))
     data, agreement = report["data"], report["agreement"]
     what = "groups" if report["kind"] == "teachers" else f"items of {data['references_kept_aside']} references"
@@ -265,7 +248,7 @@ def _print(report: dict) -> None:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, float]:
-    flat = {}
+    flat: dict[str, float] = {}
     for key, value in values.items():
         flat |= {f"srcc, {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, Sequence
 
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from ..protocol import FullReferenceMetric
@@ -37,6 +39,11 @@ ActorsOption = Annotated[Optional[int], typer.Option(
 AddressOption = Annotated[Optional[str], typer.Option(
     "--ray-address", metavar="HOST:PORT", show_default=False,
     help="Of Ray: a running cluster. Default: one is started on this machine.")]
+
+# of the commands that run for long, after a config
+DataRootOption = Annotated[Path, typer.Option(
+    metavar="DIR", show_default=False, help="Folder that holds the folders and data sets which the config names.")]
+ThreadsOption = Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")]
 
 
 def ray_settings(engine: str, address: str | None, actors: int | None, device: str) -> RaySettings | None:
@@ -83,14 +90,21 @@ def place(metric: FullReferenceMetric, device: str, dtype: str) -> FullReference
 
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
-    return metric.to(device=_device(device), dtype=getattr(torch, dtype))
+    return metric.to(device=open_device(device), dtype=getattr(torch, dtype))
 
 
-def _device(name: str) -> Any:
+def open_device(name: str, threads: int | None = None) -> torch.device:
+    """The device that the options name; torch is held to ``threads`` on the CPU from here on.
+
+    Raises:
+        ModelError: an unknown device, or one that is not here.
+    """
     import torch
 
     from ..errors import ModelError
 
+    if threads:
+        torch.set_num_threads(threads)
     present = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if name == "auto":
         return torch.device(present[0])
@@ -101,6 +115,18 @@ def _device(name: str) -> Any:
     if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ModelError(f"device {name!r} is not available here: choose from {', '.join(present)}")
     return device
+
+
+@contextmanager
+def needing(doing: str, extras: str) -> Iterator[None]:
+    """Turn a missing package into a CpipsError with the extras that bring it."""
+    from ..errors import CpipsError
+
+    try:
+        yield
+    except ImportError as error:
+        mend = f", which is not installed: pip install 'cpips[{extras}]' -c constraints.txt"
+        raise CpipsError(f"{doing} needs {error.name}{mend}" if error.name else str(error)) from error
 
 
 def quiet_bombs() -> None:

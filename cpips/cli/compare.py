@@ -12,6 +12,7 @@ from .common import (BackgroundOption, DeviceOption, DtypeOption, ImagesArgument
 
 if TYPE_CHECKING:
     from ..metric import CPIPS
+    from ..protocol import FullReferenceMetric
     from ..scoring import Result
 
 
@@ -32,6 +33,7 @@ def compare(
     """
     from ..codec.container import is_compressed
 
+    measure: FullReferenceMetric
     if any(is_compressed(path) for path in (reference, *images)):
         measure, results = _compare_files(reference, images, metric, device, dtype, background, codec)
     elif codec is not None:
@@ -50,12 +52,12 @@ def compare(
         print_json({"signature": measure.signature, "metric": measure.name, "lower_is_better": measure.lower_is_better,
                     "reference": reference, "results": found})
     elif len(failed) < len(results):
-        rows = [(image, number(r.distance) if r.error is None else f"error: {r.error}")
+        rows = [(image, f"error: {r.error}" if r.distance is None else number(r.distance))
                 for image, r in zip(images, results)]
         column = "distance" if measure.lower_is_better else f"{measure.name} (higher is closer)"
         print_table(["image", column], rows, notes=[measure.signature], right=[column], marked=failed)
     for i in failed:
-        error = results[i].error
+        error = results[i].error or ""
         fail(error if images[i] in error else f"{images[i]}: {error}")
     if failed:
         raise typer.Exit(2 if len(failed) == len(results) else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,14 +47,14 @@ def demo(
         print_json(facts)
         return
     column = "distance" if measure.lower_is_better else f"{measure.name} (higher is closer)"
-    rows = [(path.name, what, number(distance)) for path, what, distance in found]
+    rows = [(path.name, what, "error" if distance is None else number(distance)) for path, what, distance in found]
     print_table(["image", "distortion", column], rows, right=[column], notes=[measure.signature])
     where = f"; {facts['map']} shows where local.png differs" if "map" in facts else ""
     say(f"\nThe images are in {folder}{where}.")
     say("Compare your own:  cpips compare REF IMG [IMG ...]     See where:  cpips map REF IMG -o MAP.png")
 
 
-def _pictures() -> list[tuple[str, str, Image.Image, dict]]:
+def _pictures() -> list[tuple[str, str, Image.Image, dict[str, Any]]]:
     """File name, what was done, picture and settings for saving it; the reference first."""
     import numpy as np
     from PIL import Image, ImageFilter
@@ -64,7 +64,7 @@ def _pictures() -> list[tuple[str, str, Image.Image, dict]]:
     array = landscape()
     reference = Image.fromarray(array)
     grain = np.random.default_rng(0).normal(size=array.shape)
-    pictures = [("reference.png", "none", reference, {})]
+    pictures: list[tuple[str, str, Image.Image, dict[str, Any]]] = [("reference.png", "none", reference, {})]
     for i, radius in enumerate((0.8, 1.6, 3.2), 1):
         blurred = reference.filter(ImageFilter.GaussianBlur(radius))
         pictures.append((f"blur-{i}.png", f"Gaussian blur, {radius} px", blurred, {}))

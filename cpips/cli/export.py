@@ -30,11 +30,12 @@ def export(
 
     metric = CPIPS(model)
     onnx.export(metric, output)
-    facts = {"model": metric.name, "signature": metric.signature, "output": str(output), "bytes": output.stat().st_size}
+    size = output.stat().st_size
+    facts = {"model": metric.name, "signature": metric.signature, "output": str(output), "bytes": size}
     if as_json:
         print_json(facts)
     else:
-        say(f"{metric.signature}\nis in {output} ({facts['bytes'] / 1e6:.1f} MB)")
+        say(f"{metric.signature}\nis in {output} ({size / 1e6:.1f} MB)")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -67,7 +67,8 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     x, y = (load(path, metric.background)[None] for path in (reference, image))
     check_same_size(x, y)
     with torch.inference_mode():
-        values = metric.map(x.to(metric.device), y.to(metric.device))[0, 0].float().cpu().numpy()
+        maps = metric.map(x.to(metric.device), y.to(metric.device))  # type: ignore[operator]  # it has one, see above
+        values = maps[0, 0].float().cpu().numpy()
     distance = float(np.mean(values, dtype=np.float64))
     picture = heatmap.render(x, y, values, distance=distance, names=(str(reference), str(image)),
                              footer=metric.signature, vmax=vmax)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 
 import typer
 
@@ -107,7 +107,8 @@ def _images(name: str, paths: list[Path] | None, side: int) -> Tensor:
     if paths and len(paths) > 1 and name not in BATCHES:
         raise ImageError(f"{name} takes one image: {len(paths)} were given")
     found = []
-    for path in paths or [None]:
+    chosen: Sequence[Path | None] = paths or [None]
+    for path in chosen:
         image = (_to_unit(landscape()) if path is None else load(path))[None]
         if min(image.shape[2:]) >= 2 * side:
             image = halved(image)

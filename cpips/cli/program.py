@@ -35,7 +35,7 @@ class Commands(TyperGroup):
             code = 2
         sys.exit(code if isinstance(code, int) else 0)
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # Click's context, or that of the Click which typer carries
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

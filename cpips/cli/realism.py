@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Callable, Iterator, Optional
+from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .common import BackgroundOption, DeviceOption, JsonOption, _device, console, number, print_json, print_table, quiet_bombs
+from .common import BackgroundOption, DeviceOption, JsonOption, console, number, open_device, print_json, print_table, quiet_bombs
 
 
 def realism(
@@ -49,16 +49,16 @@ def realism(
     from ..realism import Statistics, collect, encoder_space, fid, inception_space, kid, precision_recall
 
     quiet_bombs()
-    where = _device(device)
-    rule = {} if resize is None else {"resize": resize}
+    where = open_device(device)
+    rule: dict[str, Any] = {} if resize is None else {"resize": resize}
     if space == "inception":
         eye = inception_space(weights, device=where, **rule)
     elif weights is not None:
         raise ModelError(f"--weights are those of inception, not of {space}: give a model's file as --space")
     else:
         eye = encoder_space(space, device=where, **rule)
-    settings = {"space": eye, "patches": patches, "keep": keep, "batch_size": batch_size, "workers": workers,
-                "background": background}
+    settings: dict[str, Any] = {"space": eye, "patches": patches, "keep": keep, "batch_size": batch_size,
+                                "workers": workers, "background": background}
     found = []
     for label, folder in (("references", references), ("images", images)):
         if folder.is_file() and folder.suffix == ".safetensors":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Callable, Iterator, Optional
+from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
@@ -90,7 +90,7 @@ def refine(
         say(f"{path}: {size} bytes, {_told(last)}; unrefined {_told(first)}; {model.name}")
 
 
-def _told(row: dict) -> str:
+def _told(row: dict[str, Any]) -> str:
     regions = [f"{row[key]:.2f} dB {where} the region" for key, where in (("psnr_fg", "inside"), ("psnr_bg", "outside"))
                if key in row]
     terms = [f"{name} {row[name]:.4g}" for name in ("perceptual", "style") if name in row]
@@ -106,13 +106,13 @@ def _box(text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _progress(steps: int) -> Iterator[Callable[[dict], None]]:
+def _progress(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Call it with the rows of the history: a bar if stderr is a terminal, else ten lines at most."""
     terminal = console(stderr=True)
     if terminal is None:
         told = -1
 
-        def line(row: dict) -> None:
+        def line(row: dict[str, Any]) -> None:
             nonlocal told
             if row["step"] * 10 // steps > told:
                 told = row["step"] * 10 // steps

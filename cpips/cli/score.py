@@ -107,11 +107,12 @@ def score(
         raise typer.Exit(2 if summary.failed == summary.rows else 1)
 
 
-def _engine(settings: RaySettings | None, part_rows: int | None, out: Path | str) -> tuple[Callable, Callable, Any]:
+def _engine(settings: RaySettings | None, part_rows: int | None,
+            out: Path | str) -> tuple[Callable[..., Any], Callable[..., Any], Any]:
     """What checks the output, what does the work, and where an interrupted run keeps what it has."""
     if settings is None:
         from ..scoring import score_table
-        from ..scoring.run import journal_path
+        from ..scoring.journal import journal_path
         from ..scoring.tables import TableError, check_output
 
         if not isinstance(out, Path):

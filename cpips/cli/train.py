@@ -6,11 +6,11 @@ import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator
 
 import typer
 
-from .common import console, say
+from .common import DataRootOption, DeviceOption, ThreadsOption, console, needing, open_device, say
 
 if TYPE_CHECKING:
     from ..codec.train import Trainer
@@ -18,36 +18,28 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file as in configs/.")],
-    data_root: Annotated[Path, typer.Option(
-        metavar="DIR", show_default=False, help="Folder that holds the config's image folders.")],
+    data_root: DataRootOption,
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
         help="Folder for the checkpoint, the log and the weights.")],
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:0 or mps.")] = "cpu",
-    threads: Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")] = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
 ) -> None:
     """Train a codec. Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights.
 
     Several processes: `torchrun --nproc-per-node 4 -m cpips train ...`
     """
-    import torch
-
     from ..errors import CpipsError
-    from .common import _device
 
-    where = _device(device)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
+    where = open_device(device, threads)
+    with needing("training", "train"):
         from ..codec.config import TrainConfig
         from ..codec.train import Trainer
 
-        trainer = Trainer(TrainConfig.load(config), data_root, output, str(where))
-    except ImportError as error:
-        missing = error.name or "CompressAI"
-        raise CpipsError(f"training needs {missing}, which is not installed: pip install 'cpips[train]'") from error
-    except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
-        raise CpipsError(str(error)) from error
+        try:
+            trainer = Trainer(TrainConfig.load(config), data_root, output, str(where))
+        except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
+            raise CpipsError(str(error)) from error
     steps, first = trainer.config.steps, trainer.fabric.is_global_zero
     if trainer.step and first:
         say(f"resumed at step {trainer.step} of {steps}")
@@ -103,7 +95,8 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def step_progress(begin: int, steps: int, first: bool, losses: Callable[[dict], str]) -> Iterator[Callable[[dict], None]]:
+def step_progress(begin: int, steps: int, first: bool,
+                  losses: Callable[[dict[str, Any]], str]) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Call it with a trainer's rows: a bar on a terminal, a line each in a pipe; nothing but in the first process."""
     if console() is None or not first:
         yield lambda row: print(f"step {row['step']}/{steps}  {losses(row)}", flush=True)
@@ -116,7 +109,7 @@ def step_progress(begin: int, steps: int, first: bool, losses: Callable[[dict], 
         yield lambda row: bar.update(task, completed=row["step"], description=losses(row))
 
 
-def _losses(row: dict) -> str:
+def _losses(row: dict[str, Any]) -> str:
     extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgement {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ", "accuracy": "accuracy {:.1%}  ",
              "task": "task {:.4f}  "}
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "

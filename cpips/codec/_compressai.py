@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from types import ModuleType
 
 import torch
 
@@ -37,7 +38,7 @@ def declare_torchvision_ops() -> None:
         importlib.import_module("torchvision")
 
 
-def import_compressai(module: str = "compressai"):
+def import_compressai(module: str = "compressai") -> ModuleType:
     """Import ``module`` of CompressAI.
 
     Raises:

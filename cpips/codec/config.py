@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import toml
+from ..errors import ModelError
 from ..losses.features import TRUNK_TAPS
 from .model import CODECS, HYPER_STRIDE
 
@@ -41,7 +42,7 @@ class Stage:
     judged: int = 0
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        toml.check_types(self)
         if min(self.steps, self.crop, self.batch, self.micro_batches) < 1 or self.crop % HYPER_STRIDE:
             raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {HYPER_STRIDE}")
         counts = self.batch, self.labelled, self.judged
@@ -99,7 +100,7 @@ class TrainConfig:
     notes: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        toml.check_types(self)
         for name in POSITIVE + NOT_NEGATIVE:
             value = getattr(self, name)
             if not (0 < value < math.inf or (value == 0 and name in NOT_NEGATIVE)):
@@ -145,19 +146,17 @@ class TrainConfig:
         """Read a TOML config; ``init`` becomes a path that holds from any folder.
 
         Raises:
-            ValueError: an unknown, missing or unreadable setting; the message names it.
+            ModelError: an unknown, missing or unreadable setting; the message names it.
             OSError: the file cannot be read.
         """
         path = Path(path)
-        raw = toml.read(path, cls)
+        raw = toml.read(path)
         stages = raw.get("stages", [])
         if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
-            raise ValueError(f"{path}: stages must be tables in double brackets, [[stages]]")
-        try:
-            config = cls(**raw | {"stages": [Stage(**stage) for stage in stages]})
-            return dataclasses.replace(config, init=config.init and str((path.parent / config.init).resolve()))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ModelError(f"{path}: stages must be tables in double brackets, [[stages]]")
+        raw["stages"] = [toml.make(f"{path}, [[stages]] number {i}", Stage, stage) for i, stage in enumerate(stages, 1)]
+        config = toml.make(path, cls, raw)
+        return dataclasses.replace(config, init=config.init and toml.beside(path, config.init))
 
     def stage_at(self, step: int) -> Stage:
         for stage in self.stages:
@@ -169,14 +168,3 @@ class TrainConfig:
     def lr_at(self, step: int) -> float:
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-
-def _check_types(settings: Stage | TrainConfig) -> None:
-    kinds = {"int": int, "float": (int, float), "str": str}
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        kind, each = f.type, [value]
-        if kind.startswith("list["):
-            kind, each = kind[5:-1], value if isinstance(value, list) else [None]
-        if not all(isinstance(v, kinds.get(kind, Stage)) and not isinstance(v, bool) for v in each):
-            raise TypeError(f"{f.name} = {value!r}: must be of type {f.type}")

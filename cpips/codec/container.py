@@ -114,7 +114,7 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
     return Compressed(stream, codec, digest.hex())
 
 
-def is_compressed(path: str | os.PathLike) -> bool:
+def is_compressed(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is named as a ``.cpz`` file, or begins like one."""
     if Path(path).suffix.lower() == SUFFIX:
         return True
@@ -125,7 +125,7 @@ def is_compressed(path: str | os.PathLike) -> bool:
         return False
 
 
-def read(path: str | os.PathLike) -> Compressed:
+def read(path: str | os.PathLike[str]) -> Compressed:
     """:func:`unpack` a file.
 
     Raises:

@@ -8,11 +8,12 @@ import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, TypeVar
+from typing import Any, Callable, Iterable, Iterator, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class Crops:
             log.warning("%d of %d training images are smaller than %d px and left out",
                         len(paths) - len(self.paths), len(paths), min_side)
         self._room = cache_bytes
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict[int, NDArray[Any]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,7 +69,7 @@ class Crops:
             out[i] = patch[:, ::-1] if rng.random() < 0.5 else patch
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
-    def _image(self, index: int) -> np.ndarray:
+    def _image(self, index: int) -> NDArray[Any]:
         if (image := self._cache.get(index)) is None:
             image = _decode(self.paths[index])
             if image.nbytes <= self._room:
@@ -129,7 +130,7 @@ class Labelled:
 def prefetch(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 4, workers: int = 2) -> Iterator[Value]:
     """``make(key)`` for each key, in order, computed up to ``depth`` ahead by ``workers`` threads."""
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future] = deque()
+        ahead: deque[Future[Any]] = deque()
         try:
             for key in keys:
                 ahead.append(pool.submit(make, key))
@@ -151,12 +152,12 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _decode(source: Path | io.BytesIO) -> np.ndarray:
+def _decode(source: Path | io.BytesIO) -> NDArray[Any]:
     with Image.open(source) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def _read_shard(path: Path) -> tuple[list[np.ndarray], list[int]]:
+def _read_shard(path: Path) -> tuple[list[NDArray[Any]], list[int]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as shard:
             data, offsets, labels = shard["jpeg"].tobytes(), shard["offsets"].tolist(), shard["labels"].tolist()
@@ -170,7 +171,7 @@ def _read_shard(path: Path) -> tuple[list[np.ndarray], list[int]]:
         raise ValueError(f"{path}: not a labelled shard of jpeg, offsets and labels: {error}") from error
 
 
-def _read_classes(folder: Path) -> tuple[list[np.ndarray], list[int]]:
+def _read_classes(folder: Path) -> tuple[list[NDArray[Any]], list[int]]:
     classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     found = [(path, label) for label, name in enumerate(classes) for path in _images_under(name)]
     if not found:

@@ -176,7 +176,7 @@ class DecoderTuner:
         self.optimizer = torch.optim.Adam(self.trained, lr=settings.lr, betas=(settings.beta1, settings.beta2))
         # without a weight the adversary is not even asked: the control is the run without one
         self.adversary = adversary.to(self.device) if adversary is not None and settings.lambda_adv else None
-        self.adversary_optimizer = None
+        self.adversary_optimizer: torch.optim.Adam | None = None
         if self.adversary is not None:
             judges = [p for p in self.adversary.parameters() if p.requires_grad]
             self.adversary_optimizer = torch.optim.Adam(judges, lr=settings.adversary_lr, betas=(settings.beta1, settings.beta2))
@@ -215,7 +215,7 @@ class DecoderTuner:
                 raise FloatingPointError(f"decoder tuning diverged at step {self.step}: lower lr (now {settings.lr}) or "
                                          f"lambda_adv (now {settings.lambda_adv})")
             self.optimizer.step()
-            if adversary is not None:
+            if adversary is not None and self.adversary_optimizer is not None:
                 row["discriminator"] = adversary.discriminator_loss(x_hat.detach(), x, y_hat)
                 self.adversary_optimizer.zero_grad()
                 row["discriminator"].backward()
@@ -261,7 +261,7 @@ class DecoderTuner:
         state = {"settings": dataclasses.asdict(self.settings), "start": self.start.own_digest, "step": self.step,
                  "seconds": self.seconds, "history": self.history, "decoder": self.codec.g_s.state_dict(),
                  "optimizer": self.optimizer.state_dict()}
-        if self.adversary is not None:
+        if self.adversary is not None and self.adversary_optimizer is not None:
             state |= {"adversary": self.adversary.state_dict(),
                       "adversary_optimizer": self.adversary_optimizer.state_dict()}
         replace(self.checkpoint, lambda path: torch.save(state, path))
@@ -277,7 +277,7 @@ class DecoderTuner:
                                "folder, or delete this one")
         self.codec.g_s.load_state_dict(state["decoder"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.adversary is not None:
+        if self.adversary is not None and self.adversary_optimizer is not None:
             self.adversary.load_state_dict(state["adversary"])
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]

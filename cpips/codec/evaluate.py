@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Callable, Iterable
+from typing import Any, Callable, Iterable
 
 import torch
 from safetensors import safe_open
@@ -44,7 +44,7 @@ def psnr_8bit(image: torch.Tensor, decoded: torch.Tensor) -> float:
 
 
 def evaluate_codec(codec: Codec, paths: Iterable[Path],
-                   **measures: Callable[[torch.Tensor, torch.Tensor], float]) -> dict:
+                   **measures: Callable[[torch.Tensor, torch.Tensor], float]) -> dict[str, Any]:
     """Code and decode each image; bits per pixel count every byte of the ``.cpz`` file.
 
     Args:
@@ -69,5 +69,5 @@ def evaluate_codec(codec: Codec, paths: Iterable[Path],
     return {**{key: _mean(rows, key) for key in ("bpp", *measures)}, "images": rows}
 
 
-def _mean(rows: list[dict], key: str) -> float:
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -31,7 +31,7 @@ PICTURES = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tif
 
 
 @lru_cache(maxsize=4)
-def open_codec(model: str | os.PathLike = pretrained.DEFAULT_CODEC) -> Codec:
+def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC) -> Codec:
     """The whole codec of a shipped model, or of a weights file that the trainer wrote.
 
     Only encoders ship inside the package. Codecs are files of their own, checked by the digest on the model's card:
@@ -76,14 +76,14 @@ def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "th
     return codec
 
 
-def compress(image: str | os.PathLike | Tensor, path: str | os.PathLike, codec: Codec,
+def compress(image: str | os.PathLike[str] | Tensor, path: str | os.PathLike[str], codec: Codec,
              background: images.Background = None) -> int:
     """Write ``image``, a file or ``(3,H,W)`` in [0,1], as ``.cpz``; returns the bytes of the file."""
     tensor = image if isinstance(image, Tensor) else images.load(image, background)
     return write(codec.encode(tensor), path, codec)
 
 
-def write(stream: container.Bitstream, path: str | os.PathLike, codec: Codec) -> int:
+def write(stream: container.Bitstream, path: str | os.PathLike[str], codec: Codec) -> int:
     """Keep what ``codec`` made as a ``.cpz`` file; returns its bytes."""
     data = container.pack(stream, codec.name, codec.digest)
     with atomic(Path(path)) as file:
@@ -91,7 +91,7 @@ def write(stream: container.Bitstream, path: str | os.PathLike, codec: Codec) ->
     return len(data)
 
 
-def decompress(path: str | os.PathLike, codec: Codec | None = None) -> Tensor:
+def decompress(path: str | os.PathLike[str], codec: Codec | None = None) -> Tensor:
     """The picture in a ``.cpz`` file, ``(3,H,W)`` float in [0,1].
 
     Raises:
@@ -101,7 +101,7 @@ def decompress(path: str | os.PathLike, codec: Codec | None = None) -> Tensor:
     return codec_of(compressed, codec, str(path)).decode(compressed.stream)
 
 
-def picture_format(path: str | os.PathLike) -> str:
+def picture_format(path: str | os.PathLike[str]) -> str:
     """The format that a picture's suffix asks for.
 
     Raises:
@@ -113,7 +113,7 @@ def picture_format(path: str | os.PathLike) -> str:
     return kind
 
 
-def save_picture(image: Tensor, path: str | os.PathLike) -> None:
+def save_picture(image: Tensor, path: str | os.PathLike[str]) -> None:
     """Write ``(3,H,W)`` in [0,1] as a lossless 8-bit picture (PNG, WebP, TIFF or BMP, by the suffix)."""
     kind = picture_format(path)
     pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
@@ -121,7 +121,7 @@ def save_picture(image: Tensor, path: str | os.PathLike) -> None:
         Image.fromarray(pixels).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
 
 
-def file_metric(codec: Codec, **settings) -> CPIPS:
+def file_metric(codec: Codec, **settings: Any) -> CPIPS:
     """The metric that a codec's files are compared with: the latent form on the rounded latent.
 
     ``settings`` as :class:`~cpips.CPIPS` takes them, but for ``quantize``, which is what a file holds.
@@ -132,7 +132,7 @@ def file_metric(codec: Codec, **settings) -> CPIPS:
 
 
 def compare(reference: str, others: Sequence[str], codec: Codec | None = None,
-            **settings) -> tuple[CPIPS, list[Result]]:
+            **settings: Any) -> tuple[CPIPS, list[Result]]:
     """Distances of files to a reference, where any of them is a ``.cpz``; images are encoded and rounded.
 
     Args:
@@ -165,7 +165,7 @@ def _first_codec(paths: Sequence[str]) -> Codec:
     raise errors[0]
 
 
-def embed(metric: CPIPS, codec: Codec, path: str | os.PathLike) -> Embedding:
+def embed(metric: CPIPS, codec: Codec, path: str | os.PathLike[str]) -> Embedding:
     """Embedding of a ``.cpz`` file (by entropy decoding alone) or of an image file, for ``metric.distance``.
 
     That of a ``.cpz`` equals that of the image it was made from, exactly.

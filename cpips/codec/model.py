@@ -11,7 +11,7 @@ import copy
 import math
 import zlib
 from functools import cached_property
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ..images import halved
 from ._compressai import import_compressai
 from .container import Bitstream
 
-ScaleHyperprior = import_compressai("compressai.models").ScaleHyperprior
+ScaleHyperprior: Any = import_compressai("compressai.models").ScaleHyperprior
 layers = import_compressai("compressai.models.utils")
 GDN = import_compressai("compressai.layers").GDN
 ans = import_compressai("compressai.ans")
@@ -32,7 +32,7 @@ ans = import_compressai("compressai.ans")
 HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to train on are multiples of it
 
 
-class Codec(ScaleHyperprior):
+class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     """Scale hyperprior with ``N`` channels inside and ``M`` in the latent.
 
     State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it; ``lmbda``
@@ -67,7 +67,7 @@ class Codec(ScaleHyperprior):
         codec.update(force=True)
         return codec.eval()
 
-    def forward(self, x: Tensor) -> dict:
+    def forward(self, x: Tensor) -> dict[str, Any]:
         """CompressAI's, with the quantised latent ``y_hat`` beside its outputs. Likelihoods are float32 under autocast."""
         y = self.g_a(x)
         z = self.h_a(y.abs())
@@ -135,7 +135,8 @@ class Codec(ScaleHyperprior):
         z_hat = self.entropy_bottleneck.decompress([z_string], z.shape[-2:])
         indexes = self._indexes(z_hat, y.shape[-2:])
         y_string = ans.RansEncoder().encode_with_indexes(y.int().flatten().tolist(), indexes.flatten().tolist(), *self._tables)
-        return Bitstream(z_string, y_string, *size, _checksum(y))
+        height, width = size
+        return Bitstream(z_string, y_string, height, width, _checksum(y))
 
     @torch.no_grad()
     def decode_latent(self, stream: Bitstream) -> Tensor:
@@ -215,7 +216,7 @@ class Codec(ScaleHyperprior):
         model = self.gaussian_conditional
         return model.quantized_cdf.tolist(), model.cdf_length.flatten().tolist(), model.offset.flatten().tolist()
 
-    def _indexes(self, z_hat: Tensor, size: tuple[int, int]) -> Tensor:
+    def _indexes(self, z_hat: Tensor, size: Sequence[int]) -> Tensor:
         """Which table codes each symbol of y. Scales are computed in fp64: whoever decodes must find the same ones,
         with other threads, vector units or libraries, or lose step."""
         scales = self._exact_h_s(z_hat.double())[..., : size[0], : size[1]]
@@ -269,11 +270,11 @@ def _padded(string: bytes, symbols: int) -> bytes:
     return string + bytes(8 * symbols + 64)
 
 
-def _bits(output: dict) -> Tensor:
+def _bits(output: dict[str, Any]) -> Tensor:
     return sum(-likelihood.float().log2().sum() for likelihood in output["likelihoods"].values())
 
 
-def rate_distortion(output: dict, image: Tensor, lmbda: float) -> dict[str, Tensor]:
+def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float) -> dict[str, Tensor]:
     """Rate-distortion loss ``bpp + lmbda * 255**2 * MSE`` (bits per pixel) of a training-mode forward pass.
 
     Args:

@@ -35,7 +35,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.codec, self.task = config, codec, task
         self.classifier = Classifier(config.M, classes) if config.class_weight else None
-        self.head = None
+        self.head: TrainableHead | None = None
         if config.judge_weight:
             channels = codec.analysis_channels
             self.head = TrainableHead(config.form, {tap: channels[tap] for tap in channels if tap in config.taps},
@@ -73,12 +73,14 @@ class Objective(nn.Module):
             terms["ms_ssim"] = ms_ssim(output["x_hat"].float(), images, data_range=1.0)
             loss = loss + config.lmbda * (1 - terms["ms_ssim"])
         if self.classifier is not None:
+            assert labelled is not None and labels is not None
             logits = self.classifier(self.codec.noisy_latent(labelled.float() / 255)).float()
             terms["cross_entropy"] = F.cross_entropy(logits, labels)
             terms["accuracy"] = (logits.argmax(1) == labels).float().mean()
             loss = loss + config.class_weight * terms["cross_entropy"]
         if self.head is not None:
-            terms |= self._judge(references, copies, ladders, normal)
+            assert references is not None and copies is not None and normal is not None
+            terms |= self._judge(self.head, references, copies, ladders, normal)
             guards = config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
             loss = loss + config.judge_weight * (terms["judgement"] + guards)
         if self.task is not None:
@@ -86,18 +88,19 @@ class Objective(nn.Module):
             loss = loss + config.task_weight * terms["task"]
         return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
 
-    def _judge(self, references: Tensor, copies: Tensor, ladders: int, normal: Tensor) -> dict[str, Tensor]:
+    def _judge(self, head: TrainableHead, references: Tensor, copies: Tensor, ladders: int,
+               normal: Tensor) -> dict[str, Tensor]:
         config, groups, size = self.config, references.shape[0], references.shape[-1]
         count = len(copies) // groups
         # one pixel to the right, the left column doubled: to people the same picture
         shifted = torch.cat([references[..., :1], references[..., : size - 1]], -1)
-        features = self.codec.features(torch.cat([references, copies, shifted]).float() / 255, tuple(self.head.weights),
+        features = self.codec.features(torch.cat([references, copies, shifted]).float() / 255, tuple(head.weights),
                                        config.scales)
         whose = torch.arange(groups, device=copies.device)
         whose = torch.cat([whose.repeat_interleave(count), whose])
-        distances, shifts = self.head([f[whose] for f in features], [f[groups:] for f in features]).split(
+        distances, shifts = head([f[whose] for f in features], [f[groups:] for f in features]).split(
             [len(copies), groups])
-        return group_losses(self.head, distances.view(groups, count), shifts, normal.view(groups, count, -1), ladders)
+        return group_losses(head, distances.view(groups, count), shifts, normal.view(groups, count, -1), ladders)
 
 
 @torch.no_grad()

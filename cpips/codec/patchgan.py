@@ -37,7 +37,7 @@ class PatchGAN(nn.Sequential):
         super().__init__(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 4, 1, 1)))
 
     def forward(self, patches: Tensor) -> Tensor:
-        return super().forward(2 * patches - 1)
+        return super().forward(2 * patches - 1)  # type: ignore[no-untyped-call]  # torch leaves Sequential's untyped
 
 
 class PatchAdversary(nn.Module):

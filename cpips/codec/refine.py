@@ -17,7 +17,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class Refined:
     stream: Bitstream
     bpp: float
     step: int
-    history: list[dict]
+    history: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def refine(
     tolerance: float = 0.02,
     perceptual: Loss | None = None,
     style: Loss | None = None,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 25,
-    progress: Callable[[dict], None] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Refined:
     """Refine the latents of ``image``, ``(3,H,W)`` in [0,1], of any size. The same arguments give the same file.
 
@@ -159,8 +159,9 @@ def refine(
     run = _Run(batch, codec, settings, loss, mask)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(Path(checkpoint))
-        for row in run.history if progress else ():
-            progress(row)
+        if progress:
+            for row in run.history:
+                progress(row)
     else:
         run.check(progress)
         if target_bpp is not None and run.history[0]["bpp"] > (1 + tolerance) * target_bpp:
@@ -213,9 +214,10 @@ class _Run:
         self.offset = self._offset_of(y).requires_grad_()  # of z from its medians: rounding z is rounding this
         self.optimiser = torch.optim.Adam([self.y, self.offset], lr=settings.lr)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.step, self.rate_weight, self.gap, self.soft_bpp = 0, 1.0, 0.0, None
-        self.best: dict | None = None  # its latents and its row
-        self.history: list[dict] = []
+        self.step, self.rate_weight, self.gap = 0, 1.0, 0.0
+        self.soft_bpp: float | None = None  # of the last draw
+        self.best: dict[str, Any] | None = None  # its latents and its row
+        self.history: list[dict[str, Any]] = []
 
     @torch.no_grad()
     def thin_out(self, target: float) -> None:
@@ -256,7 +258,7 @@ class _Run:
         self.step += 1
 
     @torch.no_grad()
-    def check(self, progress: Callable[[dict], None] | None) -> None:
+    def check(self, progress: Callable[[dict[str, Any]], None] | None) -> None:
         """Round the latents, code and decode them; keep them if they are the best so far."""
         target = self.settings.target_bpp
         y, z = self.y.round(), self.codec.rounded_hyper(self.offset + self.codec.medians)
@@ -290,7 +292,7 @@ class _Run:
         power = STEERING * self.check_every / self.settings.steps
         self.rate_weight = min(self.rate_weight * min(max(bpp / target, 0.5), 2.0) ** power, DEAREST)
 
-    def _order(self, row: dict) -> tuple[float, float]:
+    def _order(self, row: dict[str, Any]) -> tuple[float, float]:
         """What is less is better: files that miss the target by their miss, those that meet it by their quality."""
         target = self.settings.target_bpp
         if target is None:
@@ -299,6 +301,7 @@ class _Run:
         return (miss, 0.0) if miss > self.settings.tolerance else (0.0, row["quality"])
 
     def result(self) -> Refined:
+        assert self.best is not None  # the start is checked before the first step
         target, row = self.settings.target_bpp, self.best["row"]
         if target is not None and self._order(row)[0]:
             rates = [r["bpp"] for r in self.history]
@@ -357,7 +360,7 @@ def _quality(weights: Tensor, alpha: float, beta: float, gamma: float, perceptua
     def distortion(output: Tensor, target: Tensor) -> Tensor:
         return WHITE * (weights * (output - target).square()).mean()
 
-    terms: dict = {"distortion": (alpha, distortion)}
+    terms: dict[str, Any] = {"distortion": (alpha, distortion)}
     if beta:
         terms["perceptual"] = (beta, perceptual or PerceptualLoss(check="off"))
     if gamma:

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import torch
 from safetensors.torch import save_file
@@ -39,7 +39,7 @@ FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in h
 DECIMALS = {"bpp": 3, "psnr": 2}
 
 
-def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path]) -> dict:
+def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path]) -> dict[str, Any]:
     """Write encoder, codec and classifier of a run into ``weights``; returns what the card says of the files.
 
     Args:
@@ -72,7 +72,7 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path])
 
 
 def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: str, labelled: Path | None = None,
-            judged: Path | None = None) -> dict:
+            judged: Path | None = None) -> dict[str, Any]:
     """Write the weights and the card; returns the card.
 
     Args:
@@ -135,17 +135,18 @@ def describe(config: TrainConfig) -> str:
             f"{goal}{' only' if len(terms) == 2 else ''}; the metric is its analysis transform")
 
 
-def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict:
+def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict[str, Any]:
     """Top-1 accuracy of the rounded latent's classifier on labelled test images."""
     state = pretrained.read_weights(classifier_path)
-    classifier = Classifier(*reversed(state["weight"].shape))
+    classes, channels = state["weight"].shape
+    classifier = Classifier(channels, classes)
     classifier.load_state_dict(state)
     data = Labelled([labelled])
     accuracy = top1_accuracy(codec, classifier, data.images, data.labels)
     return {"accuracy": round(accuracy, 4), "images": len(data), "classes": len(state["weight"]), "data": labelled.stem}
 
 
-def judgement(path: Path, judged: Path, config: TrainConfig) -> dict:
+def judgement(path: Path, judged: Path, config: TrainConfig) -> dict[str, Any]:
     """What the head was trained on, and how it agrees with the teachers on the groups kept aside."""
     groups = JudgedSet(judged, teachers=config.teachers or None)
     return {"calibrated": "by teachers: no person's judgement was used", "teachers": list(groups.teachers),
@@ -153,7 +154,7 @@ def judgement(path: Path, judged: Path, config: TrainConfig) -> dict:
             "copies": groups.scores.shape[1], "kept_aside": rounded(agreement(CPIPS(path), groups))}
 
 
-def rounded(facts: dict) -> dict:
+def rounded(facts: dict[str, Any]) -> dict[str, Any]:
     return {key: rounded(value) if isinstance(value, dict) else round(value, 4) if isinstance(value, float) else value
             for key, value in facts.items()}
 
@@ -172,7 +173,7 @@ def largest_change(codec: Mapping[str, Tensor], stored: Mapping[str, Tensor], im
     return max(changes)
 
 
-def _ancestor(config: TrainConfig, weights: Path) -> dict | None:
+def _ancestor(config: TrainConfig, weights: Path) -> dict[str, Any] | None:
     """What is known of the codec that a run started from."""
     if not config.init:
         return None
@@ -186,7 +187,7 @@ def _ancestor(config: TrainConfig, weights: Path) -> dict | None:
     return {"file": Path(config.init).name, "codec_sha256": sha256}
 
 
-def gap(kodak: dict, lmbda: float) -> dict:
+def gap(kodak: dict[str, Any], lmbda: float) -> dict[str, Any]:
     """The official codec of the same lambda, where one is known, and what ours has more of (bits per pixel, dB)."""
     if (point := official.BY_LAMBDA.get(lmbda)) is None:
         return {}

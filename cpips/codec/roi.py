@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Sequence, Union
+from typing import Any, Callable, Sequence, Union
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import images
 from ..errors import ImageError
 
-Finder = Callable[[Tensor], Union[Tensor, np.ndarray]]
-Region = Union[str, os.PathLike, Tensor, np.ndarray, Sequence[int], Finder]
+Finder = Callable[[Tensor], Union[Tensor, NDArray[Any]]]
+Region = Union[str, os.PathLike[str], Tensor, NDArray[Any], Sequence[int], Finder]
 
 
 def foreground(roi: Region, image: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def pixel_weights(mask: Tensor, fg_weight: float, bg_weight: float) -> Tensor:
     return (weights / weights.mean()).float()
 
 
-def _from_file(path: str | os.PathLike) -> Tensor:
+def _from_file(path: str | os.PathLike[str]) -> Tensor:
     pixels = images.load(path)
     if not (pixels == pixels[:1]).all():
         raise ImageError(f"the mask {path} is coloured: expected a picture of black and white pixels alone, white where the "

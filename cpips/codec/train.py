@@ -73,7 +73,9 @@ class Trainer:
             trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
             task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
-        objective.to(self.fabric.device, memory_format=torch.channels_last).train()
+        objective.to(self.fabric.device)
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
+        objective.train()
         named = list(objective.named_parameters())
         main = [p for name, p in named if not name.endswith(".quantiles")]
         aux = [p for name, p in named if name.endswith(".quantiles")]
@@ -124,6 +126,7 @@ class Trainer:
             self.module, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
         # float16's loss scaler meets infinite gradients on its way to the right scale, and skips those steps itself
         judged = sums["loss"] if config.autocast == "float16" else norm
+        assert judged is not None  # norms are None where values are clipped
         if not judged.isfinite():
             raise FloatingPointError(f"training diverged at step {self.step}: lower lr (now {config.lr})")
         self.optimizer.step()
@@ -132,7 +135,9 @@ class Trainer:
             head.clamp_()
         self.ema.update_parameters(self.module.module)
         self.step += 1
-        return {name: value.item() for name, value in self.fabric.all_reduce(sums, reduce_op="mean").items()}
+        means = self.fabric.all_reduce(sums, reduce_op="mean")
+        assert isinstance(means, dict)  # as what went in
+        return {name: value.item() for name, value in means.items()}
 
     def _ready(self, drawn: Any) -> Any:
         if not isinstance(drawn, torch.Tensor):
@@ -140,7 +145,7 @@ class Trainer:
         layout = torch.channels_last if drawn.ndim == 4 else torch.preserve_format
         return drawn.to(self.fabric.device, memory_format=layout)
 
-    def run(self, until: int | None = None, progress: Callable[[dict], None] = lambda row: None) -> None:
+    def run(self, until: int | None = None, progress: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
         """Train to step ``until`` (default: the end), then export if the end is reached.
 
         Args:
@@ -208,7 +213,7 @@ class Trainer:
         self.precision.load_state_dict(state["precision"])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def _log(self, row: dict) -> None:
+    def _log(self, row: dict[str, Any]) -> None:
         path = self.out / "log.csv"
         new = not path.exists()
         with path.open("a", newline="") as stream:
@@ -263,7 +268,7 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
     return SOAP(parameters, lr=config.lr, weight_decay=0.0, precondition_frequency=10, max_precondition_dim=256)
 
 
-def _moving_average(decay: float) -> Callable:
+def _moving_average(decay: float) -> Callable[..., Any]:
     """Exponential moving average whose memory grows with the run up to ``decay``, so that it never lags far behind."""
 
     @torch.no_grad()

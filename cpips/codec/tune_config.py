@@ -15,7 +15,6 @@ from ..baselines import BASELINES, weights_in
 from ..errors import ModelError
 from ..losses import (
     NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, load_tokenizer)
-from .config import _check_types
 from .data import Crops
 from .decoder_tuning import DecoderTuner, TuneSettings
 from .files import open_codec
@@ -56,10 +55,7 @@ class TuneConfig(TuneSettings):
     notes: str = ""
 
     def __post_init__(self) -> None:
-        try:
-            _check_types(self)
-        except TypeError as error:
-            raise ModelError(str(error)) from None
+        toml.check_types(self)
         super().__post_init__()
         if self.adversary not in ADVERSARIES:
             raise ModelError(f"adversary = {self.adversary!r}: must be one of {', '.join(ADVERSARIES)}")
@@ -77,17 +73,13 @@ class TuneConfig(TuneSettings):
         """Read a TOML config.
 
         Raises:
-            ValueError: an unknown, missing or unreadable setting; the message names it.
+            ModelError: an unknown, missing or unreadable setting; the message names it.
             OSError: the file cannot be read.
         """
         path = Path(path)
-        raw = toml.read(path, cls)
-        try:
-            config = cls(**raw)
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"{path}: {error}") from None
+        config = toml.make(path, cls, toml.read(path))
         if config.codec.endswith(".safetensors"):
-            config = dataclasses.replace(config, codec=str((path.parent / config.codec).resolve()))
+            config = dataclasses.replace(config, codec=toml.beside(path, config.codec))
         return config
 
     @property

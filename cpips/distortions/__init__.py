@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Iterable
+from typing import Any, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ImageError, ModelError
 from ..pretrained import unknown_model
@@ -35,7 +36,7 @@ __all__ = ["DISTORTIONS", "GROUPS", "Distortion", "Recipe", "distort", "random_r
 MIN_SIDE = 16
 
 
-def distort(image: np.ndarray, name: str, severity: float, seed: int = 0) -> np.ndarray:
+def distort(image: NDArray[Any], name: str, severity: float, seed: int = 0) -> NDArray[Any]:
     """The image, distorted; the input is not changed.
 
     Args:
@@ -85,7 +86,7 @@ class Recipe:
         for step in self.steps:
             _check_step(*step)
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def apply(self, image: NDArray[Any]) -> NDArray[Any]:
         """``(H,W,3)`` uint8 to the same; errors as for :func:`distort`. Without steps, a copy."""
         _check_image(image)
         out = image.copy()
@@ -128,7 +129,7 @@ def random_recipe(rng: np.random.Generator, names: Iterable[str] | None = None, 
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _check_image(image: np.ndarray) -> None:
+def _check_image(image: NDArray[Any]) -> None:
     if not isinstance(image, np.ndarray):
         raise ImageError(f"image is a {type(image).__name__}: expected a numpy array (H,W,3), uint8")
     if image.dtype != np.uint8:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy import fft, ndimage
 
@@ -13,13 +16,13 @@ from ._tools import (affine, between, blocks, blur, convolve, detail, direction,
 
 
 @distortion("blur")
-def gaussian_blur(x: np.ndarray, severity: float) -> np.ndarray:
+def gaussian_blur(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Sigma of 0.4 to 5 px."""
     return blur(x, between(severity, 0.4, 5))
 
 
 @distortion("blur")
-def lens_blur(x: np.ndarray, severity: float) -> np.ndarray:
+def lens_blur(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Out of focus: a disk with a radius of 0.6 to 8 px."""
     radius = between(severity, 0.6, 8)
     reach = int(np.ceil(radius))
@@ -29,7 +32,7 @@ def lens_blur(x: np.ndarray, severity: float) -> np.ndarray:
 
 
 @distortion("blur")
-def motion_blur(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def motion_blur(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Along a straight line of 1 to 26 px; its angle is drawn."""
     length, way = between(severity, 1, 26), direction(rng)
     reach = int(np.ceil(length / 2)) + 1
@@ -44,48 +47,48 @@ def motion_blur(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.
     return convolve(x, kernel / kernel.sum())
 
 
-def _median(x: np.ndarray, size: float) -> np.ndarray:
+def _median(x: NDArray[Any], size: float) -> NDArray[Any]:
     """Median of ``size`` px squared; between odd sizes, a mix of the two nearest."""
     lower = int((size - 1) // 2) * 2 + 1
     part = (size - lower) / 2
     image = to_pil(x)
-    planes = [x if side == 1 else from_pil(image.filter(ImageFilter.MedianFilter(side))) if weight else 0
+    planes = [x if side == 1 else from_pil(image.filter(ImageFilter.MedianFilter(side))) if weight else np.zeros_like(x)
               for side, weight in ((lower, 1 - part), (lower + 2, part))]
     return planes[0] * (1 - part) + planes[1] * part
 
 
 @distortion("blur")
-def median_filter(x: np.ndarray, severity: float) -> np.ndarray:
+def median_filter(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Median of 1.5 to 9 px squared: details go, edges stay."""
     return _median(x, between(severity, 1.5, 9))
 
 
-def _down_and_up(x: np.ndarray, factor: float, down: Image.Resampling, up: Image.Resampling) -> np.ndarray:
+def _down_and_up(x: NDArray[Any], factor: float, down: Image.Resampling, up: Image.Resampling) -> NDArray[Any]:
     image = to_pil(x)
     size = [max(2, round(side / factor)) for side in image.size]
     return from_pil(image.resize(size, down).resize(image.size, up))
 
 
 @distortion("blur")
-def resample_nearest(x: np.ndarray, severity: float) -> np.ndarray:
+def resample_nearest(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Down by 1.03 to 6 and up, by the nearest pixel: jagged."""
     return _down_and_up(x, between(severity, 1.03, 6), Image.Resampling.NEAREST, Image.Resampling.NEAREST)
 
 
 @distortion("blur")
-def pixelate(x: np.ndarray, severity: float) -> np.ndarray:
+def pixelate(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Squares of 1.1 to 9 px, each with its mean."""
     return _down_and_up(x, between(severity, 1.1, 9), Image.Resampling.BOX, Image.Resampling.NEAREST)
 
 
 @distortion("blur")
-def resample_bilinear(x: np.ndarray, severity: float) -> np.ndarray:
+def resample_bilinear(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Down by 1.03 to 8 and up, bilinear."""
     return _down_and_up(x, between(severity, 1.03, 8), Image.Resampling.BILINEAR, Image.Resampling.BILINEAR)
 
 
 @distortion("blur")
-def resample_bicubic(x: np.ndarray, severity: float) -> np.ndarray:
+def resample_bicubic(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Down by 1.1 to 9 and up, bicubic."""
     return _down_and_up(x, between(severity, 1.1, 9), Image.Resampling.BICUBIC, Image.Resampling.BICUBIC)
 
@@ -94,19 +97,19 @@ def resample_bicubic(x: np.ndarray, severity: float) -> np.ndarray:
 
 
 @distortion("restoration")
-def sharpen(x: np.ndarray, severity: float) -> np.ndarray:
+def sharpen(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Over-sharpened: 0.25 to 6 times the difference to a blur of 1.2 px added."""
     return x + (x - blur(x, 1.2)) * between(severity, 0.25, 6)
 
 
 @distortion("restoration")
-def ringing(x: np.ndarray, severity: float) -> np.ndarray:
+def ringing(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Ideal low-pass at 0.8 to 0.12 of the Nyquist frequency."""
     return spectrum_filter(x, lambda f: f <= between(severity, 0.8, 0.12))
 
 
 @distortion("restoration")
-def sparse_reconstruction(x: np.ndarray, severity: float) -> np.ndarray:
+def sparse_reconstruction(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Of each 16x16 DCT block, the largest 110 to 2 coefficients of 256; averaged over two grids of blocks."""
     keep = between(severity, 110, 2)
     ycc, total = to_ycc(x), np.zeros_like(x)
@@ -123,7 +126,7 @@ def sparse_reconstruction(x: np.ndarray, severity: float) -> np.ndarray:
 
 
 @distortion("restoration")
-def denoised(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def denoised(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Gaussian noise of 6 to 60, then a Gaussian, median or Wiener filter (drawn) of fitting strength."""
     kind = rng.integers(3)
     sigma = between(severity, 6, 60)
@@ -138,9 +141,10 @@ def denoised(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.nda
 
 
 @distortion("restoration")
-def checkerboard(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def checkerboard(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Pattern of period 8 px such as transposed convolutions leave, of amplitude 1.5 to 26, stronger on detail."""
-    tile = sum(np.kron(rng.uniform(-1, 1, (side, side, 3)), np.ones((8 // side, 8 // side, 1))) for side in (2, 4, 8))
+    octaves = [np.kron(rng.uniform(-1, 1, (side, side, 3)), np.ones((8 // side, 8 // side, 1))) for side in (2, 4, 8)]
+    tile: NDArray[Any] = octaves[0] + octaves[1] + octaves[2]
     tile -= tile.mean((0, 1))
     tile /= tile.std()
     height, width = x.shape[:2]
@@ -152,26 +156,26 @@ def checkerboard(x: np.ndarray, severity: float, rng: np.random.Generator) -> np
 
 
 @distortion("spatial")
-def shift(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def shift(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """The whole image moved by 0.25 to 5 px in a direction that is drawn."""
     return translate(x, direction(rng) * between(severity, 0.25, 5))
 
 
 @distortion("spatial")
-def rotate(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def rotate(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """About the centre by 0.2 to 8 degrees, to a side that is drawn."""
     turn = sign(rng) * np.deg2rad(between(severity, 0.2, 8))
     return affine(x, np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]), np.zeros(2))
 
 
 @distortion("spatial")
-def rescale(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def rescale(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Zoomed about the centre by 0.4 to 16 %, in or out (drawn)."""
     return affine(x, np.eye(2) * np.exp(sign(rng) * between(severity, 0.004, 0.16)), np.zeros(2))
 
 
 @distortion("spatial")
-def warp(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def warp(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Smooth displacements (Gaussian of 10 px) of 0.3 to 5 px in the mean square."""
     field = blur(np.moveaxis(normal(rng, (2, *x.shape[:2])), 0, -1), 10)
     field = np.moveaxis(field / field.std(), -1, 0)
@@ -179,20 +183,20 @@ def warp(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray
 
 
 @distortion("spatial")
-def jitter(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def jitter(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Each pixel taken from up to 0.3 to 5 px away, at random."""
     return resample(x, rng.uniform(-1, 1, (2, *x.shape[:2])).astype(np.float32) * between(severity, 0.3, 5))
 
 
 @distortion("spatial")
-def ghosting(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def ghosting(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """A second image, 5 to 14 px away (drawn), with a weight of 0.03 to 0.45."""
     weight = between(severity, 0.03, 0.45)
     return x * (1 - weight) + translate(x, direction(rng) * rng.uniform(5, 14)) * weight
 
 
 @distortion("spatial")
-def patch_displacement(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def patch_displacement(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Squares of 15 px replaced by what lies 5 to 8 px away; together 0.01 to 1.4 times the area, overlapping."""
     side = min(15, min(x.shape[:2]) // 2)
     area = x.shape[0] * x.shape[1] / side**2
@@ -209,7 +213,7 @@ def patch_displacement(x: np.ndarray, severity: float, rng: np.random.Generator)
 
 
 @distortion("spatial")
-def block_colour(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def block_colour(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Squares of a tenth of the shorter side, of one drawn colour each: 1 to 25, laid on with 0.1 to 0.9."""
     side = max(4, min(x.shape[:2]) // 10)
     corners = (rng.random((25, 2)) * (np.array(x.shape[:2]) - side + 1)).astype(int)
@@ -222,7 +226,7 @@ def block_colour(x: np.ndarray, severity: float, rng: np.random.Generator) -> np
 
 
 @distortion("spatial")
-def chromatic_aberration(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def chromatic_aberration(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Red and blue moved apart from green: 0.3 to 5 px in a direction that is drawn, and as much at the rim by zoom."""
     distance, way = between(severity, 0.3, 5), direction(rng)
     out = x.copy()
@@ -233,7 +237,7 @@ def chromatic_aberration(x: np.ndarray, severity: float, rng: np.random.Generato
 
 
 @distortion("spatial")
-def interlace(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def interlace(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Every second row moved sideways by 0.3 to 8 px, to a side that is drawn: combing."""
     out = x.copy()
     out[1::2] = translate(x, np.array([0, sign(rng) * between(severity, 0.3, 8)]))[1::2]
@@ -249,19 +253,19 @@ def _quality(scale: float) -> int:
 
 
 @distortion("compression")
-def jpeg(x: np.ndarray, severity: float) -> np.ndarray:
+def jpeg(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Quality 94 to 5 (tables times 0.12 to 10), chroma 4:2:0."""
     return recode(x, "JPEG", quality=_quality(between(severity, 0.12, 10)), subsampling="4:2:0")
 
 
 @distortion("compression")
-def jpeg_444(x: np.ndarray, severity: float) -> np.ndarray:
+def jpeg_444(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Quality 94 to 5 (tables times 0.12 to 10), chroma 4:4:4."""
     return recode(x, "JPEG", quality=_quality(between(severity, 0.12, 10)), subsampling="4:4:4")
 
 
 @distortion("compression")
-def double_jpeg(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def double_jpeg(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Quality 92 to 6 twice (4:2:0), the second grid of blocks moved by 1 to 7 px (drawn)."""
     quality = _quality(between(severity, 0.15, 8))
     row, col = rng.integers(1, 8, 2)
@@ -270,7 +274,7 @@ def double_jpeg(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.
 
 
 @distortion("compression")
-def jpeg2000(x: np.ndarray, severity: float) -> np.ndarray:
+def jpeg2000(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Irreversible, at 5 to 0.15 bits a pixel (ratios of 5 to 160) beside the headers."""
     # headers take about 190 bytes: of a small image at a high ratio they would leave nothing
     size = x.nbytes / 4 / between(severity, 5, 160) + 190
@@ -280,20 +284,20 @@ def jpeg2000(x: np.ndarray, severity: float) -> np.ndarray:
 
 
 @distortion("compression")
-def webp(x: np.ndarray, severity: float) -> np.ndarray:
+def webp(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Quality 92 to 0, faster at first: the last ten change most."""
     return recode(x, "WEBP", quality=round(92 * (1 - severity) ** 1.7), method=4)
 
 
 @distortion("compression")
-def avif(x: np.ndarray, severity: float) -> np.ndarray:
+def avif(x: NDArray[Any], severity: float) -> NDArray[Any]:
     """Quality 85 to 0, 4:2:0, at libaom's fast speed 8."""
     # one thread: more would change the bits
     return recode(x, "AVIF", quality=round(85 * (1 - severity)), speed=8, max_threads=1, subsampling="4:2:0")
 
 
 @distortion("compression")
-def jpeg_lost_blocks(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def jpeg_lost_blocks(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Transmission errors in a JPEG: on 0.4 to 40 % of the area, runs of 8x8 blocks moved, repeated or discoloured."""
     tiles = blocks(recode(x, "JPEG", quality=90, subsampling="4:4:4"), 8)
     rows, cols = tiles.shape[:2]
@@ -320,7 +324,7 @@ _HIGH = np.array([0.02674876, 0.01686412, -0.07822327, -0.26686412, 0.60294902, 
                   0.02674876])
 
 
-def _synthesise(low: np.ndarray, high: np.ndarray, axis: int, size: int) -> np.ndarray:
+def _synthesise(low: NDArray[Any], high: NDArray[Any], axis: int, size: int) -> NDArray[Any]:
     """One step of an inverse wavelet transform along an axis, to ``size`` samples."""
     shape = list(low.shape)
     shape[axis] = size
@@ -334,7 +338,7 @@ def _synthesise(low: np.ndarray, high: np.ndarray, axis: int, size: int) -> np.n
 
 
 @distortion("compression")
-def jpeg2000_lost(x: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def jpeg2000_lost(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
     """Transmission errors in a JPEG 2000: ripples of 4 to 16 px on 2 to 35 % of the area, of amplitude 10 to 90."""
     height, width = x.shape[:2]
     sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in range(5)]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 import numpy as np
+import PIL
+from numpy.typing import NDArray
 from PIL import Image, features
 from scipy import fft, ndimage, signal
 
@@ -34,7 +36,7 @@ class Distortion:
 
     name: str
     group: str
-    function: Callable[..., np.ndarray] = field(repr=False)
+    function: Callable[..., NDArray[Any]] = field(repr=False)
     doc: str
     random: bool
 
@@ -42,9 +44,9 @@ class Distortion:
 DISTORTIONS: dict[str, Distortion] = {}
 
 
-def distortion(group: str) -> Callable[[Callable[..., np.ndarray]], Callable[..., np.ndarray]]:
+def distortion(group: str) -> Callable[[Callable[..., NDArray[Any]]], Callable[..., NDArray[Any]]]:
     """Register a function under its own name; it is random if it takes a third argument."""
-    def register(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def register(function: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
         name = function.__name__.strip("_").replace("_", "-")
         doc = " ".join((function.__doc__ or "").split())
         DISTORTIONS[name] = Distortion(name, group, function, doc, len(inspect.signature(function).parameters) == 3)
@@ -62,13 +64,13 @@ def sign(rng: np.random.Generator) -> float:
     return 1.0 if rng.random() < 0.5 else -1.0
 
 
-def direction(rng: np.random.Generator) -> np.ndarray:
+def direction(rng: np.random.Generator) -> NDArray[Any]:
     """A random unit vector, (rows, columns)."""
     angle = rng.uniform(0, 2 * np.pi)
     return np.array([np.sin(angle), np.cos(angle)])
 
 
-def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
@@ -78,19 +80,19 @@ _TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0
 _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.float32)
 
 
-def to_ycc(x: np.ndarray) -> np.ndarray:
+def to_ycc(x: NDArray[Any]) -> NDArray[Any]:
     """Full-range BT.601, as in JPEG; grey has chroma 0."""
     return x @ _TO_YCC.T
 
 
-def to_rgb(x: np.ndarray) -> np.ndarray:
+def to_rgb(x: NDArray[Any]) -> NDArray[Any]:
     return x @ _TO_RGB.T
 
 
 # ---- filters --------------------------------------------------------------------------------------------------------
 
 
-def spectrum_filter(x: np.ndarray, response: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def spectrum_filter(x: NDArray[Any], response: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
     """Multiply the DCT of the whole image by ``response(frequency)``, radial, in units of the Nyquist frequency."""
     rows, cols = (np.arange(size, dtype=np.float32) / size for size in x.shape[:2])
     gain = response(np.hypot(rows[:, None], cols)).astype(np.float32)
@@ -98,33 +100,33 @@ def spectrum_filter(x: np.ndarray, response: Callable[[np.ndarray], np.ndarray])
     return fft.idctn(coefficients, axes=(0, 1), norm="ortho")
 
 
-def blur(x: np.ndarray, sigma: float) -> np.ndarray:
+def blur(x: NDArray[Any], sigma: float) -> NDArray[Any]:
     """Gaussian of ``sigma`` px, of the same cost for every sigma."""
     return spectrum_filter(x, lambda f: np.exp(-0.5 * (np.pi * sigma * f) ** 2))
 
 
-def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def convolve(x: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
     """With a kernel of odd sides and sum 1."""
     rows, cols = (side // 2 for side in kernel.shape)
     padded = np.pad(x, ((rows, rows), (cols, cols), (0, 0)), mode="symmetric")
     return signal.fftconvolve(padded, kernel.astype(np.float32)[..., None], mode="valid", axes=(0, 1))
 
 
-def detail(x: np.ndarray) -> np.ndarray:
+def detail(x: NDArray[Any]) -> NDArray[Any]:
     """Local standard deviation of the luma within about 3 px, ``(H,W,1)`` in 0..128."""
     luma = to_ycc(x)[..., 0]
     mean, square = (ndimage.gaussian_filter(part, 1.5) for part in (luma, luma * luma))
     return np.sqrt(np.maximum(square - mean * mean, 0))[..., None]
 
 
-def blocks(x: np.ndarray, side: int) -> np.ndarray:
+def blocks(x: NDArray[Any], side: int) -> NDArray[Any]:
     """``(rows, columns, side, side, 3)``, a new array; the image is mirrored to whole blocks."""
     height, width = x.shape[:2]
     x = np.pad(x, ((0, -height % side), (0, -width % side), (0, 0)), mode="symmetric")
     return x.reshape(x.shape[0] // side, side, -1, side, 3).swapaxes(1, 2).copy()
 
 
-def unblocks(b: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def unblocks(b: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """The image of :func:`blocks`, cut to ``shape``."""
     rows, cols, side = b.shape[:3]
     return b.swapaxes(1, 2).reshape(rows * side, cols * side, 3)[:shape[0], :shape[1]]
@@ -133,7 +135,7 @@ def unblocks(b: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 # ---- geometry -------------------------------------------------------------------------------------------------------
 
 
-def affine(x: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def affine(x: NDArray[Any], matrix: NDArray[Any], offset: NDArray[Any]) -> NDArray[Any]:
     """Cubic; output pixel ``p`` shows ``matrix @ (p - centre) + centre + offset``, in (row, column) px."""
     centre = (np.array(x.shape[:2]) - 1) / 2
     start = centre - matrix @ centre + offset
@@ -143,12 +145,12 @@ def affine(x: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
                      for plane in np.moveaxis(x, -1, 0)], -1)
 
 
-def translate(x: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def translate(x: NDArray[Any], offset: NDArray[Any]) -> NDArray[Any]:
     """Each pixel shows what lay ``offset`` px (row, column) away; cubic between pixels."""
     return affine(x, np.eye(2), offset)
 
 
-def resample(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def resample(x: NDArray[Any], offsets: NDArray[Any]) -> NDArray[Any]:
     """As :func:`translate` with an own offset a pixel, ``(2,H,W)``."""
     places = np.indices(x.shape[:2], dtype=np.float32) + offsets
     return np.stack([ndimage.map_coordinates(plane, places, order=3, mode="mirror") for plane in np.moveaxis(x, -1, 0)],
@@ -158,15 +160,15 @@ def resample(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 # ---- Pillow ---------------------------------------------------------------------------------------------------------
 
 
-def to_pil(x: np.ndarray) -> Image.Image:
+def to_pil(x: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(x), 0, 255).astype(np.uint8))
 
 
-def from_pil(image: Image.Image) -> np.ndarray:
+def from_pil(image: Image.Image) -> NDArray[Any]:
     return np.asarray(image.convert("RGB"), dtype=np.float32)
 
 
-def recode(x: np.ndarray, file_format: str, **options: Any) -> np.ndarray:
+def recode(x: NDArray[Any], file_format: str, **options: Any) -> NDArray[Any]:
     """Through an encoder and decoder of Pillow.
 
     Raises:
@@ -174,7 +176,7 @@ def recode(x: np.ndarray, file_format: str, **options: Any) -> np.ndarray:
     """
     feature = {"JPEG": "jpg", "JPEG2000": "jpg_2000", "WEBP": "webp", "AVIF": "avif"}[file_format]
     if feature not in features.get_supported():
-        raise ModelError(f"this Pillow ({Image.__version__}) has no {file_format} encoder: install the wheel of Pillow "
+        raise ModelError(f"this Pillow ({PIL.__version__}) has no {file_format} encoder: install the wheel of Pillow "
                          "11.3 or newer from PyPI, or leave this distortion out")
     file = io.BytesIO()
     to_pil(x).save(file, file_format, **options)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError, ModelError
-from ..metric import Embedding
+from ..metric import Embedding, wide
 from ..protocol import ImageModule
 from .features import FeatureExtractor
 
@@ -56,7 +56,8 @@ class Loss(ImageModule):
             raise ImageError(f"{came}; it looks like [-1,1]: convert with (x + 1) / 2")
         raise ImageError(f"{came}; if it was normalised by a mean and a deviation, undo that: x * std + mean")
 
-    def _valid(self, output: Tensor, *targets: Tensor) -> Tensor:
+    def _valid(self, *batches: Tensor) -> Tensor:
+        output, *targets = batches
         return torch.stack([_usual(output, True), *(_usual(target, False) for target in targets)]).all(0)
 
 
@@ -109,6 +110,29 @@ def check_weights(weights: TapWeights | None, channels: Mapping[str, int], vecto
             raise ModelError(f"weights[{tap!r}] must be finite and not negative")
         checked[tap] = weight
     return checked
+
+
+def check_taps(output: Features, target: Features) -> None:
+    """ImageError for features of different taps."""
+    if set(output) != set(target):
+        raise ImageError(f"output has features at {', '.join(output)} and target at {', '.join(target)}: expected the same")
+
+
+def at_tap(tap: str, output: Features, target: Features,
+           weights: TapWeights | None) -> tuple[Tensor, Tensor, Tensor | None, float | Tensor]:
+    """``(f, g, channels, weight)``: the features ``(N,C,h,w)`` of both at a tap, in float32 or wider; the weights of their
+    channels ``(C,)``, or None; and the weight of the tap, a number.
+
+    Raises:
+        ImageError: shapes that differ.
+    """
+    f, g = wide(output[tap]), wide(target[tap])
+    if f.shape != g.shape:
+        raise ImageError(f"the features at {tap} have shapes {tuple(f.shape)} and {tuple(g.shape)}: expected one")
+    weight = (weights or {}).get(tap, 1.0)
+    if isinstance(weight, Tensor) and weight.dim():
+        return f, g, weight.to(f), 1.0
+    return f, g, None, weight
 
 
 class FeatureLoss(Loss):
@@ -167,7 +191,7 @@ class FeatureLoss(Loss):
             raise ImageError(f"the images have different sizes, {w}x{h} and {w2}x{h2} px (width x height): crop or "
                              "resize one of them")
         if features is None:
-            features = self.extractor(output, self.taps)
+            features = self._extracted(output)
         return self._reduce(self._mark_invalid(self._compare(features, target, **settings), *seen))
 
     def embed(self, target: Tensor, *, features: Features | None = None) -> Embedding:
@@ -176,8 +200,17 @@ class FeatureLoss(Loss):
         return self._embed(target, features).map(lambda feature: self._mark_invalid(feature, target))
 
     def _embed(self, target: Tensor, features: Features | None) -> Embedding:
-        kept = self._kept(self.extractor(target, self.taps) if features is None else features)
+        kept = self._kept(self._extracted(target) if features is None else features)
         return Embedding(tuple(kept[tap] for tap in self.taps), (), (target.shape[2], target.shape[3]), self._key)
+
+    def _extracted(self, image: Tensor) -> Features:
+        assert self.extractor is not None  # one that compares features has it
+        return self.extractor(image, self.taps)
+
+    @property
+    def _strides(self) -> dict[str, int] | None:
+        """Pixels that a cell of each tap covers, where they are whole numbers."""
+        return None if self.extractor is None else self.extractor.strides
 
     # ---- what a subclass gives ----------------------------------------------------------------------------------------
 

@@ -155,11 +155,12 @@ class NonBinaryAdversary(nn.Module):
             return self.tokenizer(x)
         return x.new_zeros((x.shape[0], x.shape[2] // CELL, x.shape[3] // CELL), dtype=torch.int64)
 
-    def generator_loss(self, x_hat: Tensor, x: Tensor, y_hat: Tensor) -> Tensor:
+    def generator_loss(self, x_hat: Tensor, x: Tensor, y_hat: Tensor | None) -> Tensor:
         return nonbinary_generator_loss(self.discriminator(x_hat, y_hat), self.labels(x))
 
-    def discriminator_loss(self, x_hat: Tensor, x: Tensor, y_hat: Tensor) -> Tensor:
-        real, fake = self.discriminator(torch.cat([x, x_hat]), torch.cat([y_hat, y_hat])).chunk(2)
+    def discriminator_loss(self, x_hat: Tensor, x: Tensor, y_hat: Tensor | None) -> Tensor:
+        twice = None if y_hat is None else torch.cat([y_hat, y_hat])
+        real, fake = self.discriminator(torch.cat([x, x_hat]), twice).chunk(2)
         return nonbinary_discriminator_loss(real, fake, self.labels(x))
 
 

@@ -113,8 +113,8 @@ class CombinedLoss(nn.Module):
         """By term, for the terms whose extractor others use, too: the features of the image, under a keyword."""
         known = {}
         for names in self._groups:
-            first = self.terms[names[0]]
-            wanted = [tap for name in names for tap in self.terms[name].taps]
+            first = self._term(names[0])
+            wanted = [tap for name in names for tap in self._term(name).taps]
             features = first.extractor(first._prepare(image, role), wanted)
             known.update({name: {keyword: features} for name in names})
         return known

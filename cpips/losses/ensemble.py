@@ -12,7 +12,7 @@ from ..errors import ModelError
 from ..protocol import FullReferenceMetric
 from ._base import Target
 from .adversarial import NonBinaryAdversary, held
-from .combined import CombinedLoss
+from .combined import CombinedLoss, Term
 from .perceptual import PerceptualLoss
 from .pixels import CharbonnierLoss
 from .style import StyleLoss
@@ -53,7 +53,7 @@ class SemanticEnsembleLoss(CombinedLoss):
         weights = {"charbonnier": charbonnier, "perceptual": perceptual, "style": style, "adversarial": adversarial}
         if wrong := [name for name, weight in weights.items() if not 0 <= weight < float("inf")]:
             raise ModelError(f"the weight of {wrong[0]} is {weights[wrong[0]]!r}: expected 0 or a positive number")
-        terms = {}
+        terms: dict[str, tuple[float, Term]] = {}
         if charbonnier:
             terms["charbonnier"] = (charbonnier, CharbonnierLoss(eps, check=check))
         if perceptual:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from .. import pretrained
 from ..baselines._common import Source, digest
 from ..baselines.trunks import NETS, Trunk, trunk_state
+from ..encoders import AnalysisTransform
 from ..errors import ImageError, ModelError
 
 TRUNK_TAPS = {  # of the stages of each net, by the names of their papers
@@ -47,7 +48,7 @@ class FeatureExtractor(nn.Module):
         self.checkpoint, self.min_side = checkpoint, 1
         if isinstance(model, str) and model in NETS:
             net = NETS[model]
-            self.net: nn.Module = Trunk(net, trunk_state(net, trunk, offline), persistent)
+            self.net: Trunk | AnalysisTransform = Trunk(net, trunk_state(net, trunk, offline), persistent)
             self.name, self.min_side = model, net.min_side
             self.channels = dict(zip(TRUNK_TAPS[model], net.channels))
             self.strides: dict[str, int] | None = None
@@ -61,7 +62,8 @@ class FeatureExtractor(nn.Module):
         super().train(False)
 
     @classmethod
-    def of(cls, model: "pretrained.Source | FeatureExtractor", *, checkpoint: bool, **settings: Any) -> "FeatureExtractor":
+    def of(cls, model: "pretrained.Source | FeatureExtractor", *, checkpoint: bool,
+           **settings: Any) -> "FeatureExtractor":
         """``model``, if it is an extractor; else one of it."""
         if not isinstance(model, FeatureExtractor):
             return cls(model, checkpoint=checkpoint, **settings)

@@ -10,9 +10,9 @@ from torch import Tensor
 from .. import forms, pretrained
 from ..baselines.trunks import NETS
 from ..errors import ImageError, ModelError
-from ..metric import CPIPS, Embedding, cell_mean, wide
-from ..protocol import FullReferenceMetric, check_reduction
-from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, positive
+from ..metric import CPIPS, Embedding, cell_mean
+from ..protocol import FullReferenceMetric, reduced
+from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from .features import FeatureExtractor
 
 DISTANCES = ("l1", "l2", "normalised")
@@ -43,23 +43,18 @@ def perceptual_loss(output: Features, target: Features, distance: str = "l2", *,
         ImageError: features of other taps, or shapes that differ.
     """
     _check_distance(distance)
-    if set(output) != set(target):
-        raise ImageError(f"output has features at {', '.join(output)} and target at {', '.join(target)}: expected the same")
+    check_taps(output, target)
     total: Any = 0.0
-    for tap, f in output.items():
-        f, g = wide(f), wide(target[tap])
-        if f.shape != g.shape:
-            raise ImageError(f"the features at {tap} have shapes {tuple(f.shape)} and {tuple(g.shape)}: expected one")
-        weight = (weights or {}).get(tap, 1.0)
-        channels = weight.to(f) if isinstance(weight, Tensor) and weight.dim() else None
+    for tap in output:
+        f, g, channels, weight = at_tap(tap, output, target, weights)
         if distance == "normalised":
             cells = forms.local("taps", f, g, channels, eps)
         else:
             difference = (f - g).abs() if distance == "l1" else (f - g).square()
             cells = (difference if channels is None else difference * channels[:, None, None]).mean(1)
         mean = cells.mean((1, 2)) if strides is None or size is None else cell_mean(cells, strides[tap], size)
-        total = total + (mean if channels is not None else mean * weight)
-    return total if check_reduction(reduction) == "none" else getattr(total, reduction)()
+        total = total + mean * weight
+    return reduced(total, reduction)
 
 
 class PerceptualLoss(FeatureLoss):
@@ -106,13 +101,17 @@ class PerceptualLoss(FeatureLoss):
     ):
         super().__init__(reduction=reduction, check=check)
         given = {key: value for key, value in {"taps": taps, "weights": weights, "eps": eps}.items() if value is not None}
-        self.distance, self.metric, self.extractor = distance, None, None
+        self.distance, self.extractor = distance, None
+        self.metric: FullReferenceMetric | None = None
         if distance == "metric":
             self.metric = _metric(model, **settings, **given, checkpoint=checkpoint, persistent=persistent,
                                   offline=offline)
             self.min_side, self.name = self.metric.min_side, self.metric.name
             return
         _check_distance(distance, settings)
+        if isinstance(model, FullReferenceMetric):
+            raise ModelError(f"{model.name} is a metric, whose distance is its own: choose distance 'metric', or give "
+                             "an encoder or a trunk")
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
         self.eps, self.name = positive(1e-6 if eps is None else eps), f"{extractor.name} {distance}"
         default = extractor.taps if distance == "normalised" else extractor.taps[-1:]
@@ -123,13 +122,17 @@ class PerceptualLoss(FeatureLoss):
         if self.metric is None:
             return super().forward(output, target, features=features, target_features=target_features)
         if isinstance(target, Embedding):
+            if not isinstance(self.metric, CPIPS):
+                raise ImageError(f"the target was embedded by another loss than one of {self.metric.name}: give its "
+                                 "images")
             output = self._prepare(output, OUTPUT)
             distance = self.metric.distance(self.metric.embed(output), target, reduction="none")
             return self._reduce(self._mark_invalid(distance, output))
         output, target = self._prepare_all({OUTPUT: output, TARGET: target})
         return self._reduce(self._mark_invalid(self.metric(output, target, reduction="none"), output, target))
 
-    def embed(self, target: Tensor, *, features: Features | None = None) -> Target:
+    def embed(  # type: ignore[override]  # of some metrics, the images themselves
+            self, target: Tensor, *, features: Features | None = None) -> Target:
         """What :meth:`forward` takes in place of ``target``, encoded once: an :class:`~cpips.Embedding`.
 
         (The images themselves, for a metric that is not :class:`cpips.CPIPS`.)
@@ -143,7 +146,7 @@ class PerceptualLoss(FeatureLoss):
 
     def _compare(self, features: Features, target: Embedding) -> Tensor:
         return perceptual_loss({tap: features[tap] for tap in self.taps}, dict(zip(self.taps, target.features)),
-                               self.distance, weights=self.weights, eps=self.eps, strides=self.extractor.strides,
+                               self.distance, weights=self.weights, eps=self.eps, strides=self._strides,
                                size=target.size, reduction="none")
 
 

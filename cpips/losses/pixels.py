@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ImageError
-from ..protocol import check_reduction, widen
+from ..protocol import reduced, widen
 from ._base import OUTPUT, TARGET, Loss, positive
 
 
@@ -106,4 +106,4 @@ class TotalVariationLoss(Loss):
 
 
 def _reduce(values: Tensor, reduction: str) -> Tensor:
-    return values if check_reduction(reduction) == "none" else getattr(values, reduction)()
+    return reduced(values, reduction)

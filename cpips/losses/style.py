@@ -12,8 +12,8 @@ from .. import pretrained
 from ..baselines._common import no_autocast
 from ..errors import ImageError, ModelError
 from ..metric import Embedding, wide
-from ..protocol import check_reduction
-from ._base import FeatureLoss, Features, TapWeights
+from ..protocol import reduced
+from ._base import FeatureLoss, Features, TapWeights, check_taps
 from .features import FeatureExtractor
 
 
@@ -72,8 +72,7 @@ def style_loss(output: Features, target: Features, *, weights: TapWeights | None
         ImageError: matrices of other taps, or of shapes that differ in more than N.
         ModelError: an unknown reduction.
     """
-    if set(output) != set(target):
-        raise ImageError(f"output has features at {', '.join(output)} and target at {', '.join(target)}: expected the same")
+    check_taps(output, target)
     total: Any = 0.0
     for tap, gram in output.items():
         if gram.shape[1:] != target[tap].shape[1:]:
@@ -81,7 +80,7 @@ def style_loss(output: Features, target: Features, *, weights: TapWeights | None
                              f"{tuple(target[tap].shape)}: expected (N,P,C,C) with one P and C; patches need images of "
                              "one size")
         total = total + (weights or {}).get(tap, 1.0) * (gram - target[tap]).square().mean((1, 2, 3)) / 4
-    return total if check_reduction(reduction) == "none" else getattr(total, reduction)()
+    return reduced(total, reduction)
 
 
 class StyleLoss(FeatureLoss):

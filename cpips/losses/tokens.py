@@ -22,6 +22,7 @@ class Tokenizer(nn.Module):
 
     codes: int
     kind: str
+    book: Tensor
 
     def forward(self, image: Tensor) -> Tensor:
         if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % CELL or image.shape[3] % CELL:
@@ -66,6 +67,8 @@ class PatchTokenizer(Tokenizer):
     """
 
     kind = "patches"
+    mean: Tensor
+    basis: Tensor
 
     def __init__(self, mean: Tensor, basis: Tensor, book: Tensor):
         super().__init__()
@@ -118,7 +121,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         with safe_open(path, "pt") as stream:
-            kind = (stream.metadata() or {}).get("kind")
+            kind = (stream.metadata() or {}).get("kind", "")
         state: dict[str, Any] = load_file(path)
         return KINDS[kind](**state)
     except (OSError, KeyError, TypeError, ModelError, RuntimeError) as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from typing import Sequence
+from types import ModuleType
+from typing import Any, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..distortions import DISTORTIONS, distort
@@ -61,7 +63,7 @@ def distorted(images: Tensor, name: str, severity: float, seed: int = 0, bank: s
     return (torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).float() / 255).to(images.device)
 
 
-def _corrupted(image: np.ndarray, name: str, step: int, seed: int) -> np.ndarray:
+def _corrupted(image: NDArray[Any], name: str, step: int, seed: int) -> NDArray[Any]:
     state = np.random.get_state()  # the package draws from numpy's global generator
     np.random.seed(seed)
     try:
@@ -72,7 +74,7 @@ def _corrupted(image: np.ndarray, name: str, step: int, seed: int) -> np.ndarray
         np.random.set_state(state)
 
 
-def _imagecorruptions():
+def _imagecorruptions() -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -29,19 +29,10 @@ class Distance:
     """
 
     def __init__(self, metric: "MetricLike | Distance"):
-        if isinstance(metric, Distance):
-            metric = metric.metric
-        elif isinstance(metric, str):
-            metric = create_metric(metric)
-        elif not isinstance(metric, FullReferenceMetric):
-            if not callable(metric):
-                raise ModelError(f"metric is a {type(metric).__name__}: expected a name, a metric, or a function "
-                                 "(x, y) -> (N,)")
-            metric = UserMetric(metric, getattr(metric, "__name__", type(metric).__name__))
-        self.metric = metric
-        self.unchecked = copy.copy(metric)  # the weights are shared
+        self.metric = _metric(metric)
+        self.unchecked = copy.copy(self.metric)  # the weights are shared
         self.unchecked.check = "off"
-        self.name, self.signature = metric.name, metric.signature
+        self.name, self.signature = self.metric.name, self.metric.signature
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         value = self.unchecked(x, y, reduction="none")
@@ -70,3 +61,16 @@ class Distance:
                 raise ImageError(f"the image is {batch.shape[3]}x{batch.shape[2]} px: this probe of {self.name} needs sides "
                                  f"of {least} px or more")
         return batches
+
+
+def _metric(metric: MetricLike | Distance) -> FullReferenceMetric:
+    if isinstance(metric, Distance):
+        return metric.metric
+    if isinstance(metric, FullReferenceMetric):
+        return metric
+    if isinstance(metric, str):
+        return create_metric(metric)
+    if not callable(metric):
+        raise ModelError(f"metric is a {type(metric).__name__}: expected a name, a metric, or a function "
+                         "(x, y) -> (N,)")
+    return UserMetric(metric, getattr(metric, "__name__", type(metric).__name__))

@@ -84,7 +84,7 @@ class ProbeResult:
         """The schema, as JSON has it: infinities and NaN as strings."""
         return finite({key: getattr(self, key) for key in KEYS})
 
-    def save(self, path: str | os.PathLike) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the JSON file, which appears when it is whole."""
         path = Path(path)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -92,7 +92,7 @@ class ProbeResult:
         return path
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "ProbeResult":
+    def load(cls, path: str | os.PathLike[str]) -> "ProbeResult":
         """What :meth:`save` wrote, without the pictures; numbers that JSON lacks stay strings that ``float()`` reads.
 
         Raises:

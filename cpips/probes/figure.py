@@ -13,7 +13,7 @@ ACROSS = 5
 SIDE = 2.2  # inches of a picture
 
 
-def draw(result: ProbeResult, path: str | os.PathLike) -> Path:
+def draw(result: ProbeResult, path: str | os.PathLike[str]) -> Path:
     """Write the figure as PNG; a result that was loaded has no pictures, only the chart.
 
     Raises:
@@ -46,7 +46,7 @@ def draw(result: ProbeResult, path: str | os.PathLike) -> Path:
     return path
 
 
-def _recovery(axis: Any, result: dict, settings: dict) -> None:
+def _recovery(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     for name, row in result["starts"].items():
         curve = [float(value) for value in row["curve"]]
         axis.plot([i / max(len(curve) - 1, 1) for i in range(len(curve))], curve, label=f"from {name}")
@@ -57,7 +57,7 @@ def _recovery(axis: Any, result: dict, settings: dict) -> None:
     axis.legend(fontsize=7)
 
 
-def _order(axis: Any, result: dict, settings: dict) -> None:
+def _order(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     typical = abs(float(result["typical"])) or 1.0
     rows = [[float(value) / typical for value in row["distances"]] for row in result["distortions"].values()]
     picture = axis.imshow(list(map(list, zip(*rows))), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=2)
@@ -67,7 +67,7 @@ def _order(axis: Any, result: dict, settings: dict) -> None:
     axis.figure.colorbar(picture, ax=axis, label="over the median at the strongest", pad=0.01)
 
 
-def _invariance(axis: Any, result: dict, settings: dict) -> None:
+def _invariance(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     bars = {**{f"{name}\n(one image)": value for name, value in result["single"].items()},
             **{f"{name}\n(both)": value for name, value in result["joint"].items()}}
     colours = ["tab:blue"] * len(result["single"]) + ["tab:orange"] * len(result["joint"])
@@ -77,7 +77,7 @@ def _invariance(axis: Any, result: dict, settings: dict) -> None:
     axis.set_ylabel("over visible noise, JPEG, blur;\nrelative change (both)", fontsize=8)
 
 
-def _mad(axis: Any, result: dict, settings: dict) -> None:
+def _mad(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     for y, row in enumerate(result["held"].values()):
         low, start, high = (float(row[key]) / (float(row["start"]) or 1.0) for key in ("least", "start", "greatest"))
         axis.plot([low, high], [y, y], linewidth=5, solid_capstyle="butt")
@@ -88,7 +88,7 @@ def _mad(axis: Any, result: dict, settings: dict) -> None:
     axis.set_xlabel("over its value at the start", fontsize=8)
 
 
-def _restoration(axis: Any, result: dict, settings: dict) -> None:
+def _restoration(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     judges = list(next(iter(result["tasks"].values()))["scores"])
     for i, judge in enumerate(judges):
         ratios = [float(row["scores"][judge][1]) / (float(row["scores"][judge][0]) or 1.0) for row in result["tasks"].values()]
@@ -100,7 +100,7 @@ def _restoration(axis: Any, result: dict, settings: dict) -> None:
     axis.legend(fontsize=7, ncols=4)
 
 
-def _flips(axis: Any, result: dict, settings: dict) -> None:
+def _flips(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     for name, row in result["attacks"].items():
         least = sorted(float(value) for value in row["least"])
         shown = [value for value in least if value < float("inf")]
@@ -112,7 +112,7 @@ def _flips(axis: Any, result: dict, settings: dict) -> None:
     axis.legend(fontsize=7)
 
 
-def _noise_floor(axis: Any, result: dict, settings: dict) -> None:
+def _noise_floor(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     for name, row in {"float64": {"distances": result["exact"]}, **result["dtypes"]}.items():
         axis.plot(settings["amplitudes"], [float(value) for value in row["distances"]], marker=".", label=name)
     axis.set_xscale("log", base=2)
@@ -122,6 +122,6 @@ def _noise_floor(axis: Any, result: dict, settings: dict) -> None:
     axis.legend(fontsize=7)
 
 
-CHARTS: dict[str, Callable[[Any, dict, dict], None]] = {
+CHARTS: dict[str, Callable[[Any, dict[str, Any], dict[str, Any]], None]] = {
     "recovery": _recovery, "mad": _mad, "restoration": _restoration, "flips": _flips, "invariance": _invariance,
     "order": _order, "noise-floor": _noise_floor}

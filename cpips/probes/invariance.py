@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +90,7 @@ def invariance(metric: MetricLike, images: ImageLike, *, seed: int = 0) -> Probe
                        {**result, "findings": [vars(finding) for finding in _judge(result)]})
 
 
-def _judge(result: dict) -> list[Finding]:
+def _judge(result: dict[str, Any]) -> list[Finding]:
     findings = []
     for kind, names in (("shift-sensitive", SHIFTS), ("warp-sensitive", WARPS)):
         worst = max(names, key=lambda name: result["single"][name])

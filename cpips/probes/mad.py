@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,9 +44,11 @@ def mad(metric: MetricLike, image: ImageLike, *, against: MetricLike = "mse", no
     reference = second.images(first.images(image)[0][:1])[0]
     drawn = torch.randn(reference.shape, generator=torch.Generator().manual_seed(seed)).to(reference.device)
     start = (reference + noise * drawn).clamp(0, 1)
-    found, findings, pictures = {}, {}, {"reference": reference[0], "start": start[0]}
+    found: dict[str, dict[str, Any]] = {}
+    findings: dict[str, Finding] = {}
+    pictures = {"reference": reference[0], "start": start[0]}
     for held, moved, role in ((first, second, "metric"), (second, first, "against")):
-        row = {"held": held.name, "moved": moved.name, "start": moved.number(start, reference),
+        row: dict[str, Any] = {"held": held.name, "moved": moved.name, "start": moved.number(start, reference),
                "held_at": held.number(start, reference)}
         for end, sign in (("least", 1), ("greatest", -1)):
             end_image, drift, descent = _extreme(held, moved, reference, start, sign, steps, rate)
@@ -70,14 +73,15 @@ def _extreme(held: Distance, moved: Distance, reference: Tensor, start: Tensor, 
              rate: float) -> tuple[Tensor, float, Descent]:
     """The image with the extreme value of ``moved`` that holds ``held``, its drift, and how it was found."""
     target = _log(held(start, reference)).detach()
-    image, best = start.clone(), [math.inf, start, 0.0]
-    curve, broken, still = [], 0, True
+    image, least, best, drift = start.clone(), math.inf, start, 0.0
+    curve: list[float] = []
+    broken, still = 0, True
     for step in range(steps + 1):
         y = image.detach().requires_grad_()
         a, b = sign * _log(moved(y, reference)), _log(held(y, reference)) - target
         curve.append(a.item())
-        if abs(math.expm1(b.item())) <= HELD and a.item() < best[0]:
-            best = [a.item(), y.detach(), math.expm1(b.item())]
+        if abs(math.expm1(b.item())) <= HELD and a.item() < least:
+            least, best, drift = a.item(), y.detach(), math.expm1(b.item())
         if step == steps:
             break
         across, along = slope(a, y), slope(b, y)
@@ -88,7 +92,7 @@ def _extreme(held: Distance, moved: Distance, reference: Tensor, start: Tensor, 
         across = across - (across * along).sum() * normal
         pace = rate * math.sqrt(y.numel()) * (1 + math.cos(math.pi * step / steps)) / 2
         image = (y.detach() - pace * across / across.norm().clamp_min(1e-30) - b.detach() * normal).clamp(0, 1)
-    return best[1], best[2], Descent(best[1], curve, broken / steps, still)
+    return best, drift, Descent(best, curve, broken / steps, still)
 
 
 def _log(value: Tensor) -> Tensor:

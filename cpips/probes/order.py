@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
-from typing import Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def _saturated(means: Tensor) -> bool:
     return 0 <= (means[-1] - means[-2]).item() < FLAT * means[-1].item()
 
 
-def _chain(distance: Distance, references: Tensor, copies: list[Tensor], points: int = 6) -> dict:
+def _chain(distance: Distance, references: Tensor, copies: list[Tensor], points: int = 6) -> dict[str, Any]:
     """Symmetry and triangles among the reference and some of its copies, evenly from the bank."""
     chosen = [references] + [copies[i * len(copies) // (points - 1)] for i in range(min(points - 1, len(copies)))]
     count = len(chosen)
@@ -91,7 +91,7 @@ def _chain(distance: Distance, references: Tensor, copies: list[Tensor], points:
             "triangle_of_root": violated(d.clamp_min(0).sqrt())}
 
 
-def _judge(result: dict) -> list[Finding]:
+def _judge(result: dict[str, Any]) -> list[Finding]:
     table, findings = result["distortions"], []
 
     def add(kind: str, value: float, limit: float, text: str) -> None:

@@ -4,7 +4,7 @@ judge."""
 from __future__ import annotations
 
 import math
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,18 +47,22 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
     if unknown := sorted(set(tasks) - set(TASKS)):
         raise ModelError(f"tasks {', '.join(unknown)} are unknown: choose from {', '.join(TASKS)}")
     distance, judging = Distance(metric), [Distance(judge) for judge in judges]
-    for one in (distance, *judging):
-        images = one.images(images)[0]
-    height, width = (side // BLOCK * BLOCK for side in images.shape[2:])
-    train, test = images[:1, :, :height, :width], images[-1:, :, :height, :width]
-    found, findings, pictures = {}, [], {"reference": test[0]}
+    batch = distance.images(images)[0]
+    for judge in judging:
+        batch = judge.images(batch)[0]
+    height, width = (side // BLOCK * BLOCK for side in batch.shape[2:])
+    train, test = batch[:1, :, :height, :width], batch[-1:, :, :height, :width]
+    found: dict[str, dict[str, Any]] = {}
+    findings: list[Finding] = []
+    pictures = {"reference": test[0]}
     for task in tasks:
         if task == "compression":
             before, after, descent = _compressed(distance, test, steps)
         else:
             before, after, descent = _restored(distance, train, test, DEGRADATIONS[task], steps, rate, seed)
-        row = {"broken": descent.broken, "psnr": [psnr(before, test), psnr(after, test)], "curve": descent.curve,
-               "scores": {one.name: [one.number(before, test), one.number(after, test)] for one in (distance, *judging)}}
+        scores = {one.name: [one.number(before, test), one.number(after, test)] for one in (distance, *judging)}
+        row: dict[str, Any] = {"broken": descent.broken, "psnr": [psnr(before, test), psnr(after, test)],
+                               "curve": descent.curve, "scores": scores}
         found[task] = row
         pictures[f"{task}, before:\n{row['psnr'][0]:.1f} dB"] = before[0]
         pictures[f"for {distance.name}, {task}:\n{row['psnr'][1]:.1f} dB"] = after[0]
@@ -70,7 +74,7 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
                                         f"from {a:.3g} to {b:.3g}"))
     return ProbeResult("restoration", distance.name, distance.signature,
                        {"judges": {one.name: one.signature for one in judging}, "tasks": list(tasks), "steps": steps,
-                        "rate": rate, "seed": seed, "images": len(images), "size": [height, width]},
+                        "rate": rate, "seed": seed, "images": len(batch), "size": [height, width]},
                        {"tasks": found, "findings": [vars(finding) for finding in findings]}, pictures)
 
 
@@ -127,11 +131,12 @@ def _compressed(distance: Distance, image: Tensor, steps: int) -> tuple[Tensor, 
 
     blocks = image.view(*image.shape[:2], image.shape[2] // BLOCK, BLOCK, image.shape[3] // BLOCK, BLOCK)
     start = torch.einsum("ncyaxb,ka,lb->ncykxl", blocks, basis, basis)
-    best = [math.inf, start]
+    least, best = math.inf, start
 
     def visit(coefficients: Tensor, value: float) -> None:  # rounding makes the way rough: the best counts, not the last
-        if value < best[0]:
-            best[:] = [value, coefficients.clone()]
+        nonlocal least, best
+        if value < least:
+            least, best = value, coefficients.clone()
 
     descent = descend(lambda c: distance(pixels(c), image).sum(), start, steps, STEP / 12, visit=visit)
-    return pixels(start).clamp(0, 1), pixels(best[1]).clamp(0, 1), descent
+    return pixels(start).clamp(0, 1), pixels(best).clamp(0, 1), descent

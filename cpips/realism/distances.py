@@ -15,7 +15,7 @@ from ..pretrained import DEFAULT_CODEC
 from .spaces import make_space
 from .statistics import Images, Statistics, check_alike, collect
 
-SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # of torch-fidelity's KID
+SUBSET_SIZE, SEED = 1000, 2020  # of torch-fidelity's KID
 _BLOCK = 1024  # features whose kernel with all the others is held at once
 
 
@@ -107,7 +107,10 @@ def kid(references: Images | Statistics, images: Images | Statistics, *, subsets
             raise ModelError(f"{subsets} subsets of {subset_size} of {len(x)} and {len(y)} samples: expected one subset or "
                              "more, of 2 samples up to the smaller set; or subsets=None, which takes all samples")
         draw = np.random.RandomState(seed)
-        pick = lambda z: z[torch.from_numpy(draw.choice(len(z), subset_size, replace=False))]
+
+        def pick(z: Tensor) -> Tensor:
+            return z[torch.from_numpy(draw.choice(len(z), subset_size, replace=False))]
+
         value = float(np.mean([mmd(pick(x), pick(y))[0] for _ in range(subsets)]))
         told = f"|{subsets} subsets of {subset_size}, seed {seed}"
     notes = [f"{len(z)} of {s.samples} {what} take part, drawn at random (keep)"

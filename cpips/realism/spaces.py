@@ -178,7 +178,7 @@ def encoder_space(model: pretrained.Source | FeatureExtractor = pretrained.DEFAU
                  torch.device(device))
 
 
-def inception_space(weights: str | os.PathLike | Mapping[str, Tensor] | None = None, *,
+def inception_space(weights: str | os.PathLike[str] | Mapping[str, Tensor] | None = None, *,
                     resize: str = f"tf1-bilinear-{INCEPTION_SIDE}", device: str | torch.device = "cpu",
                     offline: bool | None = None, sha256: str = INCEPTION_DIGEST, url: str = INCEPTION_URL) -> Space:
     """The 2048 features (pool3) of the Inception network of the published FID, TensorFlow's of 2015, by torch-fidelity.

@@ -7,9 +7,8 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Sequence, Union
+from typing import Any, Callable, Iterable, Iterator, Union
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -174,7 +173,7 @@ class Statistics:
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Keep as ``.safetensors``, complete or not at all: references that many sets are compared with."""
         from safetensors.torch import save_file
 
@@ -182,7 +181,7 @@ class Statistics:
         replace(Path(path), lambda partial: save_file(tensors, partial, {"cpips-statistics": json.dumps(about)}))
 
     @staticmethod
-    def load(path: str | os.PathLike) -> "Statistics":
+    def load(path: str | os.PathLike[str]) -> "Statistics":
         """What :meth:`save` wrote.
 
         Raises:
@@ -207,7 +206,7 @@ class Statistics:
         return {name: getattr(self, name) for name in names}, tensors
 
 
-def _of(about: dict[str, Any], tensors: dict[str, Tensor]) -> Statistics:
+def _of(about: dict[str, Any], tensors: dict[str, Any]) -> Statistics:
     return Statistics(space=None, **about, **tensors)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from .. import images, pretrained
 from ..baselines._common import no_autocast
 from ..errors import ImageError, ModelError
-from ..losses._base import FeatureLoss, Features, TapWeights, Target, positive
+from ..losses._base import FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from ..losses.features import FeatureExtractor
-from ..metric import Embedding, cell_mean, wide
-from ..protocol import check_reduction
+from ..metric import Embedding, cell_mean
+from ..protocol import reduced
 
 Sigma = Union[float, Tensor]
 
@@ -57,16 +57,11 @@ def wasserstein_distortion(output: Features, target: Features, log2_sigma: Sigma
     """
     _check_levels(levels)
     positive(eps)
-    if set(output) != set(target):
-        raise ImageError(f"output has features at {', '.join(output)} and target at {', '.join(target)}: expected the same")
+    check_taps(output, target)
     height, width = size or next(iter(output.values())).shape[2:]
     total: Any = 0.0
-    for tap, f in output.items():
-        f, g = wide(f), wide(target[tap])
-        if f.shape != g.shape:
-            raise ImageError(f"the features at {tap} have shapes {tuple(f.shape)} and {tuple(g.shape)}: expected one")
-        weight = (weights or {}).get(tap, 1.0)
-        channels = weight.to(f) if isinstance(weight, Tensor) and weight.dim() else None
+    for tap in output:
+        f, g, channels, weight = at_tap(tap, output, target, weights)
         ratio = strides[tap] if strides is not None else math.sqrt(height * width / (f.shape[2] * f.shape[3]))
         stride = strides[tap] if strides is not None and size is not None else None
         with no_autocast(f):
@@ -74,8 +69,8 @@ def wasserstein_distortion(output: Features, target: Features, log2_sigma: Sigma
             # of a map the values are not read: that would stall a GPU, and weights of zero add nothing
             steps = levels if isinstance(log2_sigma, Tensor) else math.ceil(min(max(log2_sigma - math.log2(ratio), 0), levels))
             distortion = _distortion(f, g, sigma, steps, eps, channels, stride, size)
-        total = total + (distortion if channels is not None else distortion * weight)
-    return total if check_reduction(reduction) == "none" else getattr(total, reduction)()
+        total = total + distortion * weight
+    return reduced(total, reduction)
 
 
 def _distortion(f: Tensor, g: Tensor, sigma: Tensor, steps: int, eps: float, channels: Tensor | None,
@@ -200,7 +195,7 @@ class WassersteinDistortion(FeatureLoss):
     def _compare(self, features: Features, target: Embedding, log2_sigma: Sigma = 0.0) -> Tensor:
         return wasserstein_distortion({tap: features[tap] for tap in self.taps}, dict(zip(self.taps, target.features)),
                                       log2_sigma, levels=self.levels, eps=self.eps, weights=self.weights,
-                                      strides=self.extractor.strides, size=target.size, reduction="none")
+                                      strides=self._strides, size=target.size, reduction="none")
 
 
 def _check_levels(levels: int) -> int:

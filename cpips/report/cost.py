@@ -43,7 +43,8 @@ def measure(metrics: Sequence[FullReferenceMetric], sides: Sequence[int] = (64, 
                 if done and time.perf_counter() - begun > seconds:
                     break
                 for metric in order.sample(able, len(able)):
-                    times[metric.name].append(_once(metric, images, which))
+                    if (took := _once(metric, images, which)) is not None:
+                        times[metric.name].append(took)
             found.append({"side": side, "pass": which, "rounds": max(map(len, times.values()), default=0),
                           "seconds": {m.name: statistics.median(times[m.name]) if m in able else None for m in metrics}})
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import platform
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 from bapps_eval import scoring, statistics
 from bapps_eval.dataset import Dataset
@@ -66,7 +66,9 @@ def write_metric_page(metric: FullReferenceMetric, out: Path, *, runs: Sequence[
 
 
 def _facts(metric: FullReferenceMetric) -> list[tuple[str, str]]:
-    yes = lambda value: "yes" if value else "no"
+    def yes(value: bool) -> str:
+        return "yes" if value else "no"
+
     facts = [("signature", metric.signature), ("direction", "lower is closer" if metric.lower_is_better else "higher is closer"),
              ("symmetric", yes(metric.symmetric)), ("differentiable everywhere", yes(metric.differentiable)),
              ("smallest side", f"{metric.min_side} px"),
@@ -85,7 +87,7 @@ def _facts(metric: FullReferenceMetric) -> list[tuple[str, str]]:
 # ---- beside the others ----------------------------------------------------------------------------------------------
 
 
-def _standing(name: str, comparisons: Sequence[dict], costs: Sequence[dict[str, Any]],
+def _standing(name: str, comparisons: Sequence[dict[str, Any]], costs: Sequence[dict[str, Any]],
               results: Sequence[ProbeResult]) -> dict[str, Any] | None:
     """A row for each other metric, a column for each comparison that both took part in; and how many went which way."""
     times = costs[-2]["seconds"] if len(costs) > 1 else {}  # forward, of the largest images
@@ -122,7 +124,10 @@ def _duel(duel: dict[str, Any] | None, comparison: dict[str, Any]) -> dict[str, 
     if duel is None:
         return _none()
     number = tables.printed(comparison["task"])
-    sign = lambda value: number(value) if value < 0 else f"+{number(value)}"
+
+    def sign(value: float) -> str:
+        return number(value) if value < 0 else f"+{number(value)}"
+
     outcome = "tied" if duel["tied"] else "wins" if duel["difference"] > 0 else "loses"
     return {"text": sign(duel["difference"]), "value": duel["difference"], "outcome": outcome,
             "interval": tuple(map(sign, duel["interval"]))}
@@ -198,7 +203,8 @@ def _flat(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _nested(numbers: Mapping[str, Any], title: str = ""):
+def _nested(numbers: Mapping[str, Any],
+            title: str = "") -> Iterator[tuple[str, list[str], list[tuple[str, list[str]]]]]:
     """``(title, columns, rows)`` of each mapping of mappings, wherever it lies."""
     for key, value in numbers.items():
         if not isinstance(value, Mapping):

@@ -13,7 +13,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Iterable, Iterator
+from typing import Any, Generator, Iterable, Iterator
 
 import torch
 from PIL import Image
@@ -49,7 +49,7 @@ def score_pairs(
     batch_size: int = 8,
     workers: int = 2,
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Distances of pairs of single images, in the order in which they come; ``pairs`` may be endless.
 
     A pair that cannot be compared gives a :class:`Result` with its error, and the others go on. Images of one size
@@ -81,9 +81,15 @@ class _Item:
     block: int
     reference: Any
     pixels: int
-    futures: tuple[Future, ...]
+    futures: tuple[Future[Any], ...]
     decoded: tuple[Tensor, Tensor] | None = field(default=None)
     result: Result | None = field(default=None)
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """The pixels of one that is settled, and not done."""
+        assert self.decoded is not None
+        return self.decoded
 
     def settle(self) -> None:
         """Wait for the decoders."""
@@ -98,13 +104,13 @@ class _Item:
         self.result, self.decoded, self.futures = result, None, ()  # the pixels are free again
 
 
-def _score(pairs: Iterator, metric: FullReferenceMetric, batch_size: int, workers: int,
-           max_pixels: int) -> Iterator[Result]:
+def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, workers: int,
+           max_pixels: int) -> Generator[Result, None, None]:
     window: deque[_Item] = deque()
     encoder = _SharedReferences(metric)
     exhausted, count = False, 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cpips-decode")
-    last: tuple[Any, Future] | None = None  # the last reference, for the pair that repeats it
+    last: tuple[Any, Future[Any]] | None = None  # the last reference, for the pair that repeats it
     try:
         while True:
             # twice a batch, so that two sizes that take turns still fill one; four batches of pixels at most
@@ -127,8 +133,9 @@ def _score(pairs: Iterator, metric: FullReferenceMetric, batch_size: int, worker
                 return
             if window[0].result is None:
                 _compare_next(window, encoder, batch_size, max_pixels)
-            while window and window[0].result is not None:
-                yield window.popleft().result
+            while window and (result := window[0].result) is not None:
+                window.popleft()
+                yield result
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -141,7 +148,7 @@ def _compare_next(window: deque[_Item], encoder: "_SharedReferences", batch_size
         return
     height, width = head.decoded[0].shape[2:]
     room = max(1, min(batch_size, max_pixels // (height * width)))
-    batch = []
+    batch: list[_Item] = []
     for item in islice(window, 2 * batch_size):  # what lies ahead of it depends on the number of threads
         if len(batch) == room or item.block != head.block:
             break
@@ -179,19 +186,20 @@ class _SharedReferences:
 
     def distances(self, batch: list[_Item]) -> Tensor:
         metric = self.metric
-        image = torch.cat([item.decoded[1] for item in batch]).to(metric.device)
+        image = torch.cat([item.pair[1] for item in batch]).to(metric.device)
         if not isinstance(metric, CPIPS):
-            return metric(torch.cat([item.decoded[0] for item in batch]).to(metric.device), image)
+            return metric(torch.cat([item.pair[0] for item in batch]).to(metric.device), image)
         if batch[0].block != self.block:
             self.block, self.known = batch[0].block, []
-        slots, fresh = [], []
+        slots: list[_Slot] = []
+        fresh: list[tuple[_Slot, Tensor]] = []
         for item in batch:
-            size = item.decoded[0].shape
+            size = item.pair[0].shape
             known = (s for s in [*slots, *self.known] if s.size == size and _same(s.reference, item.reference))
             slot = next(known, None)
             if slot is None:
                 slot = _Slot(item.reference, size)
-                fresh.append((slot, item.decoded[0]))
+                fresh.append((slot, item.pair[0]))
             slots.append(slot)
         if fresh:
             embeddings = metric.embed(torch.cat([pixels for _, pixels in fresh]).to(metric.device))
@@ -205,7 +213,7 @@ class _SharedReferences:
 class _Slot:
     reference: Any
     size: torch.Size
-    embedding: Embedding | None = None
+    embedding: Embedding = field(init=False)  # once its batch is encoded
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -13,7 +13,7 @@ import pickle
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, Sequence
 
 import torch
 
@@ -166,7 +166,7 @@ class Pool:
     threads: int
 
     def map(self, worker: type, blocks: "Sequence[pyarrow.Table]", metric: FullReferenceMetric, *arguments: Any,
-            ordered: bool = False) -> "Iterator[pyarrow.Table]":
+            ordered: bool = False) -> "Generator[pyarrow.Table, None, None]":
         """``worker(metric, *arguments)(block)`` of every block that is not empty, on the actors.
 
         Args:

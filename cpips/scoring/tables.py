@@ -34,7 +34,7 @@ class TableError(CpipsError, ValueError):
 class Table:
     """Columns as they came (each a list of one length), and per row the pair to compare or the reason why not."""
 
-    columns: dict[str, list]
+    columns: dict[str, list[Any]]
     pairs: list[tuple[Path | str, Path | str] | str]  # in a tuple, str is a URL
 
     def __len__(self) -> int:
@@ -80,7 +80,8 @@ def _pair(reference: Any, image: Any, root: Path | str, *names: str) -> tuple[Pa
     return urls.join(root, str(reference).strip()), urls.join(root, str(image).strip())
 
 
-def _find_column(path: Path | str, columns: dict[str, list], wanted: str | None, usual: Sequence[str], option: str) -> str:
+def _find_column(path: Path | str, columns: dict[str, list[Any]], wanted: str | None, usual: Sequence[str],
+                 option: str) -> str:
     found = f"{path} has the columns {', '.join(map(repr, columns))}"
     if wanted is not None:
         if wanted not in columns:
@@ -93,7 +94,7 @@ def _find_column(path: Path | str, columns: dict[str, list], wanted: str | None,
     raise TableError(f"{found}, none of which is one of {', '.join(usual)}: say which with {option}")
 
 
-def _read_csv(path: Path | str) -> dict[str, list]:
+def _read_csv(path: Path | str) -> dict[str, list[Any]]:
     try:
         with io.TextIOWrapper(io.BytesIO(urls.read(path)), "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
@@ -115,7 +116,7 @@ def _read_csv(path: Path | str) -> dict[str, list]:
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
-def _read_parquet(path: Path | str) -> dict[str, list]:
+def _read_parquet(path: Path | str) -> dict[str, list[Any]]:
     pyarrow, parquet = import_pyarrow()
     try:
         table = parquet.read_table(path if isinstance(path, Path) else io.BytesIO(urls.read(path)))
@@ -144,8 +145,11 @@ def read_folders(references: Path, images: Path) -> Table:
             problem = f"no image {key}.* in {images}"
         else:
             problem = ""
-        for image in right or [None]:
-            rows.append((str(left[0]) if left else "", str(image or ""), problem or (left[0], image)))
+        reference = str(left[0]) if left else ""
+        if not right:
+            rows.append((reference, "", problem))
+        for image in right:
+            rows.append((reference, str(image), problem or (left[0], image)))
     return Table({"reference": [row[0] for row in rows], "image": [row[1] for row in rows]}, [row[2] for row in rows])
 
 
@@ -198,18 +202,18 @@ def write_table(path: Path, table: Table, results: Sequence[Result], signature: 
         text.detach()
 
 
-def typed_columns(table: Table) -> dict[str, list]:
+def typed_columns(table: Table) -> dict[str, list[Any]]:
     """The columns of a table; those that hold nothing but numbers as numbers."""
     return {name: _typed(column) for name, column in table.columns.items()}
 
 
-def added(results: Sequence[Result], signature: str) -> dict[str, list]:
+def added(results: Sequence[Result], signature: str) -> dict[str, list[Any]]:
     """The columns that an output has besides those of its table."""
     return {"distance": [r.distance for r in results], "error": [r.error for r in results],
             "signature": [signature] * len(results)}
 
 
-def arrow_table(columns: dict[str, list]) -> Any:
+def arrow_table(columns: dict[str, list[Any]]) -> Any:
     """A ``pyarrow.Table``; of the :data:`ADDED` columns with their types, even where all are empty."""
     pyarrow, _ = import_pyarrow()
     types = {"distance": pyarrow.float64(), "error": pyarrow.string(), "signature": pyarrow.string()}
@@ -229,7 +233,7 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _typed(column: list) -> list:
+def _typed(column: list[Any]) -> list[Any]:
     """The strings of a CSV column as numbers, if all that are not empty are plain numbers (007 is none)."""
     cells = [cell for cell in column if cell != ""]
     if not cells or not all(isinstance(cell, str) and _NUMBER.fullmatch(cell) for cell in cells):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -21,11 +21,11 @@ class UrlError(CpipsError, ValueError):
     """A URL that cannot be opened; the message says why."""
 
 
-def is_url(path: Any) -> bool:
+def is_url(path: Any) -> TypeGuard[str]:
     return isinstance(path, str) and _SCHEME.match(path) is not None
 
 
-def local(path: str | os.PathLike) -> Path | str:
+def local(path: str | os.PathLike[str]) -> Path | str:
     """A path on this machine as a Path (``file://`` too), any other URL as it is."""
     if not is_url(path):
         return Path(path)

@@ -93,7 +93,8 @@ def _measure(metric: FullReferenceMetric, reference: Picture, picture: Picture) 
     with torch.inference_mode():
         if not hasattr(metric, "map"):
             return {"value": metric(x, y).item()}
-        values = metric.map(x, y)[0, 0].float().cpu().numpy()
+        maps = metric.map(x, y)  # type: ignore[operator]  # it has one, see above
+        values = maps[0, 0].float().cpu().numpy()
     peaks = [{"x": peak.x, "y": peak.y, "value": peak.value} for peak in largest(values)]
     return {"value": float(np.mean(values, dtype=np.float64)), "peaks": peaks, "cells": heatmap.cells(values),
             "vmax": heatmap.scale_of(values).vmax}

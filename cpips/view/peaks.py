@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..heatmap import CELL, cells
 
@@ -22,7 +24,7 @@ class Peak:
     value: float
 
 
-def largest(values: np.ndarray, count: int = COUNT) -> list[Peak]:
+def largest(values: NDArray[Any], count: int = COUNT) -> list[Peak]:
     """Greedy non-maximum suppression of a map ``(H,W)``: the highest cell, without its neighbourhood the next, and so on.
 
     Args:
