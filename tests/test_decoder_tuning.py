@@ -24,7 +24,7 @@ from cpips.codec.evaluate import codec_metadata, load_codec  # noqa: E402
 from cpips.codec.model import Codec, LiteCodec, create_codec  # noqa: E402
 from cpips.codec.tune_config import TuneConfig  # noqa: E402
 from cpips.errors import BitstreamError, ModelError, WeightsError  # noqa: E402
-from cpips.losses import CharbonnierLoss, CombinedLoss  # noqa: E402
+from cpips.losses import CharbonnierLoss, CombinedLoss, load_tokenizer  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
 
@@ -278,7 +278,27 @@ def test_the_command_tunes_every_part_and_goes_on(config, data_root, tmp_path):
     assert result.exit_code == 2 and "other settings (label)" in result.stderr
 
 
+@pytest.mark.slow
+def test_the_command_trains_its_autoencoder_once(config, data_root, tmp_path):
+    """With the labels of the autoencoder, too, bits stay; its file is that of its settings, or refused."""
+    out, vq = tmp_path / "out", {"tokenizer": "vq", "token_steps": 3, "token_width": 4}
+    assert "bitstreams unchanged" in command(config(**vq), data_root, out).stderr
+    before, after = (files.open_codec(path) for path in (tmp_path / "tiny.safetensors", out / "codec.safetensors"))
+    assert_same_bitstreams(before, after, [torch.rand(3, 64, 64)])
+    fitted = load_tokenizer(out / "tokenizer.safetensors")
+    assert (fitted.kind, fitted.codes, fitted.settings["steps"]) == ("vq", 3, 3)
+    (out / "tuning.pt").unlink()
+    (out / "codec.safetensors").unlink()
+    assert "bitstreams unchanged" in command(config(**vq), data_root, out).stderr
+    assert load_tokenizer(out / "tokenizer.safetensors").digest == fitted.digest
+    (out / "tuning.pt").unlink()
+    for changes in ({"token_steps": 4}, {"codes": 4}, {"tokenizer": "patches"}):
+        result = command(config(**vq | changes), data_root, out)
+        assert result.exit_code == 2 and "use another output folder" in result.stderr, result.output
+
+
 @pytest.mark.parametrize("wrong, told", [
+    ({"tokenizer": "vae"}, "must be one of patches, vq"), ({"token_steps": 0}, "token_steps = 0"),
     ({"adversary": "ternary"}, "must be one of none, binary, non-binary"), ({"lambda_adv": 0.0}, "a weight needs an adversary"),
     ({"codec": "hyperprior-q9"}, "hyperprior-q"), ({"steps": "many"}, "steps = 'many'"), ({"step": 1}, "unknown settings"),
     ({"data": []}, "at least one folder"), ({"data": ["nowhere"]}, "no images in"), ({"codes": 1}, "codes = 1"),

@@ -40,7 +40,7 @@ def tune_decoder(
     except ImportError as error:
         missing = error.name or "CompressAI"
         raise CpipsError(f"tuning needs {missing}, which is not installed: pip install 'cpips[train]'") from error
-    except ValueError as error:  # settings or data that do not fit
+    except (ValueError, FloatingPointError) as error:  # settings or data that do not fit; a tokenizer that diverged
         raise CpipsError(str(error)) from error
     steps = tuner.settings.steps
     if tuner.step:
