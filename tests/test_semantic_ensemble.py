@@ -348,13 +348,14 @@ def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_c
     import semantic_ensemble
 
     monkeypatch.setattr(_common, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--images", "1", "--rows", "+ non-binary", "--runs",
+    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--images", "1", "--rows", "+ VQ labels", "--runs",
                                       str(tmp_path / "runs"), "--figure", str(tmp_path / "crops.png")])
     semantic_ensemble.main()
     result = json.loads((tmp_path / "semantic_ensemble.json").read_text())
-    assert list(result["rows"]) == ["shipped", "+ non-binary"] and (tmp_path / "crops.png").stat().st_size > 1000
-    history = result["rows"]["+ non-binary"]["history"][-1]
-    assert {"charbonnier", "perceptual", "style", "generator", "discriminator"} < set(history)
+    assert list(result["rows"]) == ["shipped", "+ VQ labels"] and (tmp_path / "crops.png").stat().st_size > 1000
+    assert {"charbonnier", "perceptual", "style", "generator", "discriminator", "weight"} < set(
+        result["rows"]["+ VQ labels"]["history"][-1])
+    assert result["rows"]["+ VQ labels"]["tokenizer"]["codes"] == 4 and result["steps"] == 2
     semantic_ensemble.main()
     again = json.loads((tmp_path / "semantic_ensemble.json").read_text())
     assert again["rows"] == result["rows"]

@@ -172,11 +172,11 @@ class TrainConfig:
 
 
 def _check_types(settings: Stage | TrainConfig) -> None:
-    kinds = {"int": int, "float": (int, float), "str": str}
+    kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         kind, each = f.type, [value]
         if kind.startswith("list["):
             kind, each = kind[5:-1], value if isinstance(value, list) else [None]
-        if not all(isinstance(v, kinds.get(kind, Stage)) and not isinstance(v, bool) for v in each):
+        if not all(isinstance(v, kinds.get(kind, Stage)) and isinstance(v, bool) == (kind == "bool") for v in each):
             raise TypeError(f"{f.name} = {value!r}: must be of type {f.type}")
