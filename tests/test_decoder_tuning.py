@@ -209,6 +209,41 @@ def test_a_change_of_the_encoder_stops_the_export(images, tmp_path):
     assert not (tmp_path / "run" / "codec.safetensors").exists()
 
 
+class Calm(Judge):
+    """Without noise."""
+
+    def score(self, x):
+        return self.net(x).mean() * self.fixed
+
+
+def test_the_adaptive_weight_is_the_ratio_of_the_gradients(images, tmp_path):
+    """Of the last layer's; a step with it is the step with that weight, fixed."""
+    first, share = start(), 0.5
+    x = images.batch(2, 64, 0, 0).float() / 255
+    x_hat = first.g_s(first.g_a(x).round().detach())
+    last, norms = list(first.g_s)[-1].weight, []
+    for value in (CharbonnierLoss()(x_hat, x), Calm().generator_loss(x_hat, x, torch.zeros(1))):
+        norms.append(torch.autograd.grad(value, last, retain_graph=True)[0].norm().item())
+    expected = share * norms[0] / (norms[1] + 1e-4)
+    adaptive = tuner(images, tmp_path / "adaptive", Calm(), lambda_adv=share, adaptive=True)
+    row = adaptive.train_step()
+    assert row["weight"] == pytest.approx(expected, rel=1e-4)
+    fixed = tuner(images, tmp_path / "fixed", Calm(), lambda_adv=row["weight"])
+    assert fixed.train_step()["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    for one, other in zip(adaptive.trained, fixed.trained):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-7)
+
+
+def test_a_checkpoint_from_before_a_setting_goes_on(images, tmp_path):
+    tuner(images, tmp_path / "run").run(2)
+    state = torch.load(tmp_path / "run" / "tuning.pt", weights_only=True)
+    del state["settings"]["adaptive"]
+    torch.save(state, tmp_path / "run" / "tuning.pt")
+    assert tuner(images, tmp_path / "run").step == 2
+    with pytest.raises(WeightsError, match=r"other settings \(adaptive\)"):
+        tuner(images, tmp_path / "run", adaptive=True)
+
+
 def test_divergence_is_told(images, tmp_path):
     run = tuner(images, tmp_path / "run", loss=lambda output, target: (output - target).mean() * float("nan"))
     with pytest.raises(FloatingPointError, match="lower lr"):

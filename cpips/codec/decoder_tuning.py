@@ -288,9 +288,10 @@ class DecoderTuner:
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         ours = dataclasses.asdict(self.settings) | {"codec": self.start.own_digest}
-        theirs = state["settings"] | {"codec": state["start"]}
+        # a setting that came after the checkpoint had its default
+        theirs = {f.name: f.default for f in dataclasses.fields(TuneSettings)} | state["settings"] | {"codec": state["start"]}
         free = ("log_every", "checkpoint_every")
-        if changed := [name for name in ours if name not in free and ours[name] != theirs.get(name)]:
+        if changed := [name for name in ours if name not in free and ours[name] != theirs[name]]:
             raise WeightsError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): use another output "
                                "folder, or delete this one")
         self.codec.g_s.load_state_dict(state["decoder"])
