@@ -75,14 +75,14 @@ def likeness(original: list[Tensor], decoded: list[Tensor], metrics: dict) -> di
 
 def tune(tuners: dict[str, DecoderTuner], steps: int, minutes: float) -> int:
     """Train all to the same step, ``steps`` or what fits, and return it."""
-    begun, until = time.monotonic(), 0
-    while until < steps and (not until or time.monotonic() - begun < 60 * minutes):
-        until = min(until + TURN, steps)
+    begun, until = time.monotonic(), max(TURN, *(tuner.step for tuner in tuners.values()))
+    while True:
+        until = min(until, steps)
         for name, tuner in tuners.items():
             tuner.run(until, lambda row: print(name, row, file=sys.stderr, flush=True))
-    if ahead := [name for name, tuner in tuners.items() if tuner.step > until]:
-        raise SystemExit(f"{ahead[0]} has already made {tuners[ahead[0]].step} steps, more than {until}: give it more minutes")
-    return until
+        if until == steps or time.monotonic() - begun > 60 * minutes:
+            return until
+        until += TURN
 
 
 def tokens(tuner: DecoderTuner, original: list[Tensor]) -> dict:
