@@ -162,8 +162,8 @@ class VQTokenizer(Tokenizer):
     vectors a mirrored decoder draws. The vectors are running means of what fell to them (the paper's appendix A.1). MS-ILLM's
     is larger (taming-transformers' autoencoder with attention), and has 1,024 codes of 8 numbers.
 
-    The quantiser is written out here: it is two dozen lines, and a package that has it (vector-quantize-pytorch) would bring
-    two more into what every training needs.
+    The quantiser is written out here: it is two dozen lines, and the package that has it (vector-quantize-pytorch) brings
+    four others with it.
 
     Args:
         codes: K.
