@@ -90,9 +90,10 @@ def tokens(tuner: DecoderTuner, original: list[Tensor]) -> dict:
     if not isinstance(tuner.adversary, NonBinaryAdversary) or (tokenizer := tuner.adversary.tokenizer) is None:
         return {}
     pictures = torch.stack(original)
+    drawn = tokenizer.reconstruct(pictures).clamp(0, 1)
     return {"tokenizer": {**tokenizer.settings, "kind": tokenizer.kind, "digest": tokenizer.digest,
                           "perplexity": tokenizer.perplexity(pictures),
-                          "psnr": float(np.mean([psnr_8bit(*pair) for pair in zip(pictures, tokenizer.reconstruct(pictures).clamp(0, 1))]))}}
+                          "psnr": float(np.mean([psnr_8bit(*pair) for pair in zip(pictures, drawn)]))}}
 
 
 def main() -> None:
@@ -162,9 +163,9 @@ def report(result: dict) -> str:
     return (f"{table(['decoder', *(title for title, _ in COLUMNS.values())], rows)}\n\n({result['codec']}, {result['bpp']:.3f} bpp "
             f"in every row; central {result['side']} px squares of {result['images']} Kodak images; Frechet and kernel "
             f"distances of {result['patches']} patches of {result['patch']} px, features of the encoder of "
-            f"{result['features']}. {result['steps']} steps a row, of which the adversary is in all but the first "
-            f"{result['settings']['adversary_from']}. Labels: {labels}. Losses of generator and discriminator at the end: {judges}. Seconds of training, beside other work: {seconds}; {m['cpu']}, {m['threads']} "
-            f"thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
+            f"{result['features']}. {result['steps']} steps a row, the adversary from step "
+            f"{result['settings']['adversary_from']} on. Labels: {labels}. Losses of generator and discriminator at the end: {judges}. "
+            f"Seconds of training, beside other work: {seconds}; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
 
 
 def draw(original: dict[str, Tensor], pictures: dict[str, dict[str, Tensor]], path: Path) -> None:
