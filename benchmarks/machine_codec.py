@@ -60,6 +60,7 @@ def sweep(base: Variant = Variant()) -> dict[str, Variant]:
     return {
         "L2 alone": changed(base, lambda_adv=0.0),
         "L2 alone, all layers": changed(base, lambda_adv=0.0, layers="all"),
+        "L2 alone, last layer": changed(base, lambda_adv=0.0, layers="last-1"),
         "base": base,
         "lambda_a 0.001": changed(base, lambda_adv=0.001),
         "lambda_a 0.1": changed(base, lambda_adv=0.1),

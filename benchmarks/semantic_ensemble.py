@@ -1,46 +1,49 @@
 """What each term of the semantic ensemble loss does to a decoder, at identical bits.
 
-    python benchmarks/semantic_ensemble.py --runs DIR [--smoke]
+    python benchmarks/semantic_ensemble.py --runs DIR [--steps N] [--minutes M] [--smoke]
 
 The decoder of `configs/tune-ensemble.toml` is tuned once for each row of ``ROWS``: the same codec, crops, steps and rates,
-another loss. Every row decodes the very bitstreams that the shipped codec wrote, which is asserted. Checkpoints and
-scores are kept in DIR: a run that was stopped goes on. The crops go to ``docs/semantic_ensemble.png``.
+another adversary. The rows advance in turns of 50 steps, and when the minutes are over all have made as many. Every row
+decodes the very bitstreams that the shipped codec wrote, which is asserted. Checkpoints are kept in DIR: a run that was
+stopped goes on. The crops go to ``docs/semantic_ensemble.png``.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import sys
+import time
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import cpips
 from _common import DATA, save, table, trunk_and_heads
 from cpips.codec.container import pack
-from cpips.codec.decoder_tuning import assert_same_bitstreams
+from cpips.codec.decoder_tuning import DecoderTuner, assert_same_bitstreams
 from cpips.codec.evaluate import psnr_8bit
 from cpips.codec.files import open_codec
 from cpips.codec.tune_config import TuneConfig, make_tuner
 from cpips.files import replace
+from cpips.losses import NonBinaryAdversary
 from cpips.realism import Statistics, collect, fid, kid
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, FIGURE = ROOT / "configs" / "tune-ensemble.toml", ROOT / "docs" / "semantic_ensemble.png"
-NONE = {"perceptual": 0.0, "style": 0.0, "adversary": "none", "lambda_adv": 0.0, "adversary_from": 0}
 ROWS = {
-    "Charbonnier": NONE,
-    "+ perceptual": NONE | {"perceptual": 1.0},
-    "+ style (control)": {"adversary": "none", "lambda_adv": 0.0},
+    "no adversary": {"adversary": "none", "lambda_adv": 0.0},
     "+ binary": {"adversary": "binary"},
-    "+ non-binary": {},
+    "+ k-means labels": {"tokenizer": "patches"},
+    "+ VQ labels": {"tokenizer": "vq"},
 }
-SMOKE = {"steps": 2, "adversary_from": 1, "crop": 64, "batch": 1, "codes": 4, "token_images": 2, "width": 4}
+TURN = 50  # steps
+SMOKE = {"steps": 2, "adversary_from": 1, "batch": 1, "codes": 4, "token_images": 2, "token_steps": 2, "width": 4}
 SIDE, PATCH = 256, 64  # px
 FEATURES = "hyperprior-q4"  # whose encoder's latents the realism columns compare; no loss here uses it
 SHOWN = [("kodim01", 96, 96), ("kodim07", 120, 60), ("kodim08", 90, 100), ("kodim05", 60, 40)]  # of the central square
@@ -70,33 +73,45 @@ def likeness(original: list[Tensor], decoded: list[Tensor], metrics: dict) -> di
     return found
 
 
-def kept(path: Path, make: Callable[[], dict]) -> dict:
-    """What ``make`` gives, once."""
-    if not path.exists():
-        text = json.dumps(make(), indent=1) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda partial: partial.write_text(text))
-    return json.loads(path.read_text())
+def tune(tuners: dict[str, DecoderTuner], steps: int, minutes: float) -> int:
+    """Train all to the same step, ``steps`` or what fits, and return it."""
+    begun, until = time.monotonic(), max(TURN, *(tuner.step for tuner in tuners.values()))
+    while True:
+        until = min(until, steps)
+        for name, tuner in tuners.items():
+            tuner.run(until, lambda row: print(name, row, file=sys.stderr, flush=True))
+        if until == steps or time.monotonic() - begun > 60 * minutes:
+            return until
+        until += TURN
 
 
-def tuned(config: TuneConfig, out: Path) -> dict:
-    """Train a row in folder ``out``, as far as it is not; what that took and ended at."""
-    tuner = make_tuner(config, DATA, out)
-    tuner.run(progress=lambda row: print(out.name, row, file=sys.stderr, flush=True) if row["step"] % 50 == 0 else None)
-    return {"settings": dataclasses.asdict(config), "seconds": round(tuner.seconds, 1),
-            "history": tuner.history}
+def tokens(tuner: DecoderTuner, original: list[Tensor]) -> dict:
+    """How many codes the labels of a row use, and what they tell of the pictures; empty for a row without."""
+    if not isinstance(tuner.adversary, NonBinaryAdversary) or (tokenizer := tuner.adversary.tokenizer) is None:
+        return {}
+    pictures = torch.stack(original)
+    drawn = tokenizer.reconstruct(pictures).clamp(0, 1)
+    return {"tokenizer": {**tokenizer.settings, "kind": tokenizer.kind, "digest": tokenizer.digest,
+                          "perplexity": tokenizer.perplexity(pictures),
+                          "psnr": float(np.mean([psnr_8bit(*pair) for pair in zip(pictures, drawn)]))}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--steps", type=int, help="of each row, if not the config's")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of training, for all rows together")
     parser.add_argument("--images", type=int, default=8, help="of Kodak, the first")
     parser.add_argument("--smoke", action="store_true", help="two steps a row, nothing learned")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--name", default="semantic_ensemble", help="of the result")
     args = parser.parse_args()
     config = TuneConfig.load(CONFIG)
+    config = dataclasses.replace(config, **SMOKE if args.smoke else {"steps": args.steps or config.steps})
+    tuners = {name: make_tuner(dataclasses.replace(config, **ROWS[name]), DATA, args.runs / name.strip("+ ").replace(" ", "-"))
+              for name in args.rows}
+    steps = tune(tuners, config.steps, args.minutes)
     start = open_codec(config.codec)
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.images]
     original = [centre(path) for path in paths]
@@ -106,21 +121,19 @@ def main() -> None:
                "cpips": cpips.CPIPS()}
     reference, pictures = measured(original), {}
     result = {"what": "a decoder tuned with each loss, at identical bits; see the docstring", "codec": config.codec,
-              "bpp": float(np.mean(bits)), "images": len(original), "side": SIDE, "patch": PATCH,
-              "patches": reference.samples, "features": FEATURES, "rows": {}}
+              "settings": dataclasses.asdict(config), "steps": steps, "bpp": float(np.mean(bits)), "images": len(original),
+              "side": SIDE, "patch": PATCH, "patches": reference.samples, "features": FEATURES, "rows": {}}
     for name in ["shipped", *args.rows]:
-        codec, facts, folder = start, {}, args.runs / name.replace(" ", "")
+        codec, facts = start, {}
         if name != "shipped":
-            changes = ROWS[name]
-            if args.smoke:
-                changes = SMOKE | changes | {"adversary_from": SMOKE["adversary_from"]}
-            facts = kept(folder / "facts.json", lambda: tuned(dataclasses.replace(config, **changes), folder))
-            codec = open_codec(folder / "codec.safetensors")
-            assert_same_bitstreams(start, codec, original[:4])
+            tuner = tuners[name]
+            codec = open_codec(tuner.export())
+            assert_same_bitstreams(start, codec, original)
+            facts = {"changes": ROWS[name], "seconds": round(tuner.seconds, 1), "history": tuner.history, **tokens(tuner, original)}
         pictures[name] = [codec.decode(stream) for stream in streams]
-        scores = kept(folder / "scores.json", lambda: likeness(original, pictures[name], metrics))
         shown = measured(pictures[name])
-        scores |= {"frechet": fid(reference, shown).value, "kernel": kid(reference, shown).value}
+        scores = {**likeness(original, pictures[name], metrics), "frechet": fid(reference, shown).value,
+                  "kernel": kid(reference, shown).value}
         result["rows"][name] = {"scores": scores, **facts}
         print(name, scores, file=sys.stderr, flush=True)
     draw({path.stem: image for path, image in zip(paths, original)},
@@ -141,12 +154,18 @@ def report(result: dict) -> str:
     rows = [[name, *(f"**{cell(key, row[key])}**" if row[key] == best[key] else cell(key, row[key]) for key in COLUMNS)]
             for name, row in scores.items()]
     seconds = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in result["rows"].items() if "seconds" in row)
-    m = result["machine"]
+    m, kinds = result["machine"], [row["tokenizer"] for row in result["rows"].values() if "tokenizer" in row]
+    labels = "; ".join(f"{kind['kind']}: {kind['perplexity']:.0f} of {kind['codes']} codes in use (perplexity), pictures drawn "
+                       f"from them alone at {kind['psnr']:.1f} dB" for kind in kinds)
+    last = {name: row["history"][-1] for name, row in result["rows"].items() if "discriminator" in row.get("history", [{}])[-1]}
+    judges = "; ".join(f"{name} {row['generator']:.2f} and {row['discriminator']:.2f}, weight {row['weight']:.3g}"
+                       for name, row in last.items())
     return (f"{table(['decoder', *(title for title, _ in COLUMNS.values())], rows)}\n\n({result['codec']}, {result['bpp']:.3f} bpp "
             f"in every row; central {result['side']} px squares of {result['images']} Kodak images; Frechet and kernel "
             f"distances of {result['patches']} patches of {result['patch']} px, features of the encoder of "
-            f"{result['features']}. Seconds of training, beside other work: {seconds}; {m['cpu']}, {m['threads']} "
-            f"thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
+            f"{result['features']}. {result['steps']} steps a row, the adversary from step "
+            f"{result['settings']['adversary_from']} on. Labels: {labels}. Losses of generator and discriminator at the end: {judges}. "
+            f"Seconds of training, beside other work: {seconds}; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
 
 
 def draw(original: dict[str, Tensor], pictures: dict[str, dict[str, Tensor]], path: Path) -> None:
@@ -165,7 +184,10 @@ def draw(original: dict[str, Tensor], pictures: dict[str, dict[str, Tensor]], pa
             axis.imshow(crop.numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    small = Image.open(drawn).convert("RGB").quantize(200)  # a third of the bytes
+    replace(path, lambda partial: small.save(partial, "PNG", optimize=True))
 
 
 if __name__ == "__main__":

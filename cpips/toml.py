@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def beside(path: Path, name: str) -> str:
 
 
 def check_types(settings: DataclassInstance) -> None:
-    """Refuse numbers and texts, or lists of them, that are not what the annotation of their field says.
+    """Refuse numbers, texts and switches, or lists of them, that are not what the annotation of their field says.
 
     Fields of other types are not looked at.
 
@@ -70,5 +70,5 @@ def check_types(settings: DataclassInstance) -> None:
             continue
         value = getattr(settings, f.name)
         each = [value] if not several else value if isinstance(value, (list, tuple)) else [None]
-        if not all(isinstance(v, _KINDS[kind]) and not isinstance(v, bool) for v in each):
+        if not all(isinstance(v, _KINDS[kind]) and isinstance(v, bool) == (kind == "bool") for v in each):
             raise ModelError(f"{f.name} = {value!r}: must be {'a list of' if several else 'of type'} {kind}")

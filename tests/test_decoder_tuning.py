@@ -24,7 +24,7 @@ from cpips.codec.evaluate import codec_metadata, load_codec  # noqa: E402
 from cpips.codec.model import Codec, LiteCodec, create_codec  # noqa: E402
 from cpips.codec.tune_config import TuneConfig  # noqa: E402
 from cpips.errors import BitstreamError, ModelError, WeightsError  # noqa: E402
-from cpips.losses import CharbonnierLoss, CombinedLoss  # noqa: E402
+from cpips.losses import CharbonnierLoss, CombinedLoss, load_tokenizer  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
 
@@ -209,6 +209,41 @@ def test_a_change_of_the_encoder_stops_the_export(images, tmp_path):
     assert not (tmp_path / "run" / "codec.safetensors").exists()
 
 
+class Calm(Judge):
+    """Without noise."""
+
+    def score(self, x):
+        return self.net(x).mean() * self.fixed
+
+
+def test_the_adaptive_weight_is_the_ratio_of_the_gradients(images, tmp_path):
+    """Of the last layer's; a step with it is the step with that weight, fixed."""
+    first, share = start(), 0.5
+    x = images.batch(2, 64, 0, 0).float() / 255
+    x_hat = first.g_s(first.g_a(x).round().detach())
+    last, norms = list(first.g_s)[-1].weight, []
+    for value in (CharbonnierLoss()(x_hat, x), Calm().generator_loss(x_hat, x, torch.zeros(1))):
+        norms.append(torch.autograd.grad(value, last, retain_graph=True)[0].norm().item())
+    expected = share * norms[0] / (norms[1] + 1e-4)
+    adaptive = tuner(images, tmp_path / "adaptive", Calm(), lambda_adv=share, adaptive=True)
+    row = adaptive.train_step()
+    assert row["weight"] == pytest.approx(expected, rel=1e-4)
+    fixed = tuner(images, tmp_path / "fixed", Calm(), lambda_adv=row["weight"])
+    assert fixed.train_step()["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    for one, other in zip(adaptive.trained, fixed.trained):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-7)
+
+
+def test_a_checkpoint_from_before_a_setting_goes_on(images, tmp_path):
+    tuner(images, tmp_path / "run").run(2)
+    state = torch.load(tmp_path / "run" / "tuning.pt", weights_only=True)
+    del state["settings"]["adaptive"]
+    torch.save(state, tmp_path / "run" / "tuning.pt")
+    assert tuner(images, tmp_path / "run").step == 2
+    with pytest.raises(WeightsError, match=r"other settings \(adaptive\)"):
+        tuner(images, tmp_path / "run", adaptive=True)
+
+
 def test_divergence_is_told(images, tmp_path):
     run = tuner(images, tmp_path / "run", loss=lambda output, target: (output - target).mean() * float("nan"))
     with pytest.raises(FloatingPointError, match="lower lr"):
@@ -278,7 +313,27 @@ def test_the_command_tunes_every_part_and_goes_on(config, data_root, tmp_path):
     assert result.exit_code == 2 and "other settings (label)" in result.stderr
 
 
+@pytest.mark.slow
+def test_the_command_trains_its_autoencoder_once(config, data_root, tmp_path):
+    """With the labels of the autoencoder, too, bits stay; its file is that of its settings, or refused."""
+    out, vq = tmp_path / "out", {"tokenizer": "vq", "token_steps": 3, "token_width": 4}
+    assert "bitstreams unchanged" in command(config(**vq), data_root, out).stderr
+    before, after = (files.open_codec(path) for path in (tmp_path / "tiny.safetensors", out / "codec.safetensors"))
+    assert_same_bitstreams(before, after, [torch.rand(3, 64, 64)])
+    fitted = load_tokenizer(out / "tokenizer.safetensors")
+    assert (fitted.kind, fitted.codes, fitted.settings["steps"]) == ("vq", 3, 3)
+    (out / "tuning.pt").unlink()
+    (out / "codec.safetensors").unlink()
+    assert "bitstreams unchanged" in command(config(**vq), data_root, out).stderr
+    assert load_tokenizer(out / "tokenizer.safetensors").digest == fitted.digest
+    (out / "tuning.pt").unlink()
+    for changes in ({"token_steps": 4}, {"codes": 4}, {"tokenizer": "patches"}):
+        result = command(config(**vq | changes), data_root, out)
+        assert result.exit_code == 2 and "use another output folder" in result.stderr, result.output
+
+
 @pytest.mark.parametrize("wrong, told", [
+    ({"tokenizer": "vae"}, "must be one of patches, vq"), ({"token_steps": 0}, "token_steps = 0"),
     ({"adversary": "ternary"}, "must be one of none, binary, non-binary"), ({"lambda_adv": 0.0}, "a weight needs an adversary"),
     ({"codec": "hyperprior-q9"}, "hyperprior-q"), ({"steps": "many"}, "steps = 'many'"), ({"step": 1}, "unknown settings"),
     ({"data": []}, "at least one folder"), ({"data": ["nowhere"]}, "no images in"), ({"codes": 1}, "codes = 1"),

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from cpips.errors import ImageError, ModelError, WeightsError
 from cpips.losses import (
     CharbonnierLoss, NonBinaryAdversary, PatchTokenizer, PerceptualLoss, SemanticEnsembleLoss, StyleLoss,
-    UNetDiscriminator, load_tokenizer, nonbinary_discriminator_loss, nonbinary_generator_loss)
+    UNetDiscriminator, VQTokenizer, load_tokenizer, nonbinary_discriminator_loss, nonbinary_generator_loss)
 
 pytest.importorskip("scipy")
 
@@ -30,6 +31,11 @@ def images():
 @pytest.fixture(scope="module")
 def tokenizer(images):
     return PatchTokenizer.fit(images, 6, dims=8)
+
+
+@pytest.fixture(scope="module")
+def vq(images):
+    return VQTokenizer.fit(images, 6, width=8, dims=4, steps=12, batch=4)
 
 
 def make_adversary(tokenizer=None, latent=5, seed=0):
@@ -172,9 +178,24 @@ def test_the_same_fit_for_the_same_seed(images):
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_a_saved_tokenizer_gives_the_same_labels(images, tokenizer, tmp_path):
-    tokenizer.save(tmp_path / "t.safetensors")
-    assert torch.equal(load_tokenizer(tmp_path / "t.safetensors")(images), tokenizer(images))
+@pytest.mark.parametrize("kind", ["tokenizer", "vq"])
+def test_a_saved_tokenizer_gives_the_same_labels(images, kind, tmp_path, request):
+    made = request.getfixturevalue(kind)
+    made.save(tmp_path / "t.safetensors")
+    read = load_tokenizer(tmp_path / "t.safetensors")
+    assert type(read) is type(made) and read.settings == made.settings and read.settings["codes"] == read.codes == 6
+    assert torch.equal(read(images), made(images)) and torch.equal(read.reconstruct(images), made.reconstruct(images))
+
+
+def test_damaged_tokenizers_are_refused(vq, tmp_path):
+    state = {name: tensor.contiguous() for name, tensor in vq.state_dict().items()}
+    told = {"kind": "vq", "settings": "{}", "digest": vq.digest}
+    save_file(state | {"book": state["book"] + 1}, tmp_path / "moved.safetensors", told)
+    save_file({"book": state["book"]}, tmp_path / "part.safetensors", told)
+    save_file(state, tmp_path / "other.safetensors", told | {"kind": "gan"})
+    for name, message in (("moved", "not those that were written"), ("part", "no tokenizer"), ("other", "no tokenizer")):
+        with pytest.raises(WeightsError, match=message):
+            load_tokenizer(tmp_path / f"{name}.safetensors")
 
 
 def test_files_that_are_no_tokenizer_are_refused(tmp_path):
@@ -189,6 +210,66 @@ def test_impossible_fits_are_refused(images):
         PatchTokenizer.fit(images, 1000)
     with pytest.raises(ImageError, match="multiples of 8"):
         PatchTokenizer.fit(images[..., :60], 4)
+
+
+def test_the_mean_patch_and_the_centres_are_what_labels_draw(images):
+    """With as many dims as a patch has, a picture of its centres: of one code, the mean."""
+    one = PatchTokenizer.fit(images[4:], 1, dims=192)
+    drawn, mean = one.reconstruct(images[4:5]), F.pixel_unshuffle(images[4:], 8).mean((0, 2, 3))
+    assert torch.allclose(F.pixel_unshuffle(drawn, 8)[0, :, 2, 3], mean, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_autoencoder_learns_and_uses_its_codes():
+    """Images of blobs: the error falls with training, below that of k-means of as many codes, and most codes are in use."""
+    generator = torch.Generator().manual_seed(3)
+    blobs = F.interpolate(torch.rand(80, 3, 8, 8, generator=generator), (64, 64), mode="bicubic").clamp(0, 1)
+    train, test = blobs[:64], blobs[64:]
+    made = {steps: VQTokenizer.fit(train, 16, width=16, steps=steps, batch=8, lr=3e-3) for steps in (20, 300)}
+    error = {steps: F.mse_loss(tokenizer.reconstruct(test), test).item() for steps, tokenizer in made.items()}
+    assert error[300] < 0.7 * error[20]
+    assert error[300] < F.mse_loss(PatchTokenizer.fit(train, 16).reconstruct(test), test).item()
+    assert made[300].perplexity(test) > 10
+    assert made[300].usage(test).sum() == pytest.approx(1)
+
+
+def test_codes_that_nothing_falls_to_are_put_elsewhere():
+    vq, cells = VQTokenizer(3, 4, 2), torch.tensor([[1.0, 0.0], [1.0, 0.2], [5.0, 5.0], [1.0, 0.1]])
+    vq.book[:] = torch.tensor([[1.0, 0.0], [5.0, 5.0], [90.0, 90.0]])
+    counts = torch.tensor([3.0, 1.0, 0.001])
+    vq._move(cells, vq._nearest(cells.T[None, :, None]).flatten(), counts)
+    # 0.99 of what was there and 0.01 of what came: 3 cells of mean (1, 0.1)
+    assert torch.allclose(vq.book[0], torch.tensor([1.0, 0.001]), atol=1e-6) and torch.equal(vq.book[1], cells[2])
+    assert counts[:2].tolist() == [3, 1] and counts[2] == pytest.approx(4 / 3)
+    assert (cells == vq.book[2]).all(1).any()
+
+
+def test_the_autoencoder_is_frozen_and_the_same_for_the_same_seed(images, vq):
+    again, other = (VQTokenizer.fit(images, 6, width=8, dims=4, steps=12, batch=4, seed=seed) for seed in (0, 1))
+    assert again.digest == vq.digest != other.digest
+    assert not any(p.requires_grad for p in vq.parameters())
+    assert vq(images).shape == (8, 8, 8) and vq(images).dtype == torch.int64
+    names = {name for name, p in make_adversary(vq).named_parameters() if p.requires_grad}
+    assert names and all(name.startswith("discriminator.") for name in names)
+
+
+def test_an_autoencoder_of_one_code_gives_the_binary_adversary(images):
+    one = VQTokenizer.fit(images, 1, width=4, steps=2, batch=2)
+    assert one.perplexity(images) == pytest.approx(1)
+    latent, blurred = torch.rand(8, 5, 4, 4), F.avg_pool2d(images, 5, 1, 2)
+    plain, coded = make_adversary(), make_adversary(one)
+    coded.discriminator.load_state_dict(plain.discriminator.state_dict())
+    for name in ("generator_loss", "discriminator_loss"):
+        losses = [getattr(adversary, name)(blurred, images, latent) for adversary in (plain, coded)]
+        assert torch.equal(*losses), name
+
+
+@pytest.mark.parametrize("wrong", [{"codes": 0}, {"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"width": -1}])
+def test_impossible_autoencoders_are_refused(images, wrong):
+    with pytest.raises(ModelError, match="positive numbers"):
+        VQTokenizer.fit(images, **{"codes": 4, "steps": 1} | wrong)
+    with pytest.raises(ImageError, match="multiples of 8"):
+        VQTokenizer.fit(images[..., :60], 4)
 
 
 def test_images_that_do_not_fit_are_refused(tokenizer):
@@ -267,13 +348,14 @@ def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_c
     import semantic_ensemble
 
     monkeypatch.setattr(_common, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--images", "1", "--rows", "+ non-binary", "--runs",
+    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--images", "1", "--rows", "+ VQ labels", "--runs",
                                       str(tmp_path / "runs"), "--figure", str(tmp_path / "crops.png")])
     semantic_ensemble.main()
     result = json.loads((tmp_path / "semantic_ensemble.json").read_text())
-    assert list(result["rows"]) == ["shipped", "+ non-binary"] and (tmp_path / "crops.png").stat().st_size > 1000
-    history = result["rows"]["+ non-binary"]["history"][-1]
-    assert {"charbonnier", "perceptual", "style", "generator", "discriminator"} < set(history)
+    assert list(result["rows"]) == ["shipped", "+ VQ labels"] and (tmp_path / "crops.png").stat().st_size > 1000
+    assert {"charbonnier", "perceptual", "style", "generator", "discriminator", "weight"} < set(
+        result["rows"]["+ VQ labels"]["history"][-1])
+    assert result["rows"]["+ VQ labels"]["tokenizer"]["codes"] == 4 and result["steps"] == 2
     semantic_ensemble.main()
     again = json.loads((tmp_path / "semantic_ensemble.json").read_text())
     assert again["rows"] == result["rows"]

@@ -32,7 +32,7 @@ def tune_decoder(
 
         try:
             tuner = make_tuner(TuneConfig.load(config), data_root, output, str(where))
-        except ValueError as error:  # settings or data that do not fit
+        except (ValueError, FloatingPointError) as error:  # settings or data that do not fit; a tokenizer that diverged
             raise CpipsError(str(error)) from error
     steps = tuner.settings.steps
     if tuner.step:

@@ -97,6 +97,9 @@ class TuneSettings:
         beta1, beta2: of both Adams.
         schedule: of both rates: ``'constant'``, or ``'cosine'``, to zero at the end.
         lambda_adv: weight of the adversary's term; 0 for none at all.
+        adaptive: ``lambda_adv`` is a share of the loss's own gradient: each step it is multiplied with the ratio of both
+            gradients' norms at the last trained weights (VQGAN, Esser et al., CVPR 2021, arXiv 2012.09841, eq. 7, whose
+            code takes 0.8), at most 10,000. For an adversary whose gradient is not known before it has learned.
         adversary_from: step at which the adversary comes in: the stage before it has none.
         layers: ``'all'``; ``'first-2'``: the two synthesis layers nearest the latent, each a convolution with what follows
             it; ``'last-1'``: the one nearest the pixels. Any number up to the decoder's layers.
@@ -117,6 +120,7 @@ class TuneSettings:
     beta2: float = 0.9
     schedule: str = "constant"
     lambda_adv: float = 0.0
+    adaptive: bool = False
     adversary_from: int = 0
     layers: str = "all"
     clip_norm: float = 1.0
@@ -189,7 +193,8 @@ class DecoderTuner:
     # ---- one step -----------------------------------------------------------------------------------------------------
 
     def train_step(self) -> dict[str, float]:
-        """One step; returns its losses: ``loss``, the parts that the loss names, ``generator`` and ``discriminator``."""
+        """One step; returns its losses: ``loss``, the parts that the loss names, ``generator`` and ``discriminator``; and the
+        ``weight`` of ``generator``, where it is adaptive."""
         settings, adversary = self.settings, self.adversary if self.step >= self.settings.adversary_from else None
         for optimizer, lr in ((self.optimizer, settings.lr), (self.adversary_optimizer, settings.adversary_lr)):
             for group in optimizer.param_groups if optimizer else ():
@@ -206,10 +211,17 @@ class DecoderTuner:
             if adversary is not None:
                 with held(adversary):
                     row["generator"] = adversary.generator_loss(x_hat, x, y_hat)
-                total = total + settings.lambda_adv * row["generator"]
-            row = {"loss": total, **row}
             self.optimizer.zero_grad()
-            total.backward()
+            if adversary is not None and settings.adaptive:
+                pulls = [torch.autograd.grad(value, x_hat)[0] for value in (total, row["generator"])]
+                row["weight"] = self._adapted(x_hat, *pulls)
+                x_hat.backward(pulls[0] + row["weight"] * pulls[1])
+                total = total + row["weight"] * row["generator"]
+            else:
+                if adversary is not None:
+                    total = total + settings.lambda_adv * row["generator"]
+                total.backward()
+            row = {"loss": total, **row}
             norm = nn.utils.clip_grad_norm_(self.trained, settings.clip_norm)
             if not norm.isfinite():
                 raise FloatingPointError(f"decoder tuning diverged at step {self.step}: lower lr (now {settings.lr}) or "
@@ -222,6 +234,12 @@ class DecoderTuner:
                 self.adversary_optimizer.step()
         self.step += 1
         return {name: float(value.detach()) for name, value in row.items()}
+
+    def _adapted(self, x_hat: Tensor, pull: Tensor, adversarial: Tensor) -> Tensor:
+        """The adversary's weight, of the gradients of loss and adversary at ``x_hat``, which has its graph."""
+        last = [p for p in self.trained if p.dim() > 1][-1]
+        norms = [torch.autograd.grad(x_hat, last, slope, retain_graph=True)[0].norm() for slope in (pull, adversarial)]
+        return self.settings.lambda_adv * (norms[0] / (norms[1] + 1e-4)).clamp_max(1e4)
 
     def run(self, until: int | None = None, progress: Callable[[dict[str, float]], None] = lambda row: None) -> Path | None:
         """Train to step ``until`` (default: the end); at the end write the codec, and return its path.
@@ -270,9 +288,10 @@ class DecoderTuner:
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         ours = dataclasses.asdict(self.settings) | {"codec": self.start.own_digest}
-        theirs = state["settings"] | {"codec": state["start"]}
+        # a setting that came after the checkpoint had its default
+        theirs = {f.name: f.default for f in dataclasses.fields(TuneSettings)} | state["settings"] | {"codec": state["start"]}
         free = ("log_every", "checkpoint_every")
-        if changed := [name for name in ours if name not in free and ours[name] != theirs.get(name)]:
+        if changed := [name for name in ours if name not in free and ours[name] != theirs[name]]:
             raise WeightsError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): use another output "
                                "folder, or delete this one")
         self.codec.g_s.load_state_dict(state["decoder"])

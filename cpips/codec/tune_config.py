@@ -12,15 +12,16 @@ import cpips
 
 from .. import toml
 from ..baselines import BASELINES, weights_in
-from ..errors import ModelError
+from ..errors import ModelError, WeightsError
 from ..losses import (
-    NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, load_tokenizer)
+    NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
 from .data import Crops
 from .decoder_tuning import DecoderTuner, TuneSettings
 from .files import open_codec
 from .model import Codec
 
 ADVERSARIES = ("none", "binary", "non-binary")
+TOKENIZERS = (PatchTokenizer.kind, VQTokenizer.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,9 @@ class TuneConfig(TuneSettings):
         metric: of the perceptual term, as ``cpips models`` lists it.
         adversary: ``'non-binary'``, ``'binary'`` (one code) or ``'none'``.
         codes: kinds of originals that the discriminator tells apart.
+        tokenizer: whose kinds these are: ``'patches'`` (k-means) or ``'vq'``, the autoencoder.
         token_images: crops that the tokenizer is fitted to.
+        token_steps, token_width: of the autoencoder.
         width: of the discriminator's first level.
         notes: for people.
     """
@@ -50,7 +53,10 @@ class TuneConfig(TuneSettings):
     metric: str = "cpips-lite"
     adversary: str = "none"
     codes: int = 64
+    tokenizer: str = PatchTokenizer.kind
     token_images: int = 200
+    token_steps: int = 1000
+    token_width: int = 32
     width: int = 32
     notes: str = ""
 
@@ -62,6 +68,10 @@ class TuneConfig(TuneSettings):
         if (self.adversary == "none") != (self.lambda_adv == 0):
             raise ModelError(f"adversary = {self.adversary!r} with lambda_adv = {self.lambda_adv}: a weight needs an "
                              "adversary, and an adversary a weight")
+        if self.tokenizer not in TOKENIZERS:
+            raise ModelError(f"tokenizer = {self.tokenizer!r}: must be one of {', '.join(TOKENIZERS)}")
+        if min(self.token_steps, self.token_width) < 1:
+            raise ModelError(f"token_steps = {self.token_steps}, token_width = {self.token_width}: expected 1 or more")
         if self.patch < 0 or self.codes < 2 or self.token_images < 1:
             raise ModelError(f"patch = {self.patch}, codes = {self.codes}, token_images = {self.token_images}: expected 0 or "
                              "more, 2 or more, 1 or more")
@@ -107,17 +117,34 @@ def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cp
 
 
 def make_adversary(config: TuneConfig, codec: Codec, images: Crops, out: Path) -> NonBinaryAdversary:
-    """The untrained adversary of a run; its tokenizer is fitted once and kept as ``tokenizer.safetensors``."""
+    """The untrained adversary of a run; its tokenizer is fitted once and kept as ``tokenizer.safetensors``.
+
+    Raises:
+        WeightsError: the folder has a tokenizer of other settings, or a damaged one.
+    """
     tokenizer: Tokenizer | None = None
     if config.adversary == "non-binary":
         path = out / "tokenizer.safetensors"
         if not path.exists():
-            crops = images.batch(config.token_images, config.crop, config.seed, config.steps + 1).float() / 255
-            fitted = PatchTokenizer.fit(crops, config.codes, seed=config.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
-            fitted.save(path)
+            fit_tokenizer(config, images).save(path)
         tokenizer = load_tokenizer(path)
+        asked = {"codes": config.codes, "seed": config.seed, "images": config.token_images}
+        if isinstance(tokenizer, VQTokenizer):
+            asked |= {"steps": config.token_steps, "width": config.token_width}
+        made = {name: tokenizer.settings.get(name) for name in asked}
+        if (tokenizer.kind, made) != (config.tokenizer, asked):
+            raise WeightsError(f"{path} is {tokenizer.kind} with {made}, where the config asks for {config.tokenizer} with "
+                               f"{asked}: use another output folder, or delete it")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         discriminator = UNetDiscriminator(tokenizer.codes if tokenizer else 1, codec.M, config.width)
     return NonBinaryAdversary(discriminator, tokenizer)
+
+
+def fit_tokenizer(config: TuneConfig, images: Crops) -> Tokenizer:
+    """The tokenizer that ``config`` asks for, of crops that no step of the run draws."""
+    crops = images.batch(config.token_images, config.crop, config.seed, config.steps + 1).float() / 255
+    if config.tokenizer == VQTokenizer.kind:
+        return VQTokenizer.fit(crops, config.codes, width=config.token_width, steps=config.token_steps, seed=config.seed)
+    return PatchTokenizer.fit(crops, config.codes, seed=config.seed)

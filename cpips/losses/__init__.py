@@ -19,11 +19,11 @@ from .features import FeatureExtractor
 from .perceptual import PerceptualLoss, perceptual_loss
 from .pixels import CharbonnierLoss, TotalVariationLoss, charbonnier_loss, total_variation_loss
 from .style import StyleLoss, gram_matrix, style_loss
-from .tokens import PatchTokenizer, Tokenizer, load_tokenizer
+from .tokens import PatchTokenizer, Tokenizer, VQTokenizer, load_tokenizer
 
 __all__ = [
     "CharbonnierLoss", "CombinedLoss", "FeatureExtractor", "Loss", "NonBinaryAdversary", "PatchTokenizer",
     "PerceptualLoss", "SemanticEnsembleLoss", "StyleLoss", "Tokenizer", "TotalVariationLoss", "UNetDiscriminator",
-    "charbonnier_loss", "gram_matrix", "load_tokenizer", "nonbinary_discriminator_loss", "nonbinary_generator_loss",
+    "VQTokenizer", "charbonnier_loss", "gram_matrix", "load_tokenizer", "nonbinary_discriminator_loss", "nonbinary_generator_loss",
     "perceptual_loss", "style_loss", "total_variation_loss",
 ]
