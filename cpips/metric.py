@@ -15,80 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from . import forms, images, pretrained, strips
 from ._version import __version__
+from .cells import cell_mean, check_mask, root_slope, wide
+from .embedding import Embedding, check_comparable
 from .encoders import STRIDE, AnalysisTransform
 from .errors import ImageError, ModelError
 from .forms import FORMS
 from .protocol import FullReferenceMetric
 
-_ROOT_EPS = 1e-8  # keeps the root form's slope finite (at most 5e3) at distance zero
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """Features of a batch of images, reusable: made by :meth:`CPIPS.embed`, compared by :meth:`CPIPS.distance`.
-
-    ``features`` holds one ``(N,C,h,w)`` per tap and scale, ``strides`` the image pixels that a cell of each covers,
-    ``size`` the images' (H,W), ``key`` what made it: embeddings of different metrics do not compare.
-    """
-
-    features: tuple[Tensor, ...]
-    strides: tuple[int, ...]
-    size: tuple[int, int]
-    key: str
-
-    def __len__(self) -> int:
-        return len(self.features[0])
-
-    def __getitem__(self, index: int | slice | Tensor) -> "Embedding":
-        """Some of the images; an integer keeps the batch axis."""
-        if isinstance(index, Tensor) and index.dim() == 0:
-            index = int(index)
-        if isinstance(index, Integral):
-            start = range(len(self))[index]  # IndexError past the end
-            index = slice(start, start + 1)
-        return self._with(feature[index] for feature in self.features)
-
-    def __iter__(self) -> Iterator["Embedding"]:
-        return (self[i] for i in range(len(self)))
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
-        """With ``function`` of each feature in its place."""
-        return self._with(function(feature) for feature in self.features)
-
-    def to(self, *args: Any, **kwargs: Any) -> "Embedding":
-        """As :meth:`torch.Tensor.to`."""
-        return self._with(feature.to(*args, **kwargs) for feature in self.features)
-
-    def detach(self) -> "Embedding":
-        return self._with(feature.detach() for feature in self.features)
-
-    def expand(self, count: int) -> "Embedding":
-        """One image repeated ``count`` times, without a copy."""
-        return self._with(feature.expand(count, -1, -1, -1) for feature in self.features)
-
-    @staticmethod
-    def cat(parts: Sequence["Embedding"]) -> "Embedding":
-        """Join batches of images of one size, made by one metric."""
-        if not parts:
-            raise ImageError("there is nothing to join: expected one Embedding or more")
-        for part in parts[1:]:
-            _check_comparable(parts[0], part)
-        return parts[0]._with(torch.cat(f) for f in zip(*(part.features for part in parts)))
-
-    def _with(self, features: Iterator[Tensor]) -> "Embedding":
-        return Embedding(tuple(features), self.strides, self.size, self.key)
+__all__ = ["CPIPS", "Embedding", "cell_mean", "wide"]
 
 
 class CPIPS(FullReferenceMetric):
@@ -224,7 +167,7 @@ class CPIPS(FullReferenceMetric):
         Either may hold a single image, which is then compared with each of the other's.
         """
         a, b = self._own(a), self._own(b)
-        _check_comparable(a, b)
+        check_comparable(a, b)
         if len(a) != len(b):
             if 1 not in (len(a), len(b)):
                 raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a "
@@ -240,7 +183,7 @@ class CPIPS(FullReferenceMetric):
         """
         a = self._own(a) if isinstance(a, Embedding) else self.embed(a)
         b = a if b is None else self._own(b) if isinstance(b, Embedding) else self.embed(b)
-        _check_comparable(a, b)
+        check_comparable(a, b)
         return torch.stack([self._compare_features(one.expand(len(b)), b) for one in a])
 
     @property
@@ -343,16 +286,16 @@ class CPIPS(FullReferenceMetric):
             total = total + values[:, rows][:, :, columns]
         total = (total / self.scales)[:, None]
         if self.root:
-            total = total * _root_slope(self._scalar(parts, size))[:, None, None, None]
+            total = total * root_slope(self._scalar(parts, size))[:, None, None, None]
         return total
 
     def _finish(self, parts: list[Tensor], size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
         """The distances ``(N,)``."""
         if mask is not None:
-            mask = _check_mask(mask, size, parts[0])
+            mask = check_mask(mask, size, parts[0])
             return (self._map(parts, size) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
         distance = self._scalar(parts, size)
-        return distance * _root_slope(distance) if self.root else distance
+        return distance * root_slope(distance) if self.root else distance
 
     @property
     def digest(self) -> str:
@@ -400,61 +343,3 @@ class CPIPS(FullReferenceMetric):
 def _refresh_digest(metric: CPIPS, _: Any) -> None:
     """After load_state_dict the encoder may have other weights; embeddings of before it no longer compare."""
     metric._digest = metric.encoder.digest()
-
-
-def wide(feature: Tensor) -> Tensor:
-    """Distances are taken in fp32 at least, whatever the features came in."""
-    return feature if feature.dtype == torch.float64 else feature.float()
-
-
-def cell_mean(values: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Mean ``(N,)`` of ``(N,h,w)`` over the image's own pixels: a cell counts by the pixels of the image it covers."""
-    height, width = size
-    rows = _coverage(values.shape[1], stride, height, values)
-    columns = _coverage(values.shape[2], stride, width, values)
-    return ((values * columns).sum(2) * rows).sum(1)
-
-
-def _coverage(count: int, stride: int, length: int, like: Tensor) -> Tensor:
-    starts = torch.arange(count, device=like.device) * stride
-    return (length - starts).clamp(max=stride).to(like.dtype) / length
-
-
-def _root_slope(squared: Tensor) -> Tensor:
-    """r with squared * r = sqrt(squared + eps) - sqrt(eps): 0 at 0, with a finite slope there."""
-    return 1 / ((squared + _ROOT_EPS).sqrt() + _ROOT_EPS**0.5)
-
-
-def _check_comparable(a: Embedding, b: Embedding) -> None:
-    if a.key != b.key:
-        raise ImageError("the embeddings were made by different metrics: embed both with one")
-    if a.size != b.size:
-        raise ImageError(f"the embeddings are of images of different sizes, {a.size[1]}x{a.size[0]} and "
-                         f"{b.size[1]}x{b.size[0]} px (width x height): crop or resize before embedding")
-
-
-def _check_mask(mask: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
-    count = like.shape[0]
-    expected = f"expected weights of 0 or more, ({count} or 1, 1, {size[0]}, {size[1]})"
-    if not isinstance(mask, Tensor):
-        try:
-            array = np.asarray(mask)
-        except ValueError as error:
-            raise ImageError(f"mask is a {type(mask).__name__} and not rectangular: {expected}") from error
-        if array.dtype.kind not in "biuf":
-            raise ImageError(f"mask is a {type(mask).__name__} and not of real numbers: {expected}")
-        mask = torch.from_numpy(array.astype(np.float64))
-    if mask.layout != torch.strided or mask.is_quantized or mask.dtype.is_complex:
-        raise ImageError(f"mask has layout {mask.layout} and dtype {mask.dtype}: {expected}, dense and real")
-    mask = mask.to(like.device, torch.promote_types(like.dtype, torch.float32))
-    if mask.dim() in (2, 3):
-        mask = mask[None, None] if mask.dim() == 2 else mask[:, None]
-    if mask.dim() != 4 or tuple(mask.shape[1:]) != (1, *size) or mask.shape[0] not in (1, count):
-        raise ImageError(f"mask has shape {tuple(mask.shape)}: {expected}")
-    if images.can_look(mask):
-        low, high = mask.min(), mask.max()
-        if not (low >= 0 and torch.isfinite(high)):
-            raise ImageError(f"mask has negative, NaN or infinite weights: {expected}")
-        if (mask.flatten(1).amax(1) == 0).any():
-            raise ImageError("mask is zero everywhere for an image: nothing is left to compare")
-    return mask.expand(count, -1, -1, -1)
