@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from . import forms, images, pretrained, strips
+from . import forms, images, pretrained, shifting, strips
 from ._version import __version__
 from .cells import cell_mean, check_mask, root_slope, wide
 from .embedding import Embedding, check_comparable
@@ -46,9 +46,12 @@ class CPIPS(FullReferenceMetric):
         taps: which features, of the encoder's ``('gdn1', ..., 'y')``; all for ``'taps'``, the latent for the others.
         weights: per tap a tensor ``(C,)``, or ``(scales,C)``, of non-negative channel weights. Not for ``'structure'``.
         scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean.
+        shifts: encode every image (and halved image) at ``shifts`` x ``shifts`` places of the encoder's grid of 16 px and
+            compare the averages: 1, 2, 4, 8 or 16. Less sensitive to a shift of one image by a few pixels, at
+            ``shifts**2`` times the cost; see :mod:`cpips.shifting`. Not with ``quantize``.
         quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
-        root: the square root of the distance (a metric in the mathematical sense for one fixed energy), its slope
-            kept finite at zero.
+        root: the square root of the distance, its slope kept finite at zero. It obeys the triangle inequality (see
+            ``is_metric``), whatever the form.
         eps: floor of the normaliser, in squared units of the features.
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
         strip: rows of the horizontal strips in which an image is encoded, rounded up to a multiple of 16: memory grows
@@ -76,6 +79,7 @@ class CPIPS(FullReferenceMetric):
         taps: Sequence[str] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         scales: int | None = None,
+        shifts: int = 1,
         quantize: bool = False,
         root: bool = False,
         eps: float = 1e-6,
@@ -94,7 +98,10 @@ class CPIPS(FullReferenceMetric):
             raise ModelError(f"scales is {scales!r}: expected an integer of 1 or more")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
-        self.strip, self.checkpoint = strips.check(strip), checkpoint
+        self.strip, self.checkpoint, self.shifts = strips.check(strip), checkpoint, shifting.check(shifts)
+        if quantize and self.shifts > 1:
+            raise ModelError("quantize rounds the latent as a bitstream holds it, at one place of the grid: leave shifts "
+                             "at 1, or quantize out")
         loaded = pretrained.load_model(model, persistent=persistent, offline=offline)
         self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
         if loaded.head and form is None and taps is None and weights is None and scales is None:
@@ -108,6 +115,7 @@ class CPIPS(FullReferenceMetric):
             raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(known)}")
         self.form, self.scales, self.quantize, self.root, self.eps = form, scales, quantize, root, eps
         self.taps = tuple(tap for tap in known if tap in taps)
+        self.is_metric = root  # every form is the square of a distance in a Hilbert space: docs/maths.md has the proof
         if quantize and "y" not in taps:
             raise ModelError("quantize rounds the latent: add 'y' to taps")
         self._add_weights(weights or {}, persistent)
@@ -191,6 +199,7 @@ class CPIPS(FullReferenceMetric):
         """One line that says what was measured: print it beside scores."""
         extras = [f"form {self.form}", f"taps {'+'.join(self.taps)}"]
         extras += [f"scales {self.scales}"] * (self.scales > 1) + ["rounded"] * self.quantize + ["root"] * self.root
+        extras += [f"shifts {self.shifts}"] * (self.shifts > 1)
         extras += [f"eps {self.eps:g}"] * (self.eps != 1e-6)
         weights = [weight for tap in self.taps if (weight := getattr(self, f"weight_{tap}")) is not None]
         if weights:
@@ -204,7 +213,7 @@ class CPIPS(FullReferenceMetric):
     def _features(self, x: Tensor) -> Embedding:
         features: list[Tensor] = []
         for scaled in self._scaled(x):
-            features += self._in_strips(self._encode, scaled)
+            features += self._encode_shifts(scaled)
         return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._strides,
                          (x.shape[2], x.shape[3]), self._key)
 
@@ -221,6 +230,11 @@ class CPIPS(FullReferenceMetric):
             features[-1] = features[-1] + (features[-1].round() - features[-1]).detach()
         return features
 
+    def _encode_shifts(self, x: Tensor) -> list[Tensor]:
+        """As :meth:`_encode`, in strips; with ``shifts`` the means over the places of the grid."""
+        return shifting.averaged(partial(self._in_strips, self._encode), x, self.shifts,
+                                 [self.encoder.taps[tap] for tap in self.taps])
+
     def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
         """``function`` of images at one scale, one map per tap, without more rows at a time than ``strip`` says."""
         if self.checkpoint:
@@ -234,18 +248,21 @@ class CPIPS(FullReferenceMetric):
                             [self.encoder.taps[tap] for tap in self.taps])
 
     def _compare_images(self, x: Tensor, y: Tensor, marked: bool = True) -> list[Tensor]:
-        """As :meth:`_compare_cells` of both images' features, of which no more are held than those of a strip.
+        """As :meth:`_compare_cells` of both images' features, of which, but for shifts, only a strip's are held.
 
         Args:
             marked: as NaN, where an image is none and could not be refused.
         """
         parts: list[Tensor] = []
-        for scale, scaled in enumerate(zip(self._scaled(x), self._scaled(y))):
+        for scale, (a, b) in enumerate(zip(self._scaled(x), self._scaled(y))):
             def compare(a: Tensor, b: Tensor, scale: int = scale) -> list[Tensor]:
                 # one batch after the other, not as one: equal images then have equal features to the last bit
                 return self._compare_cells(self._encode(a), self._encode(b), scale)
 
-            parts += self._in_strips(compare, *scaled)
+            if self.shifts > 1:  # what is compared is the mean, known when all of it is encoded
+                parts += self._compare_cells(self._encode_shifts(a), self._encode_shifts(b), scale)
+            else:
+                parts += self._in_strips(compare, a, b)
         return [self._mark_invalid(parts[0], x, y), *parts[1:]] if marked else parts  # one NaN is enough for the sum
 
     def _compare_cells(self, f: Sequence[Tensor], g: Sequence[Tensor], scale: int) -> list[Tensor]:
@@ -311,7 +328,7 @@ class CPIPS(FullReferenceMetric):
 
     @property
     def _key(self) -> str:
-        return f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}"
+        return f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}|{self.shifts}"
 
     def _own(self, embedding: Embedding) -> Embedding:
         if not isinstance(embedding, Embedding):
