@@ -15,80 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from . import forms, images, pretrained, strips
+from . import forms, images, pretrained, shifting, strips
 from ._version import __version__
+from .cells import cell_mean, check_mask, root_slope, wide
+from .embedding import Embedding, check_comparable
 from .encoders import STRIDE, AnalysisTransform
 from .errors import ImageError, ModelError
 from .forms import FORMS
 from .protocol import FullReferenceMetric
 
-_ROOT_EPS = 1e-8  # keeps the root form's slope finite (at most 5e3) at distance zero
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """Features of a batch of images, reusable: made by :meth:`CPIPS.embed`, compared by :meth:`CPIPS.distance`.
-
-    ``features`` holds one ``(N,C,h,w)`` per tap and scale, ``strides`` the image pixels that a cell of each covers,
-    ``size`` the images' (H,W), ``key`` what made it: embeddings of different metrics do not compare.
-    """
-
-    features: tuple[Tensor, ...]
-    strides: tuple[int, ...]
-    size: tuple[int, int]
-    key: str
-
-    def __len__(self) -> int:
-        return len(self.features[0])
-
-    def __getitem__(self, index: int | slice | Tensor) -> "Embedding":
-        """Some of the images; an integer keeps the batch axis."""
-        if isinstance(index, Tensor) and index.dim() == 0:
-            index = int(index)
-        if isinstance(index, Integral):
-            start = range(len(self))[index]  # IndexError past the end
-            index = slice(start, start + 1)
-        return self._with(feature[index] for feature in self.features)
-
-    def __iter__(self) -> Iterator["Embedding"]:
-        return (self[i] for i in range(len(self)))
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
-        """With ``function`` of each feature in its place."""
-        return self._with(function(feature) for feature in self.features)
-
-    def to(self, *args: Any, **kwargs: Any) -> "Embedding":
-        """As :meth:`torch.Tensor.to`."""
-        return self._with(feature.to(*args, **kwargs) for feature in self.features)
-
-    def detach(self) -> "Embedding":
-        return self._with(feature.detach() for feature in self.features)
-
-    def expand(self, count: int) -> "Embedding":
-        """One image repeated ``count`` times, without a copy."""
-        return self._with(feature.expand(count, -1, -1, -1) for feature in self.features)
-
-    @staticmethod
-    def cat(parts: Sequence["Embedding"]) -> "Embedding":
-        """Join batches of images of one size, made by one metric."""
-        if not parts:
-            raise ImageError("there is nothing to join: expected one Embedding or more")
-        for part in parts[1:]:
-            _check_comparable(parts[0], part)
-        return parts[0]._with(torch.cat(f) for f in zip(*(part.features for part in parts)))
-
-    def _with(self, features: Iterator[Tensor]) -> "Embedding":
-        return Embedding(tuple(features), self.strides, self.size, self.key)
+__all__ = ["CPIPS", "Embedding", "cell_mean", "wide"]
 
 
 class CPIPS(FullReferenceMetric):
@@ -103,9 +46,12 @@ class CPIPS(FullReferenceMetric):
         taps: which features, of the encoder's ``('gdn1', ..., 'y')``; all for ``'taps'``, the latent for the others.
         weights: per tap a tensor ``(C,)``, or ``(scales,C)``, of non-negative channel weights. Not for ``'structure'``.
         scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean.
+        shifts: encode every image (and halved image) at ``shifts`` x ``shifts`` places of the encoder's grid of 16 px and
+            compare the averages: 1, 2, 4, 8 or 16. Less sensitive to a shift of one image by a few pixels, at
+            ``shifts**2`` times the cost; see :mod:`cpips.shifting`. Not with ``quantize``.
         quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
-        root: the square root of the distance (a metric in the mathematical sense for one fixed energy), its slope
-            kept finite at zero.
+        root: the square root of the distance, its slope kept finite at zero. It obeys the triangle inequality (see
+            ``is_metric``), whatever the form.
         eps: floor of the normaliser, in squared units of the features.
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
         strip: rows of the horizontal strips in which an image is encoded, rounded up to a multiple of 16: memory grows
@@ -133,6 +79,7 @@ class CPIPS(FullReferenceMetric):
         taps: Sequence[str] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         scales: int | None = None,
+        shifts: int = 1,
         quantize: bool = False,
         root: bool = False,
         eps: float = 1e-6,
@@ -151,7 +98,10 @@ class CPIPS(FullReferenceMetric):
             raise ModelError(f"scales is {scales!r}: expected an integer of 1 or more")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
-        self.strip, self.checkpoint = strips.check(strip), checkpoint
+        self.strip, self.checkpoint, self.shifts = strips.check(strip), checkpoint, shifting.check(shifts)
+        if quantize and self.shifts > 1:
+            raise ModelError("quantize rounds the latent as a bitstream holds it, at one place of the grid: leave shifts "
+                             "at 1, or quantize out")
         loaded = pretrained.load_model(model, persistent=persistent, offline=offline)
         self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
         if loaded.head and form is None and taps is None and weights is None and scales is None:
@@ -165,6 +115,7 @@ class CPIPS(FullReferenceMetric):
             raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(known)}")
         self.form, self.scales, self.quantize, self.root, self.eps = form, scales, quantize, root, eps
         self.taps = tuple(tap for tap in known if tap in taps)
+        self.is_metric = root  # every form is the square of a distance in a Hilbert space: docs/maths.md has the proof
         if quantize and "y" not in taps:
             raise ModelError("quantize rounds the latent: add 'y' to taps")
         self._add_weights(weights or {}, persistent)
@@ -224,7 +175,7 @@ class CPIPS(FullReferenceMetric):
         Either may hold a single image, which is then compared with each of the other's.
         """
         a, b = self._own(a), self._own(b)
-        _check_comparable(a, b)
+        check_comparable(a, b)
         if len(a) != len(b):
             if 1 not in (len(a), len(b)):
                 raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a "
@@ -240,7 +191,7 @@ class CPIPS(FullReferenceMetric):
         """
         a = self._own(a) if isinstance(a, Embedding) else self.embed(a)
         b = a if b is None else self._own(b) if isinstance(b, Embedding) else self.embed(b)
-        _check_comparable(a, b)
+        check_comparable(a, b)
         return torch.stack([self._compare_features(one.expand(len(b)), b) for one in a])
 
     @property
@@ -248,6 +199,7 @@ class CPIPS(FullReferenceMetric):
         """One line that says what was measured: print it beside scores."""
         extras = [f"form {self.form}", f"taps {'+'.join(self.taps)}"]
         extras += [f"scales {self.scales}"] * (self.scales > 1) + ["rounded"] * self.quantize + ["root"] * self.root
+        extras += [f"shifts {self.shifts}"] * (self.shifts > 1)
         extras += [f"eps {self.eps:g}"] * (self.eps != 1e-6)
         weights = [weight for tap in self.taps if (weight := getattr(self, f"weight_{tap}")) is not None]
         if weights:
@@ -261,7 +213,7 @@ class CPIPS(FullReferenceMetric):
     def _features(self, x: Tensor) -> Embedding:
         features: list[Tensor] = []
         for scaled in self._scaled(x):
-            features += self._in_strips(self._encode, scaled)
+            features += self._encode_shifts(scaled)
         return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._strides,
                          (x.shape[2], x.shape[3]), self._key)
 
@@ -278,6 +230,11 @@ class CPIPS(FullReferenceMetric):
             features[-1] = features[-1] + (features[-1].round() - features[-1]).detach()
         return features
 
+    def _encode_shifts(self, x: Tensor) -> list[Tensor]:
+        """As :meth:`_encode`, in strips; with ``shifts`` the means over the places of the grid."""
+        return shifting.averaged(partial(self._in_strips, self._encode), x, self.shifts,
+                                 [self.encoder.taps[tap] for tap in self.taps])
+
     def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
         """``function`` of images at one scale, one map per tap, without more rows at a time than ``strip`` says."""
         if self.checkpoint:
@@ -291,18 +248,21 @@ class CPIPS(FullReferenceMetric):
                             [self.encoder.taps[tap] for tap in self.taps])
 
     def _compare_images(self, x: Tensor, y: Tensor, marked: bool = True) -> list[Tensor]:
-        """As :meth:`_compare_cells` of both images' features, of which no more are held than those of a strip.
+        """As :meth:`_compare_cells` of both images' features, of which, but for shifts, only a strip's are held.
 
         Args:
             marked: as NaN, where an image is none and could not be refused.
         """
         parts: list[Tensor] = []
-        for scale, scaled in enumerate(zip(self._scaled(x), self._scaled(y))):
+        for scale, (a, b) in enumerate(zip(self._scaled(x), self._scaled(y))):
             def compare(a: Tensor, b: Tensor, scale: int = scale) -> list[Tensor]:
                 # one batch after the other, not as one: equal images then have equal features to the last bit
                 return self._compare_cells(self._encode(a), self._encode(b), scale)
 
-            parts += self._in_strips(compare, *scaled)
+            if self.shifts > 1:  # what is compared is the mean, known when all of it is encoded
+                parts += self._compare_cells(self._encode_shifts(a), self._encode_shifts(b), scale)
+            else:
+                parts += self._in_strips(compare, a, b)
         return [self._mark_invalid(parts[0], x, y), *parts[1:]] if marked else parts  # one NaN is enough for the sum
 
     def _compare_cells(self, f: Sequence[Tensor], g: Sequence[Tensor], scale: int) -> list[Tensor]:
@@ -343,16 +303,16 @@ class CPIPS(FullReferenceMetric):
             total = total + values[:, rows][:, :, columns]
         total = (total / self.scales)[:, None]
         if self.root:
-            total = total * _root_slope(self._scalar(parts, size))[:, None, None, None]
+            total = total * root_slope(self._scalar(parts, size))[:, None, None, None]
         return total
 
     def _finish(self, parts: list[Tensor], size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
         """The distances ``(N,)``."""
         if mask is not None:
-            mask = _check_mask(mask, size, parts[0])
+            mask = check_mask(mask, size, parts[0])
             return (self._map(parts, size) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
         distance = self._scalar(parts, size)
-        return distance * _root_slope(distance) if self.root else distance
+        return distance * root_slope(distance) if self.root else distance
 
     @property
     def digest(self) -> str:
@@ -368,7 +328,7 @@ class CPIPS(FullReferenceMetric):
 
     @property
     def _key(self) -> str:
-        return f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}"
+        return f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}|{self.shifts}"
 
     def _own(self, embedding: Embedding) -> Embedding:
         if not isinstance(embedding, Embedding):
@@ -400,61 +360,3 @@ class CPIPS(FullReferenceMetric):
 def _refresh_digest(metric: CPIPS, _: Any) -> None:
     """After load_state_dict the encoder may have other weights; embeddings of before it no longer compare."""
     metric._digest = metric.encoder.digest()
-
-
-def wide(feature: Tensor) -> Tensor:
-    """Distances are taken in fp32 at least, whatever the features came in."""
-    return feature if feature.dtype == torch.float64 else feature.float()
-
-
-def cell_mean(values: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Mean ``(N,)`` of ``(N,h,w)`` over the image's own pixels: a cell counts by the pixels of the image it covers."""
-    height, width = size
-    rows = _coverage(values.shape[1], stride, height, values)
-    columns = _coverage(values.shape[2], stride, width, values)
-    return ((values * columns).sum(2) * rows).sum(1)
-
-
-def _coverage(count: int, stride: int, length: int, like: Tensor) -> Tensor:
-    starts = torch.arange(count, device=like.device) * stride
-    return (length - starts).clamp(max=stride).to(like.dtype) / length
-
-
-def _root_slope(squared: Tensor) -> Tensor:
-    """r with squared * r = sqrt(squared + eps) - sqrt(eps): 0 at 0, with a finite slope there."""
-    return 1 / ((squared + _ROOT_EPS).sqrt() + _ROOT_EPS**0.5)
-
-
-def _check_comparable(a: Embedding, b: Embedding) -> None:
-    if a.key != b.key:
-        raise ImageError("the embeddings were made by different metrics: embed both with one")
-    if a.size != b.size:
-        raise ImageError(f"the embeddings are of images of different sizes, {a.size[1]}x{a.size[0]} and "
-                         f"{b.size[1]}x{b.size[0]} px (width x height): crop or resize before embedding")
-
-
-def _check_mask(mask: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
-    count = like.shape[0]
-    expected = f"expected weights of 0 or more, ({count} or 1, 1, {size[0]}, {size[1]})"
-    if not isinstance(mask, Tensor):
-        try:
-            array = np.asarray(mask)
-        except ValueError as error:
-            raise ImageError(f"mask is a {type(mask).__name__} and not rectangular: {expected}") from error
-        if array.dtype.kind not in "biuf":
-            raise ImageError(f"mask is a {type(mask).__name__} and not of real numbers: {expected}")
-        mask = torch.from_numpy(array.astype(np.float64))
-    if mask.layout != torch.strided or mask.is_quantized or mask.dtype.is_complex:
-        raise ImageError(f"mask has layout {mask.layout} and dtype {mask.dtype}: {expected}, dense and real")
-    mask = mask.to(like.device, torch.promote_types(like.dtype, torch.float32))
-    if mask.dim() in (2, 3):
-        mask = mask[None, None] if mask.dim() == 2 else mask[:, None]
-    if mask.dim() != 4 or tuple(mask.shape[1:]) != (1, *size) or mask.shape[0] not in (1, count):
-        raise ImageError(f"mask has shape {tuple(mask.shape)}: {expected}")
-    if images.can_look(mask):
-        low, high = mask.min(), mask.max()
-        if not (low >= 0 and torch.isfinite(high)):
-            raise ImageError(f"mask has negative, NaN or infinite weights: {expected}")
-        if (mask.flatten(1).amax(1) == 0).any():
-            raise ImageError("mask is zero everywhere for an image: nothing is left to compare")
-    return mask.expand(count, -1, -1, -1)

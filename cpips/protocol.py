@@ -7,7 +7,7 @@ nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same wa
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Sequence, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -108,12 +108,15 @@ class FullReferenceMetric(ImageModule):
         background: what to composite images with alpha on; ``None`` refuses them.
 
     Facts, each tested: ``lower_is_better``, ``differentiable`` (finite gradients everywhere), ``symmetric``,
-    ``min_side`` (smallest image side in px).
+    ``min_side`` (smallest image side in px), ``is_metric``: of whole images of one size, d(x,z) <= d(x,y) + d(y,z) is
+    proven. It is a pseudo-metric then, as different images may be 0 apart. The root form of :class:`cpips.CPIPS`, which
+    is smooth at 0, exceeds the sum by at most 1e-4; ``False`` promises nothing.
     """
 
     lower_is_better: bool = True
     differentiable: bool = True
     symmetric: bool = True
+    is_metric: bool = False
 
     def __init__(self, *, reduction: str = "none", check: str = "auto", background: images.Background = None):
         super().__init__(reduction=reduction, check=check, background=background)
@@ -140,6 +143,30 @@ class FullReferenceMetric(ImageModule):
         """``(N,)`` (or a scalar, see ``reduction``) of images as :func:`cpips.images.as_batch` accepts them."""
         x, y = self._prepare_pair(x, y)
         return self._reduce(self._mark_invalid(self._compare(x, y), x, y), reduction)
+
+    def distances(self, x: Sequence[images.ImageLike], y: Sequence[images.ImageLike]) -> Tensor:
+        """Distances ``(P,)`` of P pairs whose sizes may differ from pair to pair, in order, one pair at a time.
+
+        Args:
+            x, y: as many single images each, as :func:`cpips.images.as_batch` accepts them or tensors ``(3,H,W)``;
+                the two of a pair have one size.
+
+        Raises:
+            ImageError: input that cannot be compared; the message says what came and how to mend it.
+        """
+        for name, given in (("x", x), ("y", y)):
+            if not isinstance(given, (list, tuple)):
+                raise ImageError(f"{name} is a {type(given).__name__}: expected a list of single images; a batch of one "
+                                 "size goes to the metric itself, metric(x, y)")
+        if len(x) != len(y) or not x:
+            raise ImageError(f"the lists hold {len(x)} and {len(y)} images: expected as many on both sides, one or more")
+        found = []
+        for i, pair in enumerate(zip(x, y)):
+            try:
+                found.append(self([pair[0]], [pair[1]], reduction="none"))  # a list of one refuses batches
+            except ImageError as error:
+                raise ImageError(f"pair {i}: {error}") from error
+        return torch.cat(found)
 
     def triplet(self, reference: images.ImageLike, first: images.ImageLike, second: images.ImageLike,
                 ) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from .registry import create_metric
 try:
     declare_torchvision_ops()  # torchmetrics imports torchvision where it is installed
     from torchmetrics import Metric
+    from torchmetrics.utilities import dim_zero_cat
 except Exception as error:
     raise ImportError(f"cpips.torchmetrics needs torchmetrics, whose import failed ({error}): "
                       "pip install 'cpips[torchmetrics]'; if the message is torchvision's, install the build of "
@@ -37,18 +38,20 @@ _WITHOUT_FLOAT64 = ("mps",)
 
 
 class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they follow torchvision's import
-    """Mean (or sum) of a full-reference metric over all images that :meth:`update` saw.
+    """Mean (or sum, or list) of a full-reference metric over all images that :meth:`update` saw.
 
-    The state is two numbers, whatever the number of images: their sum in float64 and their count. Batches may differ
+    The state is two numbers, whatever the number of images: their sum in float64 and their count; with ``'none'`` also
+    a number for each image, in the order in which they came, one process after the other. Batches may differ
     in size, and in the size of their images. The weights of the metric appear in no ``state_dict``. ``.to()`` moves it
     between devices; its precision is the metric's own, and ``.half()`` of a parent module does not change it.
 
-    ``compute()`` before any ``update()``: torchmetrics warns; the mean is NaN and the sum is 0.
+    ``compute()`` before any ``update()``: torchmetrics warns; the mean is NaN, the sum is 0 and the list empty.
 
     Args:
         metric: a name of :func:`cpips.list_metrics`, a model as :class:`cpips.CPIPS` takes it, or a metric, of which
             this then holds (and moves) the very object.
-        reduction: ``'mean'`` or ``'sum'`` over the images.
+        reduction: ``'mean'`` or ``'sum'`` over the images, or ``'none'``: ``compute()`` gives ``(images seen,)``,
+            of which torchmetrics makes a scalar where it is a single number.
         settings: of the metric, unless it is made already (see :func:`cpips.create_metric`), and the keyword arguments
             of every ``torchmetrics.Metric`` (``sync_on_compute``, ``process_group`` ...).
 
@@ -61,12 +64,14 @@ class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they
     metric: FullReferenceMetric
     total: Tensor
     count: Tensor
+    samples: Union[list[Tensor], Tensor]
 
     def __init__(self, metric: Union[FullReferenceMetric, pretrained.Source] = pretrained.DEFAULT_MODEL, *,
                  reduction: str = "mean", **settings: Any):
         super().__init__(**{key: settings.pop(key) for key in _OF_TORCHMETRICS if key in settings})
-        if reduction not in ("mean", "sum"):
-            raise ModelError(f"reduction {reduction!r} is unknown: choose 'mean' or 'sum' over the images")
+        if reduction not in ("mean", "sum", "none"):
+            raise ModelError(f"reduction {reduction!r} is unknown: choose 'mean' or 'sum' over the images, "
+                             "or 'none' for a number of each")
         if not isinstance(metric, FullReferenceMetric):
             metric = create_metric(metric, **settings) if isinstance(metric, str) else Distance(metric, **settings)
         elif settings:
@@ -75,6 +80,8 @@ class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they
         object.__setattr__(self, "metric", metric)  # not a submodule: its weights stay out of checkpoints
         self.add_state("total", torch.zeros((), dtype=torch.float64), "sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), "sum")
+        if reduction == "none":
+            self.add_state("samples", [], "cat")
         # a MetricCollection takes metrics with equal states for one metric, as after a first batch of equal images; the
         # name of this state, which stays empty, tells different metrics apart
         self.add_state(f"of_{hashlib.sha256(metric.signature.encode()).hexdigest()[:12]}", torch.zeros(()), "sum")
@@ -93,9 +100,14 @@ class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they
         distances = self.metric(preds, target, reduction="none")
         self.total = self.total + distances.to(self.total).sum()
         self.count = self.count + distances.numel()
+        if self.reduction == "none":
+            assert isinstance(self.samples, list)  # a tensor only while processes are synchronised, when none updates
+            self.samples.append(distances.float())
 
     def compute(self) -> Tensor:
-        """Mean or sum of the images seen, over all processes."""
+        """Mean, sum or list of the images seen, over all processes."""
+        if self.reduction == "none":
+            return dim_zero_cat(self.samples) if len(self.samples) else self.total.new_zeros(0, dtype=torch.float32)
         return (self.total / self.count if self.reduction == "mean" else self.total).float()
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:

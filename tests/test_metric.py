@@ -700,6 +700,7 @@ def test_check_off_trusts_and_strict_looks():
 
 def test_facts(default):
     assert default.lower_is_better and default.differentiable and default.symmetric and default.min_side == 1
+    assert default.is_metric is False and CPIPS(encoder(), root=True).is_metric is True
     assert default.name == "hyperprior-q4" or default.name in cpips.list_models()
 
 

@@ -96,8 +96,8 @@ def test_settings_of_torchmetrics(CPIPS):
 
 
 def test_what_is_refused(CPIPS):
-    with pytest.raises(ModelError, match="choose 'mean' or 'sum'"):
-        CPIPS(tiny(), reduction="none")
+    with pytest.raises(ModelError, match="choose 'mean' or 'sum'.*or 'none'"):
+        CPIPS(tiny(), reduction="average")
     with pytest.raises(ModelError, match="settings form, scales beside a metric that is made already"):
         CPIPS(tiny(), form="taps", scales=2)
     with pytest.raises(ModelError, match="did you mean lpips-alex"):
@@ -170,6 +170,26 @@ def test_the_state_does_not_grow(CPIPS):
         adapter.update(*batches()[0])
         sizes.append(len(pickle.dumps([state.clone() for state in states_of(adapter)])))
     assert len(set(sizes)) == 1 and all(state.shape == () for state in states_of(adapter))
+
+
+def test_a_list_per_sample_where_it_is_wanted(CPIPS):
+    """In the order in which they came, whatever their sizes; the batch's own from forward; and it resets, moves, merges."""
+    adapter, expected = CPIPS(tiny(), reduction="none"), torch.cat([tiny()(x, y) for x, y in batches()])
+    for x, y in batches():
+        assert torch.equal(adapter(x, y).reshape(-1), tiny()(x, y))  # torchmetrics squeezes one number
+    assert torch.equal(adapter.compute(), expected) and adapter.compute().dtype == torch.float32
+    assert not adapter.compute().requires_grad and adapter.count == len(expected)
+    twin = pickle.loads(pickle.dumps(adapter))
+    assert torch.equal(twin.half().compute(), expected)
+    merged = CPIPS(tiny(), reduction="none")
+    merged.update(*batches()[0])
+    merged.merge_state(twin)
+    assert sorted(merged.compute().tolist()) == sorted([*expected.tolist(), *expected[:3].tolist()])
+    adapter.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics' own: compute before update
+        assert adapter.compute().shape == (0,)
+    assert not hasattr(CPIPS(tiny()), "samples")  # the default keeps two numbers
 
 
 def test_sums_do_not_lose_small_addends(CPIPS):
@@ -363,13 +383,15 @@ metric = cpips.CPIPS(AnalysisTransform.random(N=4, M=6))
 adapters = torchmetrics.MetricCollection(
     {"mean": CPIPS(metric), "sum": CPIPS(metric, reduction="sum"), "psnr": CPIPS("psnr")})
 alone, idle = CPIPS(metric, sync_on_compute=False), CPIPS(metric)
+samples, some = CPIPS(metric, reduction="none"), CPIPS(metric, reduction="none")
 shares = torch.load(f"{folder}/shares.pt")
 for x, y in shares[rank]:
-    adapters.update(x, y), alone.update(x, y)
+    adapters.update(x, y), alone.update(x, y), samples.update(x, y)
     if rank == 0:
-        idle.update(x, y)
+        idle.update(x, y), some.update(x, y)
 result = {name: value.item() for name, value in adapters.compute().items()}
 result |= {"alone": alone.compute().item(), "idle": idle.compute().item()}
+result |= {"samples": samples.compute().tolist(), "some": some.compute().tolist()}
 adapters.update(*shares[0][0])  # the sync is undone: each goes on with its own
 result["count"] = adapters["mean"].count.item()
 json.dump(result, open(f"{folder}/{rank}.json", "w"))
@@ -393,5 +415,7 @@ def test_two_processes_with_unequal_shares(torchmetrics, CPIPS, tmp_path):
     for result in (first, second):
         assert {name: result[name] for name in expected} == pytest.approx(expected, rel=1e-6)
         assert result["idle"] == pytest.approx(own[0], rel=1e-6)
+        assert result["samples"] == pytest.approx(torch.cat([tiny()(x, y) for x, y in sum(shares, [])]).tolist(), rel=1e-5)
+        assert result["some"] == pytest.approx(torch.cat([tiny()(x, y) for x, y in shares[0]]).tolist(), rel=1e-5)
     assert [first["alone"], second["alone"]] == pytest.approx(own, rel=1e-6) and abs(own[0] - own[1]) > 1e-4
     assert [first["count"], second["count"]] == [sum(len(x) for x, _ in shares[0]) + 3, 2 + 3]

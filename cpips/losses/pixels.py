@@ -31,7 +31,7 @@ def charbonnier_loss(output: Tensor, target: Tensor, eps: float = 1e-3, reductio
     if output.shape != target.shape:
         raise ImageError(f"output and target have shapes {tuple(output.shape)} and {tuple(target.shape)}: expected one")
     output, target = widen(output, target)
-    return _reduce(((output - target).square() + positive(eps) ** 2).sqrt().flatten(1).mean(1), reduction)
+    return reduced(((output - target).square() + positive(eps) ** 2).sqrt().flatten(1).mean(1), reduction)
 
 
 def total_variation_loss(output: Tensor, isotropic: bool = False, eps: float = 1e-3,
@@ -59,10 +59,10 @@ def total_variation_loss(output: Tensor, isotropic: bool = False, eps: float = 1
     down, right = output.diff(dim=2), output.diff(dim=3)
     count = math.prod(output.shape[1:])
     if not isotropic:
-        return _reduce((down.abs().sum((1, 2, 3)) + right.abs().sum((1, 2, 3))) / count, reduction)
+        return reduced((down.abs().sum((1, 2, 3)) + right.abs().sum((1, 2, 3))) / count, reduction)
     eps = positive(eps)
     down, right = F.pad(down, (0, 0, 0, 1)), F.pad(right, (0, 1))
-    return _reduce(((down.square() + right.square() + eps**2).sqrt() - eps).sum((1, 2, 3)) / count, reduction)
+    return reduced(((down.square() + right.square() + eps**2).sqrt() - eps).sum((1, 2, 3)) / count, reduction)
 
 
 class CharbonnierLoss(Loss):
@@ -103,7 +103,3 @@ class TotalVariationLoss(Loss):
         """Scalar, or ``(N,)`` with ``reduction='none'``, of a batch ``(N,3,H,W)``; ``target`` is not looked at."""
         output = self._prepare(output, OUTPUT)
         return self._reduce(self._mark_invalid(total_variation_loss(output, self.isotropic, self.eps, "none"), output))
-
-
-def _reduce(values: Tensor, reduction: str) -> Tensor:
-    return reduced(values, reduction)

@@ -1,0 +1,101 @@
+"""What the shift-averaged mode changes: a shift of one image by a pixel or more, and agreement with people.
+
+    python benchmarks/shifts.py [--images 12] [--counts 1 2 4]
+
+On crops of Kodak, of 256 px: the distance of an image to itself shifted by a pixel or four, to the right or down, and
+to its JPEG of quality 20 shifted by a pixel, each as it is and over the distance to that JPEG, which falls with the
+averaging, too; means over the images. SRCC with the opinions of the TID2013 subset at hand, and the time of a pair, say
+what the mode costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import cpips
+from _common import DATA, save, table
+from bapps_eval.layouts import open_datasets
+from bapps_eval.scores import srcc
+from cpips import images
+
+SIDE, MARGIN = 256, 16
+PLACES = {"right by 1 px": (0, 1), "down by 1 px": (1, 0), "right by 4 px": (0, 4), "down by 4 px": (4, 0)}
+
+
+def jpeg(image: Tensor, quality: int = 20) -> Tensor:
+    """``(3,H,W)`` as a JPEG shows it."""
+    pixels = Image.fromarray((image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
+    pixels.save(stream := io.BytesIO(), "JPEG", quality=quality)
+    return images.decode(stream.getvalue())
+
+
+def crop(image: Tensor, down: int = 0, right: int = 0) -> Tensor:
+    return image[None, :, MARGIN - down:, MARGIN - right:][:, :, :SIDE, :SIDE]
+
+
+def sensitivity(metric: cpips.CPIPS, pictures: list[Tensor]) -> dict:
+    shifted: dict[str, list[float]] = {place: [] for place in PLACES}
+    moved, bases, seconds = [], [], []
+    for picture in pictures:
+        coded, reference = jpeg(picture), metric.embed(crop(picture))
+        start = time.perf_counter()
+        bases.append(metric(crop(picture), crop(coded)).item())
+        seconds.append(time.perf_counter() - start)
+        for place, found in shifted.items():
+            found.append(metric.distance(reference, metric.embed(crop(picture, *PLACES[place]))).item())
+        moved.append(metric.distance(reference, metric.embed(crop(coded, *PLACES["right by 1 px"]))).item())
+    over_jpeg = {place: float(np.mean(np.divide(found, bases))) for place, found in shifted.items()}
+    return {"shifted": {place: float(np.mean(found)) for place, found in shifted.items()}, "over_jpeg": over_jpeg,
+            "jpeg": float(np.mean(bases)), "moved": float(np.mean(np.divide(moved, bases))),
+            "seconds": float(np.median(seconds))}
+
+
+def agreement(metric: cpips.CPIPS, name: str) -> float:
+    (dataset,) = open_datasets(DATA / "human" / name)
+    known: dict[str, cpips.Embedding] = {}
+    distances = []
+    for i, reference in enumerate(dataset.references):
+        first, second = (np.asarray(side) for side in dataset.load(i))
+        if reference not in known:
+            known[reference] = metric.embed(first)
+        distances.append(metric.distance(known[reference], metric.embed(second)).item())
+    return srcc(distances, dataset.opinions if dataset.higher_is_better else -dataset.opinions)
+
+
+def report(result: dict) -> str:
+    rows = [[str(row["shifts"]), f"{row['jpeg']:.4f}",
+             *(f"{row['shifted'][place]:.4f} ({row['over_jpeg'][place]:.2f})" for place in PLACES),
+             f"{row['moved']:.2f}", f"{row['srcc']:.3f}", f"{row['seconds'] * 1000:.0f} ms"] for row in result["rows"]]
+    header = ["`shifts`", "JPEG", *PLACES, "JPEG, right by 1 px", "SRCC, TID2013", "a pair"]
+    m = result["machine"]
+    return (f"{table(header, rows)}\n\n({result['images']} Kodak crops of {result['side']} px; distances, and in "
+            f"brackets over that to the JPEG of quality 20; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, shared with other work.)")
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
+    args = parser.parse_args()
+    paths = sorted((DATA / "images" / "kodak").glob("*.png"))[:args.images]
+    pictures = [images.load(path)[:, 100:100 + SIDE + 2 * MARGIN, 100:100 + SIDE + 2 * MARGIN] for path in paths]
+    rows = []
+    for shifts in args.counts:
+        metric = cpips.CPIPS(shifts=shifts)
+        rows.append({"shifts": shifts, "signature": metric.signature, **sensitivity(metric, pictures),
+                     "srcc": agreement(metric, "tid2013")})
+        print(rows[-1], flush=True)
+    print(save("shifts", {"what": "distances of shifted crops over those of a JPEG", "images": len(pictures),
+                          "side": SIDE, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
