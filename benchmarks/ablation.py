@@ -123,7 +123,8 @@ def measure(run: Path, judged: JudgedSet, images: list[torch.Tensor]) -> dict:
 def plot(rows: dict[str, dict], path: Path) -> None:
     """BD-rate lost against agreement gained, over the weight of the judgement."""
     names = [UNHEARD, *(name for name, (kind, _) in VARIANTS.items() if kind == "trade-off"), FULL]
-    names = sorted((name for name in names if name in rows and rows[name]["bd_rate"] is not None), key=lambda name: rows[name]["judge_weight"])
+    names = sorted((name for name in names if name in rows and rows[name]["bd_rate"] is not None),
+                   key=lambda name: rows[name]["judge_weight"])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, key, title in zip(figure.subplots(1, 3), ("srcc", "tid2013", "live"),
                                 ("panel, groups kept aside", "people, TID2013 subset", "people, LIVE subset")):

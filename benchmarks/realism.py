@@ -4,8 +4,9 @@
 
 Crops of Kodak, each degraded. Distortion: MSE and the metric ``cpips-lite`` on pairs. Realism: Frechet and kernel distance,
 precision and recall of patches (HiFiC's two grids) against those of the untouched crops, in the space of the encoder of
-``cpips-lite``, which is none of the codecs that are judged (that of ``hyperprior-q4``, the default, is). What one half of the untouched crops is from the other shows how large a number of another scene is. FID
-itself is not measured: its weights are not at hand.
+``cpips-lite``, which is none of the codecs that are judged (that of ``hyperprior-q4``, the default, is). What one half of
+the untouched crops is from the other shows how large a number of another scene is. FID itself is not measured: its weights
+are not at hand.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ def main() -> None:
 
 def report(result: dict) -> str:
     """Markdown: what came back."""
-    rows = [[name, f"{r['last'] / r['first']:.1e}", "inf" if r["psnr"] is None else f"{r['psnr']:.1f}", f"{r['cpips-lite']:.3f}", f"{r['outside']:.0%}"]
+    rows = [[name, f"{r['last'] / r['first']:.1e}", "inf" if r["psnr"] is None else f"{r['psnr']:.1f}",
+             f"{r['cpips-lite']:.3f}", f"{r['outside']:.0%}"]
             for name, r in result["losses"].items()]
     return table(["loss", "last over first", "PSNR (dB)", "cpips-lite", "values outside [0,1]"], rows)
 

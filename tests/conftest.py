@@ -12,11 +12,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--shapes", action="store_true", help="Check the shapes of tensors in every call of every test.")
+
+
 def pytest_configure(config):
+    if config.getoption("--shapes"):
+        import shapes
+
+        shapes.install()
     torch.set_num_threads(1)  # on images as small as the tests' two threads only wait for each other
     logging.getLogger("torch").setLevel(logging.ERROR)
 
@@ -90,6 +99,22 @@ def run(compressai, data_root, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
     Trainer(CONFIG, data_root, out).run()
     return out
+
+
+@pytest.fixture(scope="module")
+def codec(compressai):
+    """The tests' small codec, untrained."""
+    from tiny_codec import make_codec
+
+    return make_codec()
+
+
+@pytest.fixture(scope="module")
+def weights(codec, tmp_path_factory) -> Path:
+    """The file of ``codec``."""
+    path = tmp_path_factory.mktemp("codec") / "tiny.safetensors"
+    save_file({key: value.contiguous() for key, value in codec.state_dict().items()}, path)
+    return path
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
 
 pytestmark = pytest.mark.slow
 if importlib.util.find_spec("compressai") is None:
@@ -24,22 +23,9 @@ if importlib.util.find_spec("compressai") is None:
 from cpips import BitstreamError, CPIPS, ImageError, ModelError, WeightsError, pretrained  # noqa: E402
 from cpips.codec import container, files  # noqa: E402
 from cpips.codec.container import Bitstream, pack, unpack  # noqa: E402
-from cpips.codec.model import Codec  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
 SIZES = [(1, 1), (1, 40), (15, 17), (16, 16), (64, 64), (70, 45), (65, 129)]
-
-
-@pytest.fixture(scope="module")
-def codec() -> Codec:
-    return make_codec()
-
-
-@pytest.fixture(scope="module")
-def weights(codec, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("codec") / "tiny.safetensors"
-    save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, path)
-    return path
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.slow
@@ -34,18 +33,6 @@ from cpips.scoring.tables import TableError  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
 SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def codec() -> Codec:
-    return make_codec()
-
-
-@pytest.fixture(scope="module")
-def weights(codec, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("codec") / "tiny.safetensors"
-    save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, path)
-    return path
 
 
 def picture(seed: int, width: int = 90, height: int = 70) -> Image.Image:

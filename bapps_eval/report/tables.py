@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Callable, Iterator, Sequence
 
 from ..statistics import LEVEL
-from .formats import (ABSENT, BOLD, FORMATS, RENDERERS, TIED, Cell, Column, Grid, Row, as_csv, escape_latex, escape_markdown,
-                      one_line)
+from .formats import (ABSENT, BOLD, FORMATS, RENDERERS, TIED, Cell, Column, Grid, Row, as_csv, escape_latex,
+                      escape_markdown, one_line)
 
-__all__ = ["ABSENT", "Cell", "Column", "Comparison", "FORMATS", "Grid", "TIED", "escape_latex", "escape_markdown", "grid",
-           "headline_title", "label", "mean_of", "notes", "one_line", "overview", "overview_grid", "printed", "table", "tidy",
-           "tied"]
+__all__ = ["ABSENT", "Cell", "Column", "Comparison", "FORMATS", "Grid", "TIED", "escape_latex", "escape_markdown",
+           "grid", "headline_title", "label", "mean_of", "notes", "one_line", "overview", "overview_grid", "printed",
+           "table", "tidy", "tied"]
 
 Comparison = dict[str, Any]  # what scoring.compare returns
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .common import BackgroundOption, DeviceOption, JsonOption, console, number, open_device, print_json, print_table, quiet_bombs
+from .common import (BackgroundOption, DeviceOption, JsonOption, console, number, open_device, print_json, print_table,
+                     quiet_bombs)
 
 
 def realism(

@@ -21,7 +21,8 @@ CHOICES = {
     "autocast": ("none", "bfloat16", "float16"),
 }
 POSITIVE = ("N", "M", "scales", "lr", "clip_norm", "log_every", "checkpoint_every")
-NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "task_weight", "order_weight", "shift_weight", "seed", "aux_lr", "warmup_steps", "ema_decay")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "task_weight", "order_weight", "shift_weight", "seed",
+                "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
 
@@ -124,7 +125,6 @@ class TrainConfig:
             raise ValueError("class_weight needs labelled_data, and labelled = IMAGES in every stage")
         if not self.class_weight and (self.labelled_data or any(s.labelled for s in self.stages)):
             raise ValueError("labelled_data, or labelled images in a stage, change nothing without class_weight")
-
         if self.judge_weight and not (self.judged_data and all(s.judged for s in self.stages)):
             raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
         if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):

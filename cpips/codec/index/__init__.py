@@ -25,5 +25,5 @@ from ._build import Summary, build
 from ._format import DIMS, MAGIC, RESIZE, SIZE, SKETCH, VERSION, IndexFileError, sketch, standard
 from ._search import DEFAULT_INDEX, LatentIndex
 
-__all__ = ["DEFAULT_INDEX", "DIMS", "IndexFileError", "LatentIndex", "MAGIC", "RESIZE", "SIZE", "SKETCH", "Summary", "VERSION",
-           "build", "sketch", "standard"]
+__all__ = ["DEFAULT_INDEX", "DIMS", "IndexFileError", "LatentIndex", "MAGIC", "RESIZE", "SIZE", "SKETCH", "Summary",
+           "VERSION", "build", "sketch", "standard"]

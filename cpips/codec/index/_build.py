@@ -19,8 +19,8 @@ from ...scoring.journal import Appended
 from ...scoring.tables import IMAGE_SUFFIXES, atomic
 from .. import container
 from ..model import Codec
-from ._format import (DIMS, MAGIC, RESIZE, SIZE, SKETCH, VERSION, IndexFileError, fits, is_index, read_file, read_image, sketch,
-                      standard, usearch_index)
+from ._format import (DIMS, MAGIC, RESIZE, SIZE, SKETCH, VERSION, IndexFileError, fits, is_index, read_file, read_image,
+                      sketch, standard, usearch_index)
 from ._search import LatentIndex
 
 _MUST_AGREE = ("version", "codec", "codec_digest", "size", "resize", "background", "sketch", "dims", "folder")

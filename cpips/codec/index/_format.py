@@ -1,4 +1,4 @@
-"""The file of an index: what is kept of an image, and how the file is read (its layout: see :mod:`cpips.codec.index`)."""
+"""The file of an index (its layout: :mod:`cpips.codec.index`): what is kept of an image, and how the file is read."""
 
 from __future__ import annotations
 
