@@ -213,10 +213,23 @@ def probe_matrix() -> str:
             f"{matrix(result)}\n\n### What was found in our own models\n\n{weaknesses(result)}")
 
 
+def shifts() -> str:
+    from shifts import report
+
+    return report(json.loads((RESULTS / "shifts.json").read_text()))
+
+
+def precision() -> str:
+    from precision import report
+
+    return report(json.loads((RESULTS / "precision.json").read_text()))
+
+
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
     "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
     "docs/calibration.md": (judged, ablation),
+    "docs/limits.md": (shifts, precision),
     "docs/losses.md": (recovery, losses),
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),

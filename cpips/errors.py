@@ -11,6 +11,10 @@ class ImageError(CpipsError, ValueError):
     """An image, array, tensor or file that cannot be compared."""
 
 
+class MissingImageError(ImageError, FileNotFoundError):
+    """An image file that is not there."""
+
+
 class ModelError(CpipsError, ValueError):
     """An unknown model, or a setting that the model cannot have."""
 

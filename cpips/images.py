@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import ImageError
+from .errors import ImageError, MissingImageError
 
 Background = Union[None, str, Sequence[float]]
 ImageLike = Union[Tensor, "np.ndarray[Any, Any]", Image.Image, str, "os.PathLike[str]", Sequence[Any]]
@@ -44,13 +44,17 @@ def load(path: str | os.PathLike[str], background: Background = None) -> Tensor:
             floats in [0,1]. ``None`` refuses images with alpha.
 
     Raises:
-        FileNotFoundError: no such file.
+        MissingImageError: no such file; an ImageError and a FileNotFoundError.
         ImageError: a directory, not an image, truncated, animated, with alpha, or larger than
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        missing = not path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ImageError(f"{str(path)[:200]} cannot be opened ({error.strerror}): give the path of an image file") from error
+    if missing:
+        raise MissingImageError(f"no such file: {path}")
     if path.is_dir():
         raise ImageError(f"{path} is a directory: give an image file, or use `cpips score` for two folders")
     with _opened(path, str(path), path.stat().st_size) as image:

@@ -79,6 +79,23 @@ def test_half_precision_inputs_in_autocast_still_raise():
         make()(torch.full((1, 3, 8, 8), 200.0).bfloat16(), torch.zeros(1, 3, 8, 8))
 
 
+def test_the_stated_tolerance(metric, pair):
+    """1e-5 of the distance plus 1e-7 between types, numbers of threads, layouts and batches, as docs/limits.md says."""
+    expected, threads = metric(*pair), torch.get_num_threads()
+    last = copy.deepcopy(metric).to(memory_format=torch.channels_last)
+    found = {"channels_last": last(*(image.contiguous(memory_format=torch.channels_last) for image in pair)),
+             "alone": torch.cat([metric(x[None], y[None]) for x, y in zip(*pair)])}
+    if not metric.quantize:  # where a latent lies near to the edge between two integers, rounding takes either
+        found["float64"] = copy.deepcopy(metric).double()(*(image.double() for image in pair)).float()
+    try:
+        torch.set_num_threads(2)
+        found["two threads"] = metric(*pair)
+    finally:
+        torch.set_num_threads(threads)
+    for name, got in found.items():
+        assert torch.allclose(got, expected, rtol=1e-5, atol=1e-7), name
+
+
 # ---- compiled and exported graphs -----------------------------------------------------------------------------------
 
 
