@@ -134,7 +134,7 @@ def run(
 
     settings = ray_settings(engine, address, actors, device)
     metrics = [place(create_metric(name, weights), "cpu" if settings else device, dtype) for name in metric]
-    datasets = _datasets(data, split, resize, task, limit)
+    datasets = read_datasets(data, split, resize, task, limit)
     with _engine(settings) as chosen:
         for dataset in datasets:
             for what in dataset.missing:
@@ -190,9 +190,9 @@ def report(
     """One self-contained page: tables, cost against agreement, scatter plots, and where metrics disagree."""
     from .report.page import write_report
 
-    datasets = _datasets(data or [], split, resize, None, None)
+    datasets = read_datasets(data or [], split, resize, None, None)
     path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
-                        maps=_maps(maps) if maps else None)
+                        maps=heat_maps(maps) if maps else None)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -234,7 +234,7 @@ def compared(runs: Sequence[Distances], resamples: int) -> list[dict[str, Any]]:
     return [compare(together, resamples) for together in same_items(runs)]
 
 
-def _datasets(paths: Sequence[Path], split: str, resize: str | None, task: str | None,
+def read_datasets(paths: Sequence[Path], split: str, resize: str | None, task: str | None,
               limit: int | None) -> list[Dataset]:
     from .dataset import DatasetError
     from .layouts import open_datasets
@@ -261,7 +261,7 @@ def _engine(settings: RaySettings | None) -> Iterator[dict[str, Any]]:
         yield {"engine": engine(actors), "circumstances": circumstances(actors)}
 
 
-def _maps(names: Sequence[str]) -> Maps:
+def heat_maps(names: Sequence[str]) -> Maps:
     """``(metric name, reference, image) -> (H,W)`` for the models named, None for other metrics."""
     import torch
 

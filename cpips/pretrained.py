@@ -120,8 +120,8 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         encoder = AnalysisTransform.random(persistent=persistent)
         return Loaded(encoder, "random", encoder.digest())
     elif isinstance(model, str) and model.startswith("compressai:"):
-        name, state = model, read_weights(_fetch_zoo(model, offline))
-    elif isinstance(model, os.PathLike) or (isinstance(model, str) and _is_path(model)):
+        name, state = model, read_weights(fetch_zoo(model, offline))
+    elif isinstance(model, os.PathLike) or (isinstance(model, str) and is_path(model)):
         name, state = Path(model).name, read_weights(Path(model))
     elif isinstance(model, str):
         card = model_card(model)
@@ -164,7 +164,8 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
     return state
 
 
-def _is_path(model: str) -> bool:
+def is_path(model: str) -> bool:
+    """Whether ``model`` names a file of weights, and not one of the models that cpips knows."""
     return model.endswith(_FILE_SUFFIXES) or os.sep in model or (model not in list_models() and Path(model).is_file())
 
 
@@ -210,7 +211,7 @@ def is_offline(offline: bool | None = None) -> bool:
     return os.environ.get("CPIPS_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def _fetch_zoo(model: str, offline: bool | None) -> Path:
+def fetch_zoo(model: str, offline: bool | None) -> Path:
     known = [f"compressai:bmshj2018-hyperprior/{metric}/{quality}" for metric in _ZOO_DIGESTS for quality in range(1, 9)]
     if model not in known:
         raise unknown_model(model, known)

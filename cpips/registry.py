@@ -31,6 +31,6 @@ def create_metric(name: pretrained.Source, **settings: Any) -> FullReferenceMetr
         return CPIPS(name, **settings)
     if name in BASELINES:
         return create(name, **settings)
-    if name not in list_metrics() and not name.startswith("compressai:") and not pretrained._is_path(name):
+    if name not in list_metrics() and not name.startswith("compressai:") and not pretrained.is_path(name):
         raise pretrained.unknown_model(name, list_metrics())
     return CPIPS(name, **settings)

@@ -359,3 +359,10 @@ def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_c
     semantic_ensemble.main()
     again = json.loads((tmp_path / "semantic_ensemble.json").read_text())
     assert again["rows"] == result["rows"]
+
+
+def test_an_unconditioned_adversary_needs_no_latent():
+    adversary = NonBinaryAdversary(UNetDiscriminator(1, 0, 8), None)
+    x, y = torch.rand(2, 1, 3, 64, 64)
+    loss = SemanticEnsembleLoss(perceptual=0, style=0, adversarial=0.1, adversary=adversary)
+    assert loss.discriminator_loss(x, y) > 0 and loss(x, y)[1]["adversarial"] > 0

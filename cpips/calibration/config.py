@@ -108,4 +108,4 @@ class CalibrateConfig:
 
 def is_file(model: str) -> bool:
     """Whether ``model`` names weights of the user's."""
-    return not model.startswith("compressai:") and pretrained._is_path(model)
+    return not model.startswith("compressai:") and pretrained.is_path(model)

@@ -65,8 +65,8 @@ def encoder_tensors(model: str) -> dict[str, Tensor]:
         raise ModelError("model = 'random' is drawn and has no weights to write a head beside: save an encoder's state "
                          "dict as .safetensors and name the file")
     if model.startswith("compressai:"):
-        state = pretrained.read_weights(pretrained._fetch_zoo(model, None))
-    elif pretrained._is_path(model):
+        state = pretrained.read_weights(pretrained.fetch_zoo(model, None))
+    elif pretrained.is_path(model):
         state = pretrained.read_weights(Path(model))
     else:
         card = pretrained.model_card(model)
@@ -82,7 +82,7 @@ def open_metric(model: str, form: str, taps: Sequence[str] = (), scales: int = 1
         ModelError, WeightsError: as :class:`~cpips.CPIPS`.
     """
     metric = CPIPS(encoder_tensors(model), form=form, taps=tuple(taps) or None, scales=scales)
-    metric.name = Path(model).name if pretrained._is_path(model) else model
+    metric.name = Path(model).name if pretrained.is_path(model) else model
     return metric
 
 

@@ -45,7 +45,7 @@ def metric(
 
     What is not given has no section: no --data, no agreement; no --probes, no weaknesses.
     """
-    from bapps_eval.cli import _datasets, _maps
+    from bapps_eval.cli import heat_maps, read_datasets
     from bapps_eval.metrics import create_metric
     from bapps_eval.run import run
 
@@ -53,7 +53,7 @@ def metric(
     from ..report import measure, write_metric_page
 
     metrics = [place(create_metric(each, weights), device, "float32") for each in dict.fromkeys([name, *(against or [])])]
-    datasets = _datasets(data or [], "val", None, None, limit)
+    datasets = read_datasets(data or [], "val", None, None, limit)
     runs = []
     for dataset in datasets:
         for each in metrics:
@@ -62,7 +62,7 @@ def metric(
     costs = measure(metrics, side or (64, 256), seconds=seconds) if seconds else []
     shipped = [each.name for each in metrics[:1] if each.name in list_models()]
     path = write_metric_page(metrics[0], output, runs=runs, probes=dict(_probes(probes or [])), costs=costs, images=datasets,
-                             resamples=resamples, gallery=gallery, maps=_maps(shipped) if shipped else None)
+                             resamples=resamples, gallery=gallery, maps=heat_maps(shipped) if shipped else None)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -163,7 +163,7 @@ class LatentIndex:
 
 
 def _shipped(name: str, path: Path) -> Codec:
-    from ..pretrained import list_models
+    from ...pretrained import list_models
 
     if name not in list_models():
         raise IndexFileError(f"{path} was built with {name!r}, which does not ship with cpips: give its weights "
