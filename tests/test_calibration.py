@@ -237,16 +237,17 @@ def test_normal_scores():
 
 def test_a_batch_is_ladders_first_and_a_function_of_its_key(made):
     whole = JudgedSet(made)
+    flips = {"": lambda a: a, "m": lambda a: a[:, :, ::-1], "u": lambda a: a[:, ::-1], "mu": lambda a: a[:, ::-1, ::-1]}
+    turns = flips | {name + "t": lambda a, flip=flip: flip(a.swapaxes(1, 2)) for name, flip in flips.items()}
     turned = set()
-    for key in range(12):
+    for key in range(30):
         batch = whole.batch(3, 8, 7, key)
         again = whole.batch(3, 8, 7, key)
         assert all(torch.equal(batch[k], again[k]) for k in ("references", "copies", "normal"))
         references, copies = (batch[k].permute(0, 2, 3, 1).numpy() for k in ("references", "copies"))
         assert references.shape == (3, 64, 64, 3) and copies.shape == (24, 64, 64, 3) and references.dtype == np.uint8
         assert batch["normal"].shape == (24, 2) and batch["ladders"] == 2
-        for name, turn in (("", lambda a: a), ("m", lambda a: a[:, :, ::-1]), ("u", lambda a: a[:, ::-1]),
-                           ("mu", lambda a: a[:, ::-1, ::-1])):
+        for name, turn in turns.items():
             found = [[g for g in range(6) if np.array_equal(reference, whole.references[g])]
                      for reference in turn(references)]
             if all(found):
@@ -264,7 +265,7 @@ def test_a_batch_is_ladders_first_and_a_function_of_its_key(made):
             else:
                 assert place >= 2 * LADDERS
             before = place
-    assert turned == {"", "m", "u", "mu"}
+    assert turned == set(turns)
 
 
 # ---- the head and its losses ----------------------------------------------------------------------------------------
@@ -427,12 +428,12 @@ def grating(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> dict[str, tuple[fit.Statistics, np.ndarray]]:
-    """60 photographs with 4 copies and a shifted one, and distances of the copies by an untrained encoder of which few
+    """60 photographs with 4 copies and two shifted ones, and distances of the copies by an untrained encoder of which few
     channels count."""
     rng, items = np.random.default_rng(1), []
     for i in range(60):
         reference = photo(i, 64, 64)
-        items.append((reference, [*(grating(reference, rng) for _ in range(4)), agreement.shifted(reference)]))
+        items.append((reference, [*(grating(reference, rng) for _ in range(4)), *agreement.shifted(reference)]))
     found = {}
     for form in ("latent", "taps"):
         metric = CPIPS(AnalysisTransform.random(N=4, M=6), form=form, taps=("gdn1", "gdn2", "gdn3", "y"))
@@ -481,10 +482,12 @@ def test_the_loss_of_groups_is_that_of_codecs(planted):
     fitted = fit.fit_groups(statistics, normal, 2, items, settings(epochs=1, decay_epochs=0, order_weight=0.7, shift_weight=0.4))
     head = TrainableHead("latent", statistics.channels)
     d = statistics.distances(statistics.ones())[:8]
-    copies, shifts = d[:, :-1], d[:, -1:].expand(-1, d.shape[1] - 1)
+    copies, (right, down) = d[:, :-2], (d[:, [i]].expand(-1, d.shape[1] - 2) for i in (-2, -1))
     bad = torch.from_numpy(normal[:8]).mean(-1) > 0
     expected = ranking_loss(head, copies.flatten(), torch.from_numpy(normal[:8]).flatten(0, 1))
-    expected = expected + 0.7 * order_loss(head, d[:, [0, 2]], d[:, [1, 3]]) + 0.4 * order_loss(head, shifts[bad], copies[bad])
+    expected = expected + 0.7 * order_loss(head, d[:, [0, 2]], d[:, [1, 3]])
+    for shifts in (right, down):
+        expected = expected + 0.4 / 2 * order_loss(head, shifts[bad], copies[bad])
     assert fitted.losses == pytest.approx([expected.item()], rel=1e-5)
 
 
@@ -508,17 +511,18 @@ def test_agreement_by_hand():
     assert facts["teachers"]["c"] == pytest.approx((1 / 3 + 1 + 5 / 6) / 3)
     assert facts["teachers_against_the_others"]["c"] == pytest.approx((0 + 1 + 3 / 4) / 3)
     assert "teachers_against_the_others" not in agreement.panel_facts(scores[..., :1], ["a"])
-    d = np.array([[1.0, 2.0, 3.0, 1.5]])
+    d = np.array([[1.0, 2.0, 3.0, 1.5, 2.5]])  # the last two of shifts: one and two of three copies lie below
     found = agreement.group_agreement(d, scores, normal_scores(scores), ["a", "b", "c"], 1)
-    assert found["severity_order"] == 1 and found["below_shift"] == pytest.approx(1 / 3)
+    assert found["severity_order"] == 1 and found["below_shift"] == pytest.approx(1 / 2)
     assert found["srcc_teachers"] == pytest.approx({"a": 1, "b": np.sqrt(3) / 2, "c": 0.5})
     assert agreement.group_agreement(d, scores, normal_scores(scores), ["a", "b", "c"], 0)["severity_order"] is None
 
 
 def test_shifted():
     image = photo(1, 5, 4)
-    moved = agreement.shifted(image)
-    assert np.array_equal(moved[:, 1:], image[:, :-1]) and np.array_equal(moved[:, 0], image[:, 0])
+    right, down = agreement.shifted(image)
+    assert np.array_equal(right[:, 1:], image[:, :-1]) and np.array_equal(right[:, 0], image[:, 0])
+    assert np.array_equal(down[1:], image[:-1]) and np.array_equal(down[0], image[0])
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

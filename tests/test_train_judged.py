@@ -80,15 +80,15 @@ def test_terms_by_hand(judged_root, tmp_path):
     references, copies = drawn["references"].float() / 255, drawn["copies"].float() / 255
     metric = CPIPS({**{k: v for k, v in objective.codec.state_dict().items() if not is_table(k)},
                     **objective.head.head().state_dict()})
-    moved = torch.from_numpy(np.stack([shifted(image.permute(1, 2, 0).numpy()) for image in references]))
+    moved = torch.from_numpy(np.concatenate([shifted(image.permute(1, 2, 0).numpy()) for image in references]))
     d = metric(references.repeat_interleave(4, 0), copies)
-    s = metric(references, moved.permute(0, 3, 1, 2))
+    s = metric(references.repeat_interleave(2, 0), moved.permute(0, 3, 1, 2)).view(-1, 2)
     z, t = (d + 1e-5).log(), drawn["normal"]
     pairs = [(i, j) for i in range(8) for j in range(i + 1, 8)]
     shares = torch.stack([torch.sigmoid(4 * (t[i] - t[j])).mean() for i, j in pairs])
     judgement = F.binary_cross_entropy_with_logits(torch.stack([z[i] - z[j] for i, j in pairs]), shares)
     order = torch.stack([F.softplus(z[0] - z[1]), F.softplus(z[4] - z[5])]).mean()
-    guarded = [F.softplus((s[i // 4] + 1e-5).log() - z[i]) for i in range(8) if t[i].mean() > 0]
+    guarded = [F.softplus((s[i // 4, way] + 1e-5).log() - z[i]) for i in range(8) for way in (0, 1) if t[i].mean() > 0]
     assert drawn["ladders"] == 1 and guarded
     expected = {"judgement": judgement, "order": order, "shift": torch.stack(guarded).mean()}
     assert {key: terms[key] for key in expected} == pytest.approx({k: v.item() for k, v in expected.items()}, rel=1e-4)

@@ -19,7 +19,7 @@ def agreement(metric: CPIPS, judged: JudgedSet) -> dict[str, Any]:
     count = judged.kept_aside
     distances = []
     for reference, copies in zip(judged.references[:count], judged.distorted[:count]):
-        images = torch.from_numpy(np.concatenate([reference[None], copies, shifted(reference)[None]]))
+        images = torch.from_numpy(np.concatenate([reference[None], copies, shifted(reference)]))
         embedding = metric.embed(images.permute(0, 3, 1, 2))
         distances.append(metric.distance(embedding[0], embedding[1:]).cpu().numpy())
     scores, normal = judged.scores[:count], judged.normal[:count]
@@ -28,8 +28,8 @@ def agreement(metric: CPIPS, judged: JudgedSet) -> dict[str, Any]:
 
 
 def shifted(image: NDArray[Any]) -> NDArray[Any]:
-    """``(H,W,3)``, one pixel to the right, its left column doubled: to people the same picture."""
-    return np.concatenate([image[:, :1], image[:, :-1]], 1)
+    """``(2,H,W,3)`` of ``(H,W,3)``: one pixel to the right and one pixel down, the border doubled: to people the same picture."""
+    return np.stack([np.concatenate([image[:, :1], image[:, :-1]], 1), np.concatenate([image[:1], image[:-1]])])
 
 
 def group_agreement(distances: NDArray[Any], scores: NDArray[Any], normal: NDArray[Any], teachers: Sequence[str],
@@ -37,16 +37,17 @@ def group_agreement(distances: NDArray[Any], scores: NDArray[Any], normal: NDArr
     """How a metric's order of copies compares with the teachers'.
 
     Args:
-        distances: ``(G,K+1)``, of K copies and of the reference shifted by a pixel.
+        distances: ``(G,K+2)``, of K copies and of the reference :func:`shifted` by a pixel, in both directions.
         scores, normal: the teachers' distances ``(G,K,T)``, and the same as normal scores.
         ladders: pairs of severities that each group's copies begin with.
 
     Returns:
         ``srcc``: Spearman's correlation with the mean of the teachers' normal scores over all copies;
         ``srcc_teachers``: with each; ``panel``: :func:`panel_agreement`; ``severity_order``: share of the ladders of which the worse step
-        is held farther; ``below_shift``: share of the copies that are held nearer than the shifted reference.
+        is held farther; ``below_shift``: share of the copies that are held nearer than the shifted
+        reference, the mean over both directions.
     """
-    copies = distances[:, :-1]
+    copies, shifts = distances[:, :-2], distances[:, -2:]
     rungs = copies[:, : 2 * ladders]
     return {
         "srcc": float(spearmanr(copies.ravel(), normal.mean(2).ravel()).statistic),
@@ -54,7 +55,7 @@ def group_agreement(distances: NDArray[Any], scores: NDArray[Any], normal: NDArr
                           for t, name in enumerate(teachers)},
         "panel": panel_agreement(copies, scores),
         "severity_order": float((rungs[:, 1::2] > rungs[:, ::2]).mean()) if ladders else None,
-        "below_shift": float((copies < distances[:, -1:]).mean()),
+        "below_shift": float((copies[:, :, None] < shifts[:, None]).mean()),
     }
 
 

@@ -334,7 +334,7 @@ def fit_groups(statistics: Statistics, normal: NDArray[Any], ladders: int, items
     (:class:`~cpips.codec.objective.Objective`).
 
     Args:
-        statistics: K copies of each group and, last, the shifted reference.
+        statistics: K copies of each group and, last, the reference shifted in both directions.
         normal: ``(n,K,T)`` normal scores of the teachers for the copies.
         ladders: pairs of severities that each group's copies begin with, the worse second.
         items: numbers of the groups to fit to.
@@ -342,7 +342,7 @@ def fit_groups(statistics: Statistics, normal: NDArray[Any], ladders: int, items
     target = torch.from_numpy(np.asarray(normal, np.float32))
 
     def loss(head: TrainableHead, batch: Tensor, distances: Tensor) -> Tensor:
-        terms = group_losses(head, distances[:, :-1], distances[:, -1], target[batch], ladders)
+        terms = group_losses(head, distances[:, :-2], distances[:, -2:], target[batch], ladders)
         return terms["judgement"] + config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
 
     return _fit(statistics, items, loss, config)

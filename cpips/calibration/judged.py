@@ -224,7 +224,7 @@ class JudgedSet:
         return -(-len(self) // 12)
 
     def batch(self, groups: int, copies: int, *key: int) -> dict[str, Any]:
-        """Some copies of some groups, a function of ``key`` alone.
+        """Some copies of some groups, mirrored, upside down or transposed, a function of ``key`` alone.
 
         Args:
             copies: of each group, a multiple of 4; half of them are ladders.
@@ -235,7 +235,7 @@ class JudgedSet:
         """
         rng = np.random.default_rng(key)
         chosen = self.kept_aside + rng.choice(len(self) - self.kept_aside, groups, replace=False)
-        mirrored, upside_down = rng.random(2) < 0.5
+        mirrored, upside_down, transposed = rng.random(3) < 0.5
         ladders, total = copies // 4, self.scores.shape[1]
         indexes = []
         for _ in chosen:
@@ -247,6 +247,7 @@ class JudgedSet:
                       np.concatenate([self.distorted[g][i] for g, i in zip(chosen, indexes)])):
             array = array[:, :, ::-1] if mirrored else array
             array = array[:, ::-1] if upside_down else array
+            array = array.swapaxes(1, 2) if transposed else array
             drawn.append(torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2))
         normal = np.concatenate([self.normal[g][i] for g, i in zip(chosen, indexes)])
         return {"references": drawn[0], "copies": drawn[1], "ladders": ladders, "normal": torch.from_numpy(normal)}

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ModelError
 from ..forms import cells
 from ..head import Head
 
@@ -52,6 +53,21 @@ class TrainableHead(nn.Module):
         for weight in self.weights.values():
             weight.clamp_(min=0)
 
+    @torch.no_grad()
+    def start_from(self, head: Head) -> None:
+        """Take over the weights of ``head``.
+
+        Raises:
+            ModelError: it has another form, other taps, scales or channels.
+        """
+        wanted, found = ((form, {tap: tuple(weight.shape) for tap, weight in weights.items()})
+                         for form, weights in ((self.form, self.weights), (head.form, head.weights)))
+        if wanted != found:
+            raise ModelError(f"a head of form {found[0]} with weights {found[1]} to start from, where {wanted[0]} with "
+                             f"{wanted[1]} is asked for")
+        for tap, weight in head.weights.items():
+            self.weights[tap].copy_(weight / self.unit)
+
     def head(self) -> Head:
         return Head(self.form, {tap: weight.detach().float() * self.unit for tap, weight in self.weights.items()})
 
@@ -85,18 +101,18 @@ def group_losses(head: TrainableHead, distances: Tensor, shifts: Tensor, normal:
     Args:
         distances: ``(G,K)``, of K copies to each of G references; the first ``2 * ladders`` are pairs of severities of one
             distortion, the worse second.
-        shifts: ``(G,)``, of each reference shifted by a pixel: to people the same picture.
+        shifts: ``(G,S)``, of each reference shifted by a pixel in S ways: to people the same picture.
         normal: the teachers' normal scores ``(G,K,T)``.
 
     Returns:
         ``judgement``, the ranking loss over all copies, and two guards against the teachers' blind spots: ``order``, of the
         severities, and ``shift``: a shift by a pixel is milder than what the teachers hold worse than half of all copies.
     """
-    bad = normal.mean(2) > 0
+    bad = (normal.mean(2) > 0).nonzero(as_tuple=True)
     rungs = distances[:, : 2 * ladders]
     return {"judgement": ranking_loss(head, distances.flatten(), normal.flatten(0, 1)),
             "order": order_loss(head, rungs[:, ::2], rungs[:, 1::2]),
-            "shift": order_loss(head, shifts[:, None].expand_as(distances)[bad], distances[bad])}
+            "shift": order_loss(head, shifts[bad[0]], distances[bad][:, None].expand(-1, shifts.shape[1]))}
 
 
 class RankingNetwork(nn.Sequential):

@@ -165,7 +165,7 @@ def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output
     sha.update(judged.distorted)
 
     def load(i: int) -> fit.Item:
-        return judged.references[i], [*judged.distorted[i], agreements.shifted(judged.references[i])]
+        return judged.references[i], [*judged.distorted[i], *agreements.shifted(judged.references[i])]
 
     fitting, aside = fit.first_aside(len(judged), config.kept_aside)
     statistics = _statistics(config, metric, len(judged), load, output, sha.hexdigest())

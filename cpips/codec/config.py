@@ -71,6 +71,7 @@ class TrainConfig:
     N: int = 128
     M: int = 192
     init: str = ""  # a codec to start from, relative to the config file
+    init_head: str = ""  # likewise a model's weights, whose head to start from
     rate_weight: float = 1.0
     distortion: str = "mse"
     class_weight: float = 0.0
@@ -129,6 +130,8 @@ class TrainConfig:
             raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
         if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):
             raise ValueError("judged_data, or judged groups in a stage, change nothing without judge_weight")
+        if self.init_head and not self.judge_weight:
+            raise ValueError("init_head changes nothing without judge_weight")
         if bool(self.task_weight) != bool(self.task_trunk):
             raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other")
         if unknown := set(self.task_taps) - set(TRUNK_TAPS[self.task_net]):
@@ -143,7 +146,7 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":
-        """Read a TOML config; ``init`` becomes a path that holds from any folder.
+        """Read a TOML config; ``init`` and ``init_head`` become paths that hold from any folder.
 
         Raises:
             ModelError: an unknown, missing or unreadable setting; the message names it.
@@ -156,7 +159,8 @@ class TrainConfig:
             raise ModelError(f"{path}: stages must be tables in double brackets, [[stages]]")
         raw["stages"] = [toml.make(f"{path}, [[stages]] number {i}", Stage, stage) for i, stage in enumerate(stages, 1)]
         config = toml.make(path, cls, raw)
-        return dataclasses.replace(config, init=config.init and toml.beside(path, config.init))
+        return dataclasses.replace(config, init=config.init and toml.beside(path, config.init),
+                                   init_head=config.init_head and toml.beside(path, config.init_head))
 
     def stage_at(self, step: int) -> Stage:
         for stage in self.stages:

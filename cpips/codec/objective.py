@@ -90,17 +90,18 @@ class Objective(nn.Module):
 
     def _judge(self, head: TrainableHead, references: Tensor, copies: Tensor, ladders: int,
                normal: Tensor) -> dict[str, Tensor]:
-        config, groups, size = self.config, references.shape[0], references.shape[-1]
+        config, groups = self.config, references.shape[0]
         count = len(copies) // groups
-        # one pixel to the right, the left column doubled: to people the same picture
-        shifted = torch.cat([references[..., :1], references[..., : size - 1]], -1)
-        features = self.codec.features(torch.cat([references, copies, shifted]).float() / 255, tuple(head.weights),
+        # one pixel to the right and one down, the border doubled: to people the same pictures
+        right = torch.cat([references[..., :1], references[..., :-1]], 3)
+        down = torch.cat([references[..., :1, :], references[..., :-1, :]], 2)
+        features = self.codec.features(torch.cat([references, copies, right, down]).float() / 255, tuple(head.weights),
                                        config.scales)
         whose = torch.arange(groups, device=copies.device)
-        whose = torch.cat([whose.repeat_interleave(count), whose])
+        whose = torch.cat([whose.repeat_interleave(count), whose, whose])
         distances, shifts = head([f[whose] for f in features], [f[groups:] for f in features]).split(
-            [len(copies), groups])
-        return group_losses(head, distances.view(groups, count), shifts, normal.view(groups, count, -1), ladders)
+            [len(copies), 2 * groups])
+        return group_losses(head, distances.view(groups, count), shifts.view(2, groups).T, normal.view(groups, count, -1), ladders)
 
 
 @torch.no_grad()

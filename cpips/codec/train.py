@@ -26,8 +26,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..calibration.judged import JudgedSet
 from ..calibration.ranking import TrainableHead
+from ..errors import ModelError
 from ..files import replace
 from ..losses import FeatureExtractor, PerceptualLoss
+from ..pretrained import load_model
 from .config import TrainConfig
 from .data import Crops, Labelled, prefetch
 from .evaluate import load_codec
@@ -73,6 +75,11 @@ class Trainer:
             trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
             task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
+        if objective.head is not None and config.init_head:
+            head = load_model(Path(config.init_head)).head
+            if head is None:
+                raise ModelError(f"{config.init_head} has no head to start from: it is not calibrated")
+            objective.head.start_from(head)
         objective.to(self.fabric.device)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
         objective.train()
@@ -200,9 +207,10 @@ class Trainer:
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
         ours, theirs = dataclasses.asdict(self.config), state["config"]
-        changed = [k for k in ours if k not in ("notes", "init") and ours[k] != theirs.get(k)]
-        if Path(ours["init"]).name != Path(theirs.get("init", "")).name:  # the same file may lie elsewhere now
-            changed.append("init")
+        files = ("init", "init_head")
+        changed = [k for k in ours if k not in ("notes", *files) and ours[k] != theirs.get(k)]
+        # the same file may lie elsewhere now
+        changed += [k for k in files if Path(ours[k]).name != Path(theirs.get(k, "")).name]
         if changed:
             raise ValueError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): "
                              "use another output folder, or delete this one")
