@@ -3,7 +3,7 @@
     python benchmarks/semantic_ensemble.py --runs DIR [--steps N] [--minutes M] [--smoke]
 
 The decoder of `configs/tune-ensemble.toml` is tuned once for each row of ``ROWS``: the same codec, crops, steps and rates,
-another adversary. The rows advance in turns of 50 steps, and when the minutes are over all have made as many. Every row
+another loss. The rows advance in turns of 50 steps, and when the minutes are over all have made as many. Every row
 decodes the very bitstreams that the shipped codec wrote, which is asserted. Checkpoints are kept in DIR: a run that was
 stopped goes on. The crops go to ``docs/semantic_ensemble.png``.
 """
@@ -36,8 +36,11 @@ from cpips.realism import Statistics, collect, fid, kid
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, FIGURE = ROOT / "configs" / "tune-ensemble.toml", ROOT / "docs" / "semantic_ensemble.png"
+NONE = {"adversary": "none", "lambda_adv": 0.0}
 ROWS = {
-    "no adversary": {"adversary": "none", "lambda_adv": 0.0},
+    "Charbonnier": NONE | {"perceptual": 0.0, "style": 0.0},
+    "+ perceptual": NONE | {"style": 0.0},
+    "no adversary": NONE,
     "+ binary": {"adversary": "binary"},
     "+ k-means labels": {"tokenizer": "patches"},
     "+ VQ labels": {"tokenizer": "vq"},
