@@ -1,6 +1,6 @@
 """How near other types, layouts and numbers of threads come to the distance in float32, and what passes in them.
 
-    python benchmarks/precision.py [--images 6] [--models NAME ...]
+    python benchmarks/precision.py [--images 2] [--models cpips-lite ...]
 
 Pairs are Kodak crops of 96 px with their JPEGs of two qualities, noise, blur, and themselves. ``half`` moves metric and
 images to the type, ``autocast`` leaves both in float32. A pair passes an operation
@@ -112,8 +112,8 @@ def report(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--models", nargs="+", default=["cpips-lite", "hyperprior-q4"])
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--models", nargs="+", default=["cpips-lite"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     x, y = pairs(args.images)

@@ -47,8 +47,9 @@ class CPIPS(FullReferenceMetric):
         weights: per tap a tensor ``(C,)``, or ``(scales,C)``, of non-negative channel weights. Not for ``'structure'``.
         scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean.
         shifts: encode every image (and halved image) at ``shifts`` x ``shifts`` places of the encoder's grid of 16 px and
-            compare the averages: 1, 2, 4, 8 or 16. Less sensitive to a shift of one image by a few pixels, at
-            ``shifts**2`` times the cost; see :mod:`cpips.shifting`. Not with ``quantize``.
+            compare the averages: 1, 2, 4, 8 or 16, at ``shifts**2`` times the cost. A shift of one image by a few pixels
+            changes these less, and so does every other difference: docs/limits.md has what was measured. Not with
+            ``quantize``. See :mod:`cpips.shifting`.
         quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
         root: the square root of the distance, its slope kept finite at zero. It obeys the triangle inequality (see
             ``is_metric``), whatever the form.

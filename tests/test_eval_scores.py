@@ -339,3 +339,11 @@ def test_only_runs_of_the_same_items_are_compared():
         assert len(scoring.same_items([one, changed])) == 2
     with pytest.raises(DistancesError, match="a came twice"):
         scoring.compare([one, mos_run("a", 0.3)])
+
+
+@pytest.mark.parametrize("ceiling", [bapps_eval.human_ceiling, bapps_eval.majority_ceiling])
+def test_ceilings_refuse_what_is_no_share(ceiling):
+    with pytest.raises(ScoreError, match=r"^judge is 1\.2 at item 1"):
+        ceiling([0.5, 1.2])
+    with pytest.raises(ScoreError, match="^judge holds NaN, first at item 0"):
+        ceiling([float("nan"), 0.5])
