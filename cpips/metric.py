@@ -329,7 +329,8 @@ class CPIPS(FullReferenceMetric):
 
     @property
     def _key(self) -> str:
-        return f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}|{self.shifts}"
+        key = f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}"
+        return key + f"|{self.shifts}" * (self.shifts > 1)
 
     def _own(self, embedding: Embedding) -> Embedding:
         if not isinstance(embedding, Embedding):
