@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import cpips
-from _common import DATA, save, table, trunk_and_heads
+from _common import DATA, save, save_picture, table, trunk_and_heads
 from cpips.distortions import DISTORTIONS
 from cpips.files import replace
 from cpips.probes import PROBES, ProbeResult
@@ -252,7 +252,7 @@ def draw_pictures(pictures: dict[str, dict[str, dict[str, Tensor]]], path: Path)
         for axis in column:
             axis.axis("off")
         column[0].set_title(f"{name}\n{column[0].get_title()}", fontsize=7)
-    replace(path, lambda partial: figure.savefig(partial, dpi=100, format="png"))
+    save_picture(figure, path, dpi=100, colours=64)
     pyplot.close(figure)
 
 

@@ -13,23 +13,20 @@ whole Kodak images for 2000 steps.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, RESULTS, is_plain, save, shipped, table, trunk_and_heads
+from _common import DATA, RESULTS, is_plain, save, save_picture, shipped, table, trunk_and_heads
 from cpips.codec.container import Bitstream, pack
 from cpips.codec.evaluate import psnr_8bit
 from cpips.codec.files import open_codec
 from cpips.codec.refine import refine
-from cpips.files import replace
 from rate_distortion import bjontegaard, ms_ssim
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "refinement.png"
@@ -167,11 +164,7 @@ def draw(pictures: list[dict[str, Tensor]], rows: list[dict], box: tuple[int, ..
             axis.set_title(title, fontsize=7)
             if label in ("original", "region"):
                 axis.add_patch(Rectangle(box[:2], *box[2:], fill=False, edgecolor="white", linewidth=0.8))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=120, format="png")
-    small = Image.open(drawn).convert("RGB").quantize(200)  # a third of the bytes
-    replace(path, lambda partial: small.save(partial, "PNG", optimize=True))
+    save_picture(figure, path)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import sys
 import time
@@ -20,17 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, save, table, trunk_and_heads
+from _common import DATA, save, save_picture, table, trunk_and_heads
 from cpips.codec.container import pack
 from cpips.codec.decoder_tuning import DecoderTuner, assert_same_bitstreams
 from cpips.codec.evaluate import psnr_8bit
 from cpips.codec.files import open_codec
 from cpips.codec.tune_config import TuneConfig, make_tuner
-from cpips.files import replace
 from cpips.losses import NonBinaryAdversary
 from cpips.realism import Statistics, collect, fid, kid
 
@@ -186,11 +183,7 @@ def draw(original: dict[str, Tensor], pictures: dict[str, dict[str, Tensor]], pa
             crop = images[stem][:, top : top + SHOWN_SIDE, left : left + SHOWN_SIDE].permute(1, 2, 0)
             axis.imshow(crop.numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=120, format="png")
-    small = Image.open(drawn).convert("RGB").quantize(200)  # a third of the bytes
-    replace(path, lambda partial: small.save(partial, "PNG", optimize=True))
+    save_picture(figure, path)
 
 
 if __name__ == "__main__":

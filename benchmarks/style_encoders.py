@@ -12,7 +12,6 @@ Pictures are kept in DIR: a run that was stopped goes on.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import statistics
 import sys
@@ -25,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, save, table
+from _common import DATA, save, save_picture, table
 from cpips.encoders import AnalysisTransform
 from cpips.files import replace
 
@@ -117,7 +116,7 @@ def models(runs: Path, path: Path) -> dict:
         for j, pair in enumerate(columns):
             for axis, key in zip(axes[2 * i : 2 * i + 2, j], pair):
                 show(axis, found.get(key), (key or "").replace("hyperprior", "hp"))
-    draw(figure, path)
+    save_picture(figure, path, dpi=100, colours=256)
     return result
 
 
@@ -126,13 +125,6 @@ def show(axis, image: Tensor | None, title: str) -> None:
     if image is not None:
         axis.imshow(image[0].permute(1, 2, 0).numpy())
         axis.set_title(title, fontsize=9)
-
-
-def draw(figure: Figure, path: Path) -> None:
-    """As a PNG of 256 colours: in more, so much noise would make files of megabytes."""
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=100)
-    Image.open(stream).convert("RGB").quantize(256, kmeans=2).save(path, optimize=True)
 
 
 def grid(runs: Path, path: Path) -> None:
@@ -145,7 +137,7 @@ def grid(runs: Path, path: Path) -> None:
             image, _ = kept(runs / f"grid-{content_tap}-{'+'.join(style_taps)}.png", lambda: st.optimise(
                 extractor(GRID_MODEL, True), content, style, **taps, **SETTINGS)[0])
             show(axis, image, f"content {content_tap}, style {'all' if len(style_taps) > 1 else style_taps[0]}")
-    draw(figure, path)
+    save_picture(figure, path, dpi=100, colours=256)
 
 
 def network(runs: Path, name: str) -> tuple[st.StyleNet, float]:
@@ -176,7 +168,7 @@ def networks(runs: Path, path: Path) -> dict:
             image, seconds = st.apply(net, content)
             times.append(seconds)
             show(axis, image, name)
-    draw(figure, path)
+    save_picture(figure, path, dpi=100, colours=256)
     return {**result, "cpu_seconds_an_image": round(statistics.median(times), 2)}
 
 
