@@ -11,7 +11,7 @@ Needs the extra ``torchmetrics``. ``import cpips`` does not import this module.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Callable, Sequence, Union
+from typing import Any, Callable, Sequence, Union, cast
 
 import torch
 from torch import Tensor
@@ -101,8 +101,7 @@ class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they
         self.total = self.total + distances.to(self.total).sum()
         self.count = self.count + distances.numel()
         if self.reduction == "none":
-            assert isinstance(self.samples, list)  # a tensor only while processes are synchronised, when none updates
-            self.samples.append(distances.float())
+            cast("list[Tensor]", self.samples).append(distances.float())  # a tensor only while processes are synchronised
 
     def compute(self) -> Tensor:
         """Mean, sum or list of the images seen, over all processes."""

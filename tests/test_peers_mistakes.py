@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -111,9 +112,14 @@ def test_piq_checks_with_assert():
 
 
 def test_no_assert_guards_an_input():
-    """The same, for every line of the package."""
+    """The same, for every line of the package; what tells a type checker that a value is there, or of a type, may stay."""
+    def of_types(test: ast.expr) -> bool:
+        return all(map(of_types, test.values)) if isinstance(test, ast.BoolOp) else bool(
+            re.fullmatch(r"[\w.]+ is not None|isinstance\([\w.]+, [\w.]+\)", ast.unparse(test)))
+
     for path in (ROOT / "cpips").rglob("*.py"):
-        asserts = [node.lineno for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Assert)]
+        asserts = [node.lineno for node in ast.walk(ast.parse(path.read_text("utf-8")))
+                   if isinstance(node, ast.Assert) and not of_types(node.test)]
         assert not asserts, f"{path.name}: lines {asserts}"
 
 

@@ -46,8 +46,8 @@ def import_compressai(module: str = "compressai") -> ModuleType:
     """
     if importlib.util.find_spec("compressai") is None:
         raise ImportError(
-            "the codec needs CompressAI, which is not installed: pip install 'cpips[codec]' -c constraints.txt"
-        )
+            "the codec needs CompressAI, which is not installed: pip install 'cpips[codec]' -c constraints.txt",
+            name="compressai")
     declare_torchvision_ops()
     with warnings.catch_warnings():  # its dependencies warn at import; none of it concerns our users
         warnings.simplefilter("ignore")
