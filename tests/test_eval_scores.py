@@ -347,3 +347,10 @@ def test_ceilings_refuse_what_is_no_share(ceiling):
         ceiling([0.5, 1.2])
     with pytest.raises(ScoreError, match="^judge holds NaN, first at item 0"):
         ceiling([float("nan"), 0.5])
+
+
+def test_settings_that_no_score_has_are_refused():
+    with pytest.raises(ScoreError, match="^3 triplets are too few for 5 folds: expected 10 or more"):
+        scores.two_afc_likelihood([0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.5, 1, 0])
+    with pytest.raises(ScoreError, match="^a logistic fit has 4 or 5 parameters, not 3"):
+        scores.logistic_fit([1.0, 2, 3, 4, 5, 6], [6.0, 5, 4, 3, 2, 1], parameters=3)
