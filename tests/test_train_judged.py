@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.slow
 if missing := [name for name in ("compressai", "lightning_fabric") if importlib.util.find_spec(name) is None]:
@@ -25,6 +26,7 @@ from cpips.codec.evaluate import load_codec  # noqa: E402
 from cpips.codec.model import Codec, LiteCodec, create_codec, is_table  # noqa: E402
 from cpips.codec.release import release  # noqa: E402
 from cpips.codec.train import Trainer  # noqa: E402
+from cpips.errors import ModelError  # noqa: E402
 from eval_trees import photo  # noqa: E402
 from tiny_codec import CONFIG, curve, toml  # noqa: E402
 
@@ -117,6 +119,24 @@ def test_agreement_is_learnt(judged_root, tmp_path):
     found = agreement(metric, JudgedSet(judged_root / "judged", teachers=["noise"]))
     assert found["srcc"] > 0.9 and found["severity_order"] == 1
     assert found["groups"] == 2 and found["srcc_teachers"].keys() == {"noise"}
+
+
+def test_goes_on_from_the_head_of_a_model(judged_run, judged_root, tmp_path):
+    state = pretrained.read_weights(judged_run / "codec.safetensors")
+    head = pretrained.read_weights(judged_run / "head.safetensors")
+    model, bare = tmp_path / "model.safetensors", tmp_path / "bare.safetensors"
+    save_file({**state, **head}, model)
+    save_file(dict(state), bare)
+    config = dataclasses.replace(JUDGED, init=str(judged_run / "codec.safetensors"), init_head=str(model))
+    begun = Trainer(config, judged_root, tmp_path / "run").module.module.head.head().state_dict()
+    assert begun.keys() == head.keys() and all(torch.allclose(begun[key], head[key].float()) for key in head)
+    assert any(not torch.equal(weight, torch.full_like(weight, weight.flatten()[0])) for weight in begun.values())
+    with pytest.raises(ModelError, match="has no head to start from"):
+        Trainer(dataclasses.replace(config, init_head=str(bare)), judged_root, tmp_path / "run")
+    with pytest.raises(ModelError, match="a head of form local with weights"):
+        Trainer(dataclasses.replace(config, taps=["y"]), judged_root, tmp_path / "run")
+    with pytest.raises(ValueError, match="init_head changes nothing without judge_weight"):
+        dataclasses.replace(CONFIG, init_head=str(model))
 
 
 def test_resumes_at_any_step_to_the_same_head(judged_run, judged_root, tmp_path):

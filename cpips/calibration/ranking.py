@@ -60,8 +60,7 @@ class TrainableHead(nn.Module):
         Raises:
             ModelError: it has another form, other taps, scales or channels.
         """
-        wanted, found = ((form, {tap: tuple(weight.shape) for tap, weight in weights.items()})
-                         for form, weights in ((self.form, self.weights), (head.form, head.weights)))
+        wanted, found = ((one.form, {tap: tuple(weight.shape) for tap, weight in one.weights.items()}) for one in (self, head))
         if wanted != found:
             raise ModelError(f"a head of form {found[0]} with weights {found[1]} to start from, where {wanted[0]} with "
                              f"{wanted[1]} is asked for")
