@@ -214,15 +214,11 @@ def probe_matrix() -> str:
 
 
 def shifts() -> str:
-    from shifts import report
-
-    return report(json.loads((RESULTS / "shifts.json").read_text()))
+    return written("shifts")
 
 
 def precision() -> str:
-    from precision import report
-
-    return report(json.loads((RESULTS / "precision.json").read_text()))
+    return written("precision")
 
 
 PAGES = {

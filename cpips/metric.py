@@ -31,7 +31,7 @@ from .errors import ImageError, ModelError
 from .forms import FORMS
 from .protocol import FullReferenceMetric
 
-__all__ = ["CPIPS", "Embedding", "cell_mean", "wide"]
+__all__ = ["CPIPS", "Embedding"]
 
 
 class CPIPS(FullReferenceMetric):

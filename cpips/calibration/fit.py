@@ -28,11 +28,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import pretrained
+from ..cells import cell_mean, wide
 from ..codec.data import prefetch
 from ..errors import CpipsError, ModelError
 from ..files import replace
 from ..head import Head
-from ..metric import CPIPS, cell_mean, wide
+from ..metric import CPIPS
 from .config import LINEAR_FORMS, CalibrateConfig
 from .ranking import EPS, RankingNetwork, TrainableHead, group_losses, ranking_loss
 

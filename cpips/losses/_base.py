@@ -8,8 +8,9 @@ from typing import Any, Mapping, Union
 import torch
 from torch import Tensor
 
+from ..cells import wide
+from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from ..metric import Embedding, wide
 from ..protocol import ImageModule
 from .features import FeatureExtractor
 

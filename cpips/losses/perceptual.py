@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .. import forms, pretrained
 from ..baselines.trunks import NETS
+from ..cells import cell_mean
 from ..errors import ImageError, ModelError
-from ..metric import CPIPS, Embedding, cell_mean
+from ..metric import CPIPS, Embedding
 from ..protocol import FullReferenceMetric, reduced
 from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from .features import FeatureExtractor

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .. import pretrained
 from ..baselines._common import no_autocast
+from ..cells import wide
+from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from ..metric import Embedding, wide
 from ..protocol import reduced
 from ._base import FeatureLoss, Features, TapWeights, check_taps
 from .features import FeatureExtractor

@@ -14,7 +14,8 @@ from ..baselines._common import no_autocast
 from ..errors import ImageError, ModelError
 from ..losses._base import FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from ..losses.features import FeatureExtractor
-from ..metric import Embedding, cell_mean
+from ..cells import cell_mean
+from ..embedding import Embedding
 from ..protocol import reduced
 
 Sigma = Union[float, Tensor]
