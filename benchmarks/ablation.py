@@ -33,7 +33,7 @@ from cpips.codec.release import rounded
 from cpips.codec.train import Trainer
 from cpips.pretrained import read_weights
 
-CONFIG = Path(__file__).parents[1] / "configs" / "cpips-lite.toml"
+CONFIG = Path(__file__).parents[1] / "configs" / "cpips-lite-judged.toml"
 QUIET = {"judge_weight": 0.0, "judged_data": "", "stage": {"judged": 0}}
 STEPS = (0.6, 0.8, 1.0, 1.4, 2.0)  # of the quantiser
 UNHEARD, FULL = "no judgement", "as shipped"

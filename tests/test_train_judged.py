@@ -128,8 +128,10 @@ def test_goes_on_from_the_head_of_a_model(judged_run, judged_root, tmp_path):
     save_file({**state, **head}, model)
     save_file(dict(state), bare)
     config = dataclasses.replace(JUDGED, init=str(judged_run / "codec.safetensors"), init_head=str(model))
-    begun = Trainer(config, judged_root, tmp_path / "run").module.module.head.head().state_dict()
-    assert begun.keys() == head.keys() and all(torch.allclose(begun[key], head[key].float()) for key in head)
+    for source in (model, judged_run / "head.safetensors"):
+        run = Trainer(dataclasses.replace(config, init_head=str(source)), judged_root, tmp_path / source.stem)
+        begun = run.module.module.head.head().state_dict()
+        assert begun.keys() == head.keys() and all(torch.allclose(begun[key], head[key].float()) for key in head)
     assert any(not torch.equal(weight, torch.full_like(weight, weight.flatten()[0])) for weight in begun.values())
     with pytest.raises(ModelError, match="has no head to start from"):
         Trainer(dataclasses.replace(config, init_head=str(bare)), judged_root, tmp_path / "run")

@@ -71,7 +71,7 @@ class TrainConfig:
     N: int = 128
     M: int = 192
     init: str = ""  # a codec to start from, relative to the config file
-    init_head: str = ""  # likewise a model's weights, whose head to start from
+    init_head: str = ""  # likewise a run's head, or a model's weights, whose head to start from
     rate_weight: float = 1.0
     distortion: str = "mse"
     class_weight: float = 0.0

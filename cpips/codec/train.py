@@ -28,8 +28,9 @@ from ..calibration.judged import JudgedSet
 from ..calibration.ranking import TrainableHead
 from ..errors import ModelError
 from ..files import replace
+from ..head import Head
 from ..losses import FeatureExtractor, PerceptualLoss
-from ..pretrained import load_model
+from ..pretrained import read_weights
 from .config import TrainConfig
 from .data import Crops, Labelled, prefetch
 from .evaluate import load_codec
@@ -76,7 +77,7 @@ class Trainer:
             task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
-            head = load_model(Path(config.init_head)).head
+            head = Head.from_state_dict(read_weights(Path(config.init_head)), codec.analysis_channels)
             if head is None:
                 raise ModelError(f"{config.init_head} has no head to start from: it is not calibrated")
             objective.head.start_from(head)
