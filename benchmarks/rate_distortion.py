@@ -5,7 +5,8 @@
 Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
 at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
 BD-rate (and BD-PSNR) by the package ``bjontegaard``: how many more bits the plain qualities need at equal PSNR, and how
-many dB more they have at equal rate, over the range that both curves cover. JPEG is measured with and without chroma
+many dB more they have at equal rate, over the range that both curves cover. `cpips-lite` was trained for one rate; its
+curve is that of its quantiser's steps, files all the same. JPEG is measured with and without chroma
 subsampling; WebP has no choice, and on these images 4:4:4 changes little for AVIF, which is taken as Pillow writes it.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from _common import DATA, at_rate, codec_file, is_plain, save, shipped, table
 from cpips.codec import official
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec
+from cpips.codec.model import Codec
 from cpips.images import from_pil
 
 LADDER = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -35,6 +38,8 @@ CLASSICAL = {  # name: Pillow's format, settings, qualities
     "WebP": ("WEBP", {"method": 6}, (0, *LADDER)),
     "AVIF": ("AVIF", {"speed": 6, "subsampling": "4:2:0"}, LADDER),
 }
+STEPPED = "cpips-lite"
+STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantiser
 UNDERTRAINED = 0.5  # dB below the official codec at the same rate
 
 
@@ -96,6 +101,25 @@ def measure(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dict
     }
 
 
+def rescaled(codec: Codec, step: float) -> Codec:
+    """The same codec with a quantiser of another step: its latent divided by ``step``, and its scales with it. Where the
+    latent leaves a linear layer and enters one, that is the same network with other weights."""
+    state = codec.state_dict()
+    last, spread = (max((key.split(".")[1] for key in state if re.fullmatch(rf"{part}\.\d+\.weight", key)), key=int)
+                    for part in ("g_a", "h_s"))
+    smaller = [f"g_a.{last}.weight", f"g_a.{last}.bias", f"h_s.{spread}.weight", f"h_s.{spread}.bias"]
+    larger = ["h_a.0.weight", "g_s.0.weight"]
+    return Codec.from_state_dict(state | {key: state[key] / step for key in smaller}
+                                 | {key: state[key] * step for key in larger})
+
+
+def stepped(name: str, paths: list[Path]) -> list[dict]:
+    """A shipped codec's own curve: mean rate and PSNR at each of ``STEPS``, by rate."""
+    found = [(step, evaluate_codec(rescaled(open_codec(name), step), paths)) for step in STEPS]
+    return sorted(({"step": step, "bpp": round(row["bpp"], 4), "psnr": round(row["psnr"], 3)} for step, row in found),
+                  key=lambda point: point["bpp"])
+
+
 def report(result: dict) -> str:
     """Markdown: a row for each codec, what the others reach at its rate, and the BD-rates."""
     others = [name for name in result["curves"] if name != "JPEG 4:4:4"]
@@ -114,6 +138,8 @@ def report(result: dict) -> str:
             told = (f"{found['rate_percent']:+.1f} % bits, BD-PSNR {found['psnr_db']:+.2f} dB, "
                     f"over {low:.1f} to {high:.1f} dB")
         lines.append(f"- BD-rate of `hyperprior-q*` against {other}: {told}")
+    curve = "; ".join(f"{p['step']:g}: {p['bpp']:.3f} bits per pixel, {p['psnr']:.2f} dB" for p in result["stepped"])
+    lines.append(f"- `{STEPPED}` with other steps of its quantiser than 1: {curve}")
     header = ["codec", "bits per pixel", "PSNR (dB)", "MS-SSIM", *(f"{other} at this rate" for other in others), ""]
     return table(header, rows) + "\n\n" + "\n".join(lines)
 
@@ -131,6 +157,8 @@ def plot(result: dict, path: Path) -> None:
     if plain:
         axes.plot([c["bpp"] for c in plain], [c["psnr"] for c in plain], "-o", color="#0b4f8a",
                   label="hyperprior-q* of cpips")
+    axes.plot([p["bpp"] for p in result["stepped"]], [p["psnr"] for p in result["stepped"]], ":.", color="#c1440e",
+              label=f"{STEPPED}, other quantiser steps")
     markers = iter("D^sPX")
     for name, c in result["codecs"].items():
         if is_plain(name):
@@ -161,6 +189,7 @@ def main() -> None:
         "settings": {name: settings for name, (_, settings, _) in CLASSICAL.items()},
         "official_source": official.SOURCE,
         "codecs": {name: measure(name, paths, curves) for name in shipped() if codec_file(name)}, "curves": curves,
+        "stepped": stepped(STEPPED, paths),
     }
     ours = [c for name, c in result["codecs"].items() if is_plain(name)]
     result["bd"] = {name: bjontegaard(ours, points) for name, points in curves.items()}

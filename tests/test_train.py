@@ -248,6 +248,18 @@ def test_resume_at_any_step_gives_the_same_codec_and_curve(run, data_root, tmp_p
     assert again[2] == whole[4] and again[3] == whole[6]  # 3-4 and 5-6; a stop cuts the other windows
 
 
+def test_a_checkpoint_from_before_a_setting_goes_on_where_that_is_its_default(data_root, tmp_path):
+    trainer = Trainer(CONFIG, data_root, tmp_path)
+    trainer.run(until=1)
+    state = torch.load(trainer.checkpoint, weights_only=True)
+    for name in ("init_head", "shift_weight"):
+        del state["config"][name]
+    torch.save(state, trainer.checkpoint)
+    assert Trainer(CONFIG, data_root, tmp_path).step == 1
+    with pytest.raises(ValueError, match=r"other settings \(shift_weight\)"):
+        Trainer(dataclasses.replace(CONFIG, shift_weight=0.5), data_root, tmp_path)
+
+
 def test_soap_and_classifier_resume_at_any_step(data_root, tmp_path):
     """SOAP turns its basis every tenth step."""
     config = dataclasses.replace(CONFIG, stages=[Stage(14, 64, 2, labelled=3)], optimizer="soap", log_every=1,

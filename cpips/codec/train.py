@@ -207,11 +207,12 @@ class Trainer:
 
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
-        ours, theirs = dataclasses.asdict(self.config), state["config"]
+        ours = dataclasses.asdict(self.config)
+        # a setting that came after the checkpoint had its default
+        theirs = {f.name: f.default for f in dataclasses.fields(TrainConfig)} | state["config"]
         files = ("init", "init_head")
-        changed = [k for k in ours if k not in ("notes", *files) and ours[k] != theirs.get(k)]
-        # the same file may lie elsewhere now
-        changed += [k for k in files if Path(ours[k]).name != Path(theirs.get(k, "")).name]
+        changed = [k for k in ours if k not in ("notes", *files) and ours[k] != theirs[k]]
+        changed += [k for k in files if Path(ours[k]).name != Path(theirs[k]).name]  # the same file may lie elsewhere now
         if changed:
             raise ValueError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): "
                              "use another output folder, or delete this one")
