@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any, Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Architecture:
     @property
     def taps(self) -> dict[str, int]:
         """Names of the features, each GDN's output and the latent ``y``, and the pixels that a cell covers each way."""
-        strides = np.cumprod([stride for _, stride in self.convolutions]).tolist()
+        strides = list(accumulate((stride for _, stride in self.convolutions), mul))
         return {**{f"gdn{i}": stride for i, stride in enumerate(strides[:-1], 1)}, "y": strides[-1]}
 
     def widths(self, N: int, M: int) -> tuple[int, ...]:

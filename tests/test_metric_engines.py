@@ -124,6 +124,14 @@ def test_one_graph_for_every_form(metric, pair, invalid):
         assert torch.allclose(fast(whole, whole.flip(0)), metric(whole, whole.flip(0)), rtol=1e-4)
 
 
+def test_nothing_breaks_the_graph_in_inference_mode(pair):
+    """As a user compiles, without ``fullgraph``, which would trace what breaks here, too."""
+    torch._dynamo.reset()
+    metric = make("taps")
+    with torch.inference_mode():
+        assert torch._dynamo.explain(metric)(*pair).graph_break_count == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch, about torch
