@@ -1,6 +1,6 @@
 """Distortion against realism: JPEG, blur, noise and this repository's codecs at several strengths.
 
-    python benchmarks/realism.py [--images 16] [--crop 160] [--patch 48] [--spaces cpips-lite hyperprior-q4]
+    python benchmarks/realism.py [--images 24] [--crop 320] [--patch 48] [--spaces cpips-lite hyperprior-q4]
 
 Crops of Kodak, each degraded. Distortion: MSE and the metric ``cpips-lite`` on pairs. Realism: Frechet and kernel distance,
 precision and recall of patches (HiFiC's two grids) against those of the untouched crops, in the space of the encoder of
@@ -82,8 +82,8 @@ def degraders() -> dict[str, dict[str, Callable[[Tensor], Tensor]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--crop", type=int, default=160)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--crop", type=int, default=320)
     parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--spaces", nargs="+", default=["cpips-lite"], help="models whose encoders are the spaces")
     parser.add_argument("--figure", type=Path, default=FIGURE)
