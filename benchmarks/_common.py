@@ -17,7 +17,7 @@ from PIL import Image
 
 import cpips
 from cpips.files import replace
-from cpips.pretrained import weights_dir
+from cpips.pretrained import read_weights, weights_dir
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -54,6 +54,14 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     line = lambda cells: "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
     return "\n".join([line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])
+
+
+def run_metric(run: Path) -> cpips.CPIPS:
+    """The metric of a training run's folder: its encoder, and its head, if it has one."""
+    state = dict(read_weights(run / "codec.safetensors"))
+    if (run / "head.safetensors").exists():
+        state |= read_weights(run / "head.safetensors")
+    return cpips.CPIPS(state)
 
 
 def save_picture(figure: Figure, path: Path, dpi: int = 120, colours: int = 200) -> None:

@@ -21,7 +21,7 @@ from bjontegaard import bd_rate
 from matplotlib.figure import Figure
 
 import cpips
-from _common import DATA, save, table
+from _common import DATA, run_metric, save, table
 from _people import SETS, interval, read_set, srcc
 from cpips.calibration.agreement import agreement
 from cpips.calibration.judged import JudgedSet
@@ -31,9 +31,8 @@ from cpips.codec.evaluate import load_codec, psnr_8bit
 from cpips.codec.model import Codec
 from cpips.codec.release import rounded
 from cpips.codec.train import Trainer
-from cpips.pretrained import read_weights
 
-CONFIG = Path(__file__).parents[1] / "configs" / "cpips-lite-judged.toml"
+CONFIG = Path(__file__).parents[1] / "configs" / "cpips-lite.toml"
 QUIET = {"judge_weight": 0.0, "judged_data": "", "stage": {"judged": 0}}
 STEPS = (0.6, 0.8, 1.0, 1.4, 2.0)  # of the quantiser
 UNHEARD, FULL = "no judgement", "as shipped"
@@ -109,10 +108,7 @@ def against(points: list[dict], anchor: list[dict]) -> float | None:
 
 
 def measure(run: Path, judged: JudgedSet, images: list[torch.Tensor]) -> dict:
-    state = dict(read_weights(run / "codec.safetensors"))
-    if (run / "head.safetensors").exists():
-        state |= read_weights(run / "head.safetensors")
-    metric, codec = cpips.CPIPS(state), load_codec(run / "codec.safetensors")
+    metric, codec = run_metric(run), load_codec(run / "codec.safetensors")
     return {**rounded(agreement(metric, judged)), "people": people_agreement(metric),
             "curve": rate_distortion(codec, images)}
 

@@ -1,6 +1,8 @@
-"""What the shift-averaged mode changes: a shift of one image by a pixel or more, and agreement with people.
+"""What the shift-averaged mode, and a training with a guard against shifts, change: a shift of one image by a pixel or more,
+and agreement.
 
-    python benchmarks/shifts.py [--images 4] [--counts 1 2 4] [--agreement]
+    cpips train configs/cpips-lite-shifts.toml --data-root DATA -o runs/cpips-lite-shifts
+    python benchmarks/shifts.py [--images 4] [--counts 1 2 4] [--runs runs/cpips-lite-shifts] [--judged DATA/judged] [--agreement]
 
 On crops of Kodak, of 256 px: the distance of an image to itself shifted by a pixel or four, to the right or down, and
 to its JPEG of quality 20 shifted by a pixel, each as it is and over the distance to that JPEG, which falls with the
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, save, table
+from _common import DATA, run_metric, save, table
 from bapps_eval.layouts import open_datasets
 from bapps_eval.scores import srcc
 from cpips import images
+from cpips.calibration.agreement import agreement as panel_agreement
+from cpips.calibration.judged import JudgedSet
 
 SIDE, MARGIN = 256, 16
 PLACES = {"right by 1 px": (0, 1), "down by 1 px": (1, 0), "right by 4 px": (0, 4), "down by 4 px": (4, 0)}
@@ -65,11 +70,15 @@ def agreement(metric: cpips.CPIPS, name: str) -> float:
     return srcc(distances, dataset.opinions if dataset.higher_is_better else -dataset.opinions)
 
 
+SCORES = {"tid2013": "SRCC, TID2013", "live": "SRCC, LIVE", "panel": "SRCC, panel"}
+
+
 def report(result: dict) -> str:
-    rows = [[str(row["shifts"]), f"{row['jpeg']:.4f}",
-             *(f"{row['shifted'][place]:.4f} ({row['over_jpeg'][place]:.2f})" for place in PLACES),
-             f"{row['moved']:.2f}", *([f"{row['srcc']:.3f}"] if "srcc" in row else [])] for row in result["rows"]]
-    header = ["`shifts`", "JPEG", *PLACES, "JPEG, right by 1 px", *(["SRCC, TID2013"] if "srcc" in result["rows"][0] else [])]
+    scores = {key: title for key, title in SCORES.items() if any(key in row for row in result["rows"])}
+    rows = [[f"`{row['model']}`", str(row["shifts"]), f"{row['jpeg']:.4f}",
+             *(f"{row['shifted'][place]:.4f} ({row['over_jpeg'][place]:.2f})" for place in PLACES), f"{row['moved']:.2f}",
+             *(f"{row[key]:.3f}" if key in row else "" for key in scores)] for row in result["rows"]]
+    header = ["model", "`shifts`", "JPEG", *PLACES, "JPEG, right by 1 px", *scores.values()]
     return (f"{table(header, rows)}\n\n({result['images']} Kodak crops of {result['side']} px; distances, and in "
             f"brackets over that to the JPEG of quality 20; `{result['rows'][0]['signature']}`.)")
 
@@ -79,18 +88,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="folders of the trainer, of models with a head")
+    parser.add_argument("--judged", type=Path, help="the judged groups")
     parser.add_argument("--agreement", action="store_true")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[:args.images]
     pictures = [images.load(path)[:, 100:100 + SIDE + 2 * MARGIN, 100:100 + SIDE + 2 * MARGIN] for path in paths]
+    metrics = {("cpips-lite", shifts): cpips.CPIPS("cpips-lite", shifts=shifts) for shifts in args.counts}
+    metrics |= {(run.name, 1): run_metric(run) for run in args.runs}
+    judged = JudgedSet(args.judged, teachers=cpips.model_card("cpips-lite")["judgement"]["teachers"]) if args.judged else None
     rows = []
-    for shifts in args.counts:
-        metric = cpips.CPIPS(shifts=shifts)
-        rows.append({"shifts": shifts, "signature": metric.signature, **sensitivity(metric, pictures)})
+    for (name, shifts), metric in metrics.items():
+        rows.append({"model": name, "shifts": shifts, "signature": metric.signature, **sensitivity(metric, pictures)})
         if args.agreement:
-            rows[-1]["srcc"] = agreement(metric, "tid2013")
+            rows[-1] |= {s: agreement(metric, s) for s in ("tid2013", "live")}
+        if judged is not None:
+            rows[-1]["panel"] = panel_agreement(metric, judged)["srcc"]
         print(rows[-1], flush=True)
-    print(save("shifts", {"what": "distances of shifted crops over those of a JPEG", "images": len(pictures),
+    print(save("shifts", {"what": "distances of shifted crops over those of a JPEG, and agreement", "images": len(pictures),
                           "side": SIDE, "rows": rows}))
 
 
