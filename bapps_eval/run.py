@@ -139,7 +139,8 @@ def _describe(metric: FullReferenceMetric) -> dict[str, Any]:
 
 def _circumstances(metric: FullReferenceMetric, batch_size: int) -> dict[str, Any]:
     device = metric.device
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {threads} thread{'s' * (threads > 1)}"
     return {"device": str(device), "dtype": dtype_name(metric), "batch_size": batch_size, "hardware": hardware,
             "cpips": cpips.__version__, "torch": torch.__version__, "numpy": np.__version__,
             "python": platform.python_version(),

@@ -46,7 +46,7 @@ def probes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probes")
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "order.png")
     return {folder / "order.json": result("order", "cpips-lite", [finding("blind", 0.2, 0.3, EVIL), finding("noisy", 90.0, 1.0)],
-                                          distortions={"blur": {"means": [0.1, 0.2], "rising": 1.0}}, typical=0.5),
+                                          distortions={"blur": {"means": [0.1, 0.2, float("inf")], "rising": 1.0}}, typical=0.5),
             folder / "other.json": result("order", "bad"), folder / "alone.json": result("flips", "bad", [finding("fragile", 1, 2)])}
 
 
@@ -96,7 +96,7 @@ def test_weaknesses_come_worst_first_and_nothing_is_trusted(page, probes):
     assert weak == [("noisy", "order"), ("blind", "order")]
     assert "fragile" not in text  # another metric's
     assert "<img src=x" not in text and "&lt;img src=x" in text
-    assert "data:image/png;base64," in text and ">means<" in text and "0.1, 0.2" in text
+    assert "data:image/png;base64," in text and ">means<" in text and "0.1, 0.2, ∞" in text
     own = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     assert not re.search(r'(?:src|href)="(?!data:|#)', own)
 

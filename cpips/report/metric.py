@@ -161,7 +161,7 @@ def _costs(name: str, costs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
     return {"columns": [f"{case['side']} px, {case['pass']}" for case in costs],
             "rows": [(metric, [cell(case, metric) for case in costs]) for metric in names],
-            "rounds": [case["rounds"] for case in costs]}
+            "rounds": sorted({ends(case["rounds"] for case in costs) for ends in (min, max)})}
 
 
 # ---- probes ---------------------------------------------------------------------------------------------------------
@@ -185,6 +185,8 @@ def _factor(value: float, limit: float) -> float:
 
 
 def _text(value: Any) -> str:
+    if value in ("Infinity", float("inf")):  # the string: as JSON has it
+        return "∞"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
