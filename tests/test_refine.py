@@ -20,8 +20,9 @@ if importlib.util.find_spec("compressai") is None:
 
 from cpips import CPIPS, ImageError, ModelError, WeightsError  # noqa: E402
 from cpips.codec import container, files  # noqa: E402
+from cpips.codec.annealing import soft_round, temperature  # noqa: E402
 from cpips.codec.evaluate import psnr_8bit  # noqa: E402
-from cpips.codec.refine import refine, soft_round, temperature  # noqa: E402
+from cpips.codec.refine import refine  # noqa: E402
 from cpips.codec.roi import foreground, pixel_weights  # noqa: E402
 from cpips.errors import RateError  # noqa: E402
 from cpips.losses import CharbonnierLoss  # noqa: E402

@@ -27,13 +27,14 @@ from ..errors import ImageError, ModelError, RateError, WeightsError
 from ..files import replace
 from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss
 from ..pretrained import DEFAULT_MODEL
+from .annealing import soft_round, temperature
 from .container import Bitstream, pack
 from .evaluate import psnr_8bit
 from .model import Codec
 from .roi import Region, foreground, pixel_weights
 
 WHITE = 255**2  # squared grey levels: the unit of the distortion
-HOTTEST, OFFICIAL_STEPS, OFFICIAL_RATE, COOLING, BEGIN = 0.5, 2000, 5e-3, 2.0, 0.35
+OFFICIAL_STEPS, OFFICIAL_RATE = 2000, 5e-3
 FG_WEIGHT, BG_WEIGHT = 1.0, 0.1
 STEERING = 40.0  # the power of the overshoot by which the rate's weight would grow in a run without an effect
 DEAREST = 1e3  # the rate's weight
@@ -174,30 +175,6 @@ def refine(
         if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
             run.save(Path(checkpoint))
     return run.result()
-
-
-def temperature(step: int, steps: int) -> float:
-    """Of the draw at ``step``, from 0: 0.5 for the first 35 %, then falling by an exponential to 0.136.
-
-    With 2000 steps this is the official ``min(0.5, 0.5 exp(-1e-3 (t - 700)))``.
-    """
-    return min(HOTTEST, HOTTEST * math.exp(-COOLING * (step / steps - BEGIN)))
-
-
-def soft_round(v: Tensor, tau: float, noise: Tensor) -> Tensor:
-    """Each number drawn between the integers below and above: Gumbel softmax at temperature ``tau``.
-
-    Yang, Bamler and Mandt, eq. 8 and its text: logits ``-atanh(v - floor) / tau`` and ``-atanh(ceil - v) / tau``, as in the
-    official code with arguments up to 1 - 1e-5, and the same ``tau`` in the relaxation.
-
-    Args:
-        noise: a logistic deviate for each: the difference of the two Gumbel deviates, which is all that counts.
-    """
-    below = v.detach().floor()
-    fraction = v - below
-    up = -torch.atanh((1 - fraction).clamp(-1 + 1e-5, 1 - 1e-5)) / tau
-    down = -torch.atanh(fraction.clamp(-1 + 1e-5, 1 - 1e-5)) / tau
-    return below + torch.sigmoid((up - down + noise) / tau)
 
 
 class _Run:
