@@ -615,6 +615,32 @@ def test_embeddings_that_do_not_match_are_refused():
             metric.distance(stranger, small)
 
 
+def test_embedding_of_a_rounded_latent_is_that_of_its_image():
+    metric = CPIPS(encoder(), quantize=True)
+    x, y = torch.rand(2, 2, 3, 70, 45)
+    expected, found = metric.embed(x), metric.embed_latent(metric.encoder(x)[0].round().double(), (70, 45))
+    assert torch.equal(found.features[0], expected.features[0]) and found.features[0].dtype == torch.float32
+    assert (found.strides, found.size, found.key) == (expected.strides, expected.size, expected.key) == ((16,), (70, 45), found.key)
+    assert torch.equal(metric.distance(found, metric.embed(y)), metric(x, y))
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({}, r"^a rounded latent is all that is known: use CPIPS\(\.\.\., quantize=True\) with taps \('y',\) and one scale, not taps "
+         r"\('y',\) and 1 scales$"),
+    ({"quantize": True, "taps": ("gdn1", "y")}, "all that is known.*not taps .'gdn1', 'y'. and 1 scales"),
+    ({"quantize": True, "scales": 2}, "all that is known.*and 2 scales"),
+], ids=["not rounded", "taps", "scales"])
+def test_metrics_that_look_at_more_refuse_a_latent(settings, words):
+    with pytest.raises(ModelError, match=words):
+        CPIPS(encoder(), **settings).embed_latent(torch.zeros(1, 6, 2, 3), (20, 40))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 3, 2), (1, 6, 2, 2), (1, 5, 2, 3), (6, 2, 3), (1, 1, 6, 2, 3)], ids=str)
+def test_latents_that_no_image_of_the_size_has_are_refused(shape):
+    with pytest.raises(ImageError, match=r"^the latent has shape \(.*\): expected \(N, 6, 2, 3\) for images of 40x20 px"):
+        CPIPS(encoder(), quantize=True).embed_latent(torch.zeros(shape), (20, 40))
+
+
 def test_triplet_is_two_calls_to_the_bit(metric):
     x, y, z = torch.rand(3, 2, 3, 33, 20)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
