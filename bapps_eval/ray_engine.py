@@ -68,5 +68,5 @@ class _Items:
             DatasetError: which items kill who compares them.
         """
         names = ", ".join(self.dataset.ids[block["item"][row].as_py()] for row in rows)
-        raise DatasetError(f"{self.dataset.name}: the process that compared {names} died, each time: a fault in a decoder, or "
-                           "too little memory; convert the images")
+        raise DatasetError(f"{self.dataset.name}: the process that compared {names} died, each time: a fault in a "
+                           "decoder, or too little memory; convert the images")

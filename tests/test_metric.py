@@ -455,7 +455,7 @@ def test_gradient_with_a_mask_is_finite(metric, pair):
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize(("mask", "words"), {
+NO_MASKS = {
     "size": (torch.ones(70, 46), r"\(1, 1, 70, 46\).*\(2 or 1, 1, 70, 45\)"),
     "turned": (torch.ones(45, 70), r"45, 70"),
     "count": (torch.ones(3, 70, 45), "3, 1, 70, 45"),
@@ -476,7 +476,10 @@ def test_gradient_with_a_mask_is_finite(metric, pair):
     "object": (object(), "mask is a object"),
     "ragged": ([[1.0], [1.0, 2.0]], "mask is a list"),
     "strings": (np.full((70, 45), "1"), "mask is a ndarray"),
-}.values(), ids=lambda value: value if isinstance(value, str) else "")
+}
+
+
+@pytest.mark.parametrize(("mask", "words"), NO_MASKS.values(), ids=NO_MASKS)
 def test_masks_that_are_refused(pair, mask, words):
     metric = CPIPS(encoder())
     with pytest.raises(ImageError, match=words):
@@ -604,7 +607,8 @@ def test_embeddings_that_do_not_match_are_refused():
         metric.pairwise(small, large)
     with pytest.raises(ImageError, match="20x20 and 21x20 px"):
         metric.pairwise(torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 21))
-    with pytest.raises(ImageError, match="2 and 3 images.*metric.pairwise"):
+    with pytest.raises(ImageError, match="^the embeddings hold 2 and 3 images: expected as many, or one on a side; "
+                                         "for all pairs use metric.pairwise$"):
         metric.distance(small, metric.embed(torch.rand(3, 3, 20, 20)))
     with pytest.raises(ImageError, match="nothing to join"):
         Embedding.cat([])
@@ -617,16 +621,18 @@ def test_embeddings_that_do_not_match_are_refused():
 
 def test_embedding_of_a_rounded_latent_is_that_of_its_image():
     metric = CPIPS(encoder(), quantize=True)
-    x, y = torch.rand(2, 2, 3, 70, 45)
-    expected, found = metric.embed(x), metric.embed_latent(metric.encoder(x)[0].round().double(), (70, 45))
+    (x, y), size = torch.rand(2, 2, 3, 70, 45), (70, 45)
+    expected, found = metric.embed(x), metric.embed_latent(metric.encoder(x)[0].round().double(), size)
     assert torch.equal(found.features[0], expected.features[0]) and found.features[0].dtype == torch.float32
-    assert (found.strides, found.size, found.key) == (expected.strides, expected.size, expected.key) == ((16,), (70, 45), found.key)
+    assert found.key == expected.key and (found.strides, found.size) == (expected.strides, expected.size) == ((16,), size)
     assert torch.equal(metric.distance(found, metric.embed(y)), metric(x, y))
+    latent = torch.zeros(1, M, 5, 3)
+    assert metric.to("meta").embed_latent(latent, size).features[0].device.type == "meta"  # it goes where the metric is
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    ({}, r"^a rounded latent is all that is known: use CPIPS\(\.\.\., quantize=True\) with taps \('y',\) and one scale, not taps "
-         r"\('y',\) and 1 scales$"),
+    ({}, r"^a rounded latent is all that is known: use CPIPS\(\.\.\., quantize=True\) with taps \('y',\) and one scale, "
+         r"not taps \('y',\) and 1 scales$"),
     ({"quantize": True, "taps": ("gdn1", "y")}, "all that is known.*not taps .'gdn1', 'y'. and 1 scales"),
     ({"quantize": True, "scales": 2}, "all that is known.*and 2 scales"),
 ], ids=["not rounded", "taps", "scales"])
@@ -637,7 +643,8 @@ def test_metrics_that_look_at_more_refuse_a_latent(settings, words):
 
 @pytest.mark.parametrize("shape", [(1, 6, 3, 2), (1, 6, 2, 2), (1, 5, 2, 3), (6, 2, 3), (1, 1, 6, 2, 3)], ids=str)
 def test_latents_that_no_image_of_the_size_has_are_refused(shape):
-    with pytest.raises(ImageError, match=r"^the latent has shape \(.*\): expected \(N, 6, 2, 3\) for images of 40x20 px"):
+    said = r"^the latent has shape \(.*\): expected \(N, 6, 2, 3\) for images of 40x20 px \(width x height\)$"
+    with pytest.raises(ImageError, match=said):
         CPIPS(encoder(), quantize=True).embed_latent(torch.zeros(shape), (20, 40))
 
 

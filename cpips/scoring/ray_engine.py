@@ -1,9 +1,9 @@
 """Ray Data underneath: blocks of rows to actors that hold one model per device, results back as they come.
 
 Ray's streaming executor gives the back-pressure: an actor has two blocks at a time, and finished ones wait for the
-reader. A block whose worker or node is lost is computed again elsewhere; the readers here know each row by its number, so
-that nothing is lost or doubled. Ray would try a block that kills its worker for ever: attempts are counted, and after some
-the row that is to blame is looked for in other processes.
+reader. A block whose worker or node is lost is computed again elsewhere; the readers here know each row by its number,
+so that nothing is lost or doubled. Ray would try a block that kills its worker for ever: attempts are counted, and
+after some the row that is to blame is looked for in other processes.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ class _Pairs:
 
         errors = block["error"].to_pylist()
         for row in rows:
-            errors[row] = ("the process that scored this pair died, each time: a fault in a decoder, or too little memory; "
-                           "convert the images, or leave them out")
+            errors[row] = ("the process that scored this pair died, each time: a fault in a decoder, or too little "
+                           "memory; convert the images, or leave them out")
         return block.set_column(block.column_names.index("error"), "error", pa.array(errors, pa.string()))
 
 
@@ -282,11 +282,11 @@ class _Actor(_Worker):
         return found
 
     def _careful(self, block: "pyarrow.Table", last: bool) -> "pyarrow.Table":
-        """The block without the rows that kill a process all by themselves; row by row where that is the ``last`` resort."""
+        """The block without the rows that kill a process by themselves; row by row where that is the ``last`` resort."""
         import pyarrow as pa
-        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        ray = import_ray()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         alone = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_alone)
         found: list[pyarrow.Table] = []
