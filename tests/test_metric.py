@@ -201,6 +201,15 @@ def test_weights_scale_as_they_should():
     assert none(x, y).eq(0).all()
 
 
+def test_weights_of_each_scale():
+    (x, y), weights = torch.rand(2, 2, 3, 32, 32), torch.rand(2, M)
+    first, second = (CPIPS(encoder(), form="taps", taps="y", weights={"y": weight}) for weight in weights)
+    both = CPIPS(encoder(), form="taps", taps="y", weights={"y": weights}, scales=2)
+    expected = (first(x, y) + second(F.avg_pool2d(x, 2), F.avg_pool2d(y, 2))) / 2
+    assert torch.allclose(both(x, y), expected, rtol=1e-5)
+    assert torch.allclose(both.distance(both.embed(x), both.embed(y)), expected, rtol=1e-5)
+
+
 def test_more_noise_is_more_distance(default):
     x = F.interpolate(torch.rand(4, 3, 8, 8), 64, mode="bicubic").clamp(0, 1)
     noise = torch.randn_like(x)
@@ -583,9 +592,11 @@ def test_embeddings_of_other_metrics_are_refused(other):
     x = torch.rand(1, 3, 20, 20)
     ours, theirs = CPIPS(encoder()), CPIPS(**({"model": encoder()} | other))
     own, foreign = ours.embed(x), theirs.embed(x)
+    said = (r"^the embedding was made by another metric \(model, taps, scales or rounding differ\): embed the images with the "
+            "metric that compares them$")
     for call in (lambda: ours.distance(own, foreign), lambda: ours.distance(foreign, own),
                  lambda: ours.pairwise(foreign), lambda: ours.pairwise(x, foreign)):
-        with pytest.raises(ImageError, match="made by another metric.*embed the images with the metric that compares"):
+        with pytest.raises(ImageError, match=said):
             call()
     with pytest.raises(ImageError, match="different metrics"):
         Embedding.cat([ours.embed(x), theirs.embed(x)])
@@ -613,9 +624,10 @@ def test_embeddings_that_do_not_match_are_refused():
     with pytest.raises(ImageError, match="nothing to join"):
         Embedding.cat([])
     for stranger in (torch.rand(2, 3, 20, 20), None, "text", [small]):
-        with pytest.raises(ImageError, match="expected an Embedding"):
+        said = f"^expected an Embedding as metric.embed makes it, came a {type(stranger).__name__}$"
+        with pytest.raises(ImageError, match=said):
             metric.distance(small, stranger)
-        with pytest.raises(ImageError, match="expected an Embedding"):
+        with pytest.raises(ImageError, match=said):
             metric.distance(stranger, small)
 
 
