@@ -58,6 +58,15 @@ def test_features_are_the_means_of_shifted_crops_by_hand(shifts):
         assert torch.allclose(got[:, :, keep, keep], cells, rtol=1e-4, atol=1e-5)
 
 
+def test_two_places_at_two_scales():
+    settings = dict(form="local", taps=("gdn2", "y"), scales=2)
+    plain, metric = CPIPS(encoder(), **settings), CPIPS(encoder(), shifts=2, **settings)
+    x, y = torch.rand(2, 2, 3, 20, 20)
+    assert torch.allclose(metric(x, y), metric.distance(metric.embed(x), metric.embed(y)), rtol=1e-6)
+    assert torch.allclose(metric.map(x, y).mean((1, 2, 3)), metric(x, y), rtol=1e-5)
+    assert not torch.allclose(metric(x, y), plain(x, y), rtol=1e-2)
+
+
 def test_a_shift_by_one_pixel_moves_it_less():
     x = picture(4, 3, 128, 129)
     one, other, noisy = x[..., 1:], x[..., :-1], (x[..., 1:] + 0.1 * torch.randn(4, 3, 128, 128)).clamp(0, 1)
