@@ -141,6 +141,8 @@ def test_likelihood_equals_the_slow_way(cells, width, folds):
     found = bapps_eval.two_afc_likelihood(*triplets, cells=cells, width=width, folds=folds)
     assert found == pytest.approx(slow_likelihood(*triplets, cells, width, folds), abs=1e-9)
     assert bapps_eval.two_afc_likelihood(*(values[:2 * folds] for values in triplets), folds=folds) < 0  # enough
+    plain = bapps_eval.two_afc_likelihood(*triplets)
+    assert plain == bapps_eval.two_afc_likelihood(*triplets, cells=64, width=0.03, folds=5)
 
 
 # ---- JND ------------------------------------------------------------------------------------------------------------
@@ -417,7 +419,16 @@ def test_only_runs_of_the_same_items_are_compared():
         scoring.compare([one, mos_run("a", 0.3)])
 
 
-@pytest.mark.parametrize("ceiling", [bapps_eval.human_ceiling, bapps_eval.majority_ceiling])
+@pytest.mark.parametrize("score, name", [
+    (lambda share: bapps_eval.two_afc_likelihood([0.0] * 10, [1.0] * 10, share), "judge"),
+    (lambda share: bapps_eval.jnd_average_precision([0.0] * 10, share), "same"),
+], ids=["likelihood", "jnd"])
+def test_shares_are_refused_by_their_name(score, name):
+    with pytest.raises(ScoreError, match=rf"^{name} is 1\.5 at item 9: expected a share of people, in \[0,1\]$"):
+        score([0.5] * 9 + [1.5])
+
+
+@pytest.mark.parametrize("ceiling", [bapps_eval.human_ceiling, bapps_eval.majority_ceiling, scores.likelihood_ceiling])
 def test_ceilings_refuse_what_is_no_share(ceiling):
     with pytest.raises(ScoreError, match=r"^judge is 1\.2 at item 1"):
         ceiling([0.5, 1.2])

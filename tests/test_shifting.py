@@ -59,7 +59,7 @@ def test_features_are_the_means_of_shifted_crops_by_hand(shifts):
 
 
 def test_two_places_at_two_scales():
-    settings = dict(form="local", taps=("gdn2", "y"), scales=2)
+    settings = dict(form="local", taps=("gdn2", "y"), scales=2, weights={"y": torch.rand(2, 6)})
     plain, metric = CPIPS(encoder(), **settings), CPIPS(encoder(), shifts=2, **settings)
     x, y = torch.rand(2, 2, 3, 20, 20)
     assert torch.allclose(metric(x, y), metric.distance(metric.embed(x), metric.embed(y)), rtol=1e-6)
