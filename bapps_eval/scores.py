@@ -180,7 +180,7 @@ def logistic_fit(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> NDArr
     Raises:
         ScoreError: fewer than six items, distances that are not finite, all equal distances.
     """
-    return logistic_curve(d, quality, parameters)(np.asarray(d, dtype=np.float64))
+    return logistic_curve(d, quality, parameters)(d)
 
 
 def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> Callable[[ArrayLike], NDArray[Any]]:

@@ -214,11 +214,20 @@ def test_logistic_fits_find_the_curve_that_made_the_opinions(sign):
     assert scores.logistic_curve(d, four)([-50, 4, 50]) == pytest.approx([3, 3 + sign, 3 + sign * 2], abs=1e-3)
     for score in (bapps_eval.plcc, bapps_eval.rmse, scores.fit_quality):
         assert np.all(score(d, five) == score(d, five, 4))
+    assert np.array_equal(scores.logistic_curve(d, five)(d), scores.logistic_fit(d, five))
+    assert bapps_eval.rmse(d, five, 5) < 1e-6 < 0.01 < bapps_eval.rmse(d, five)
+    assert bapps_eval.plcc(d, five, 5) > bapps_eval.plcc(d, five) + 1e-5
     correlation, error = scores.fit_quality(d, five)
     assert (correlation, error) == (bapps_eval.plcc(d, five), bapps_eval.rmse(d, five)) and 0.9 < correlation < 0.9999
     fitted = scores.logistic_fit(d, five)
     assert correlation == pytest.approx(stats.pearsonr(fitted, five).statistic)
     assert error == pytest.approx(math.sqrt(((fitted - five) ** 2).mean()))
+    assert scores.fit_quality(d, five / 1000) == pytest.approx((correlation, error / 1000))  # in any units of opinion
+
+
+def test_the_logistic_function():
+    found = scores._sigmoid(np.array([-1e4, -math.log(3), 0, math.log(3), 1e4]))
+    assert found == pytest.approx([0, 0.25, 0.5, 0.75, 1])
 
 
 def test_a_fit_that_is_level_correlates_with_nothing(monkeypatch):

@@ -170,6 +170,40 @@ def test_structure_form_by_hand():
     assert torch.allclose(metric(x, y), cell_mean(cells[None], 16, 100, 70), rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", cpips.forms.FORMS)
+def test_cells_of_a_form_by_hand(form):
+    """With a floor so high that it shows."""
+    f, g = torch.rand(2, 2, 5, 4, 3, dtype=torch.float64)
+    weight, eps, kept = torch.linspace(0, 2, 5), 0.3, (f.clone(), g.clone())
+
+    def energy(t, weight=weight.double()):
+        return (t.square() * weight[:, None, None]).sum(1)
+
+    def mean(t):
+        return t.mean((1, 2))
+
+    if form == "latent":
+        expected = energy(f - g) / (mean(energy(f) + energy(g))[:, None, None] + eps)
+    elif form == "local":
+        expected = energy(f - g) / (energy(f) + energy(g) + eps)
+    elif form == "taps":
+        unit_f, unit_g = (t / (energy(t, torch.ones(5)) + eps).sqrt()[:, None] for t in (f, g))
+        expected = energy(unit_f - unit_g)
+    else:
+        window = lambda t: torch.stack([t[:, :, max(i - 2, 0):i + 3, max(j - 2, 0):j + 3].mean((2, 3))
+                                        for i in range(4) for j in range(3)], 2).view(2, 5, 4, 3)
+        mf, mg = window(f), window(g)
+        df, dg = f - mf, g - mg
+        texture = (mf - mg) ** 2 / (mf**2 + mg**2 + eps)
+        structure = window((df - dg) ** 2) / (window(df**2) + window(dg**2) + eps)
+        expected = ((texture + structure) / 2).mean(1)
+    assert torch.allclose(cpips.forms.cells(form, f, g, weight, eps, mean), expected, rtol=1e-12)
+    learned = weight.clone().requires_grad_()
+    found = cpips.forms.cells(form, f, g, learned, eps, mean)
+    assert torch.allclose(found, expected, rtol=1e-12) and found.requires_grad == (form != "structure")
+    assert torch.equal(f, kept[0]) and torch.equal(g, kept[1])
+
+
 def test_scales_are_the_mean_over_halved_images():
     x, y = torch.rand(2, 2, 3, 64, 32)
     one, three = CPIPS(encoder(), form="taps"), CPIPS(encoder(), form="taps", scales=3)
