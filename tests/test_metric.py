@@ -474,6 +474,11 @@ def test_mask_kinds(pair, kind):
     assert torch.allclose(metric(*pair, mask=given), expected, rtol=1e-5)
 
 
+def test_a_mask_goes_where_the_features_are():
+    found = cpips.cells.check_mask(np.ones((4, 5)), (4, 5), torch.empty(2, 3, device="meta"))
+    assert found.device.type == "meta" and found.shape == (2, 1, 4, 5)
+
+
 def test_mask_of_ones_changes_nothing(metric, pair):
     assert torch.allclose(metric(*pair, mask=torch.ones(70, 45)), metric(*pair), rtol=1e-4, atol=1e-6)
 
@@ -511,7 +516,7 @@ NO_MASKS = {
     "one NaN": (torch.ones(70, 45).index_fill(0, torch.tensor([3]), float("nan")), "NaN"),
     "Inf": (torch.full((70, 45), float("inf")), "infinite"),
     "zero": (torch.zeros(70, 45), "zero everywhere"),
-    "zero for one": (torch.stack([torch.ones(70, 45), torch.zeros(70, 45)]), "zero everywhere for an image"),
+    "zero for one": (torch.stack([torch.ones(70, 45), torch.zeros(70, 45)]), "^mask is zero everywhere for an image: nothing is left to compare$"),
     "complex": (torch.ones(70, 45, dtype=torch.complex64), "complex64.*real"),
     "complex array": (np.ones((70, 45), complex), "mask is a ndarray and not of real numbers"),
     "sparse": (torch.ones(70, 45).to_sparse(), "sparse.*dense"),
