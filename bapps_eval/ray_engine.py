@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from cpips.protocol import FullReferenceMetric
 from cpips.scoring.pairs import block_rows
 from cpips.scoring.ray_engine import Pool
 
-from .dataset import Dataset
+from .dataset import Dataset, DatasetError
 from .run import Compared, compared
 
 if TYPE_CHECKING:
@@ -60,3 +60,13 @@ class _Items:
         seconds = sum(seconds for _, _, seconds in batches) / len(items)
         return pa.table({"item": block["item"], "seconds": [seconds] * len(items),
                          **{f"value{i}": values[:, i] for i in range(values.shape[1])}})
+
+    def without(self, block: "pyarrow.Table", rows: Sequence[int]) -> "pyarrow.Table":
+        """No item may be left out of a data set.
+
+        Raises:
+            DatasetError: which items kill who compares them.
+        """
+        names = ", ".join(self.dataset.ids[block["item"][row].as_py()] for row in rows)
+        raise DatasetError(f"{self.dataset.name}: the process that compared {names} died, each time: a fault in a "
+                           "decoder, or too little memory; convert the images")

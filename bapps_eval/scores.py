@@ -180,7 +180,7 @@ def logistic_fit(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> NDArr
     Raises:
         ScoreError: fewer than six items, distances that are not finite, all equal distances.
     """
-    return logistic_curve(d, quality, parameters)(np.asarray(d, dtype=np.float64))
+    return logistic_curve(d, quality, parameters)(d)
 
 
 def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> Callable[[ArrayLike], NDArray[Any]]:
@@ -274,8 +274,7 @@ def _check_share(share: NDArray[Any], name: str) -> None:
 def tie_ends(d: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Order by distance (ties by ``second``, so that sums are the same to the bit), and ends of the groups of ties."""
     order = np.lexsort((second, d))
-    ends = np.flatnonzero(np.append(d[order][1:] != d[order][:-1], True)) if len(d) > 1 else np.array([0])
-    return order, ends
+    return order, np.flatnonzero(np.append(d[order][1:] != d[order][:-1], True))
 
 
 def mean(values: NDArray[Any]) -> float:

@@ -163,7 +163,7 @@ class CPIPS(FullReferenceMetric):
             raise ModelError("a rounded latent is all that is known: use CPIPS(..., quantize=True) with taps ('y',) and "
                              f"one scale, not taps {self.taps} and {self.scales} scales")
         expected = (self.encoder.M, *(-(-side // STRIDE) for side in size))
-        if latent.dim() != 4 or tuple(latent.shape[1:]) != expected:
+        if tuple(latent.shape[1:]) != expected:
             raise ImageError(f"the latent has shape {tuple(latent.shape)}: expected (N, {', '.join(map(str, expected))}) "
                              f"for images of {size[1]}x{size[0]} px (width x height)")
         latent = latent.to(self.device, self.encoder.dtype)

@@ -109,6 +109,42 @@ def test_likelihood_knows_no_units_and_no_sides():
     assert bapps_eval.two_afc_likelihood(d1, d0, 1 - judge) == pytest.approx(found, abs=2e-3)  # other folds
 
 
+def slow_likelihood(d0, d1, judge, cells, width, folds):
+    """Triplet by triplet, pair of triplets by pair of triplets."""
+    items = sorted(zip(d0, d1, judge))
+    values = sorted([*d0, *d1])
+    sigma, n = width * cells, len(items)
+
+    def cell(value):
+        rank = np.mean([i + 1 for i, other in enumerate(values) if other == value])
+        return int((rank - 0.5) / (2 * n) * cells)
+
+    def kernel(a, b):
+        reach = int(6 * sigma + 0.5)
+        bell = lambda k: math.exp(-0.5 * (k / sigma) ** 2) if abs(k) <= reach else 0.0
+        return math.prod(bell(i - j) / sum(bell(k) for k in range(-reach, reach + 1)) for i, j in zip(a, b))
+
+    places, total = [(cell(a), cell(b)) for a, b, _ in items], 0.0
+    for i, (_, _, share) in enumerate(items):
+        chosen, votes = 0.1 / cells, 0.2 / cells
+        for j, (_, _, other) in enumerate(items):
+            if i % folds != j % folds:
+                there, mirrored = kernel(places[i], places[j]), kernel(places[i], places[j][::-1])
+                chosen, votes = chosen + there * other + mirrored * (1 - other), votes + there + mirrored
+        total += share * math.log2(chosen / votes) + (1 - share) * math.log2(1 - chosen / votes)
+    return total / n
+
+
+@pytest.mark.parametrize("cells, width, folds", [(8, 0.05, 5), (16, 0.1, 2), (5, 0.3, 3)])
+def test_likelihood_equals_the_slow_way(cells, width, folds):
+    triplets = random_triplets(24)
+    found = bapps_eval.two_afc_likelihood(*triplets, cells=cells, width=width, folds=folds)
+    assert found == pytest.approx(slow_likelihood(*triplets, cells, width, folds), abs=1e-9)
+    assert bapps_eval.two_afc_likelihood(*(values[:2 * folds] for values in triplets), folds=folds) < 0  # enough
+    plain = bapps_eval.two_afc_likelihood(*triplets)
+    assert plain == bapps_eval.two_afc_likelihood(*triplets, cells=64, width=0.03, folds=5)
+
+
 # ---- JND ------------------------------------------------------------------------------------------------------------
 
 
@@ -137,7 +173,8 @@ def test_jnd_by_hand():
     assert bapps_eval.jnd_average_precision([1, 2, 3, 4], [1, 1, 0, 0]) == 1
     assert bapps_eval.jnd_average_precision([1, 2], [0, 1]) == 0.5
     assert bapps_eval.jnd_average_precision([7, 7, 7, 7], [1, 0, 1, 0]) == 0.5  # one threshold takes all
-    with pytest.raises(ScoreError, match="nobody calls any pair the same"):
+    assert bapps_eval.jnd_average_precision([3], [0.25]) == 0.25
+    with pytest.raises(ScoreError, match="^nobody calls any pair the same: there is no recall to speak of$"):
         bapps_eval.jnd_average_precision([1, 2], [0, 0])
 
 
@@ -148,6 +185,10 @@ def test_correlations_have_the_sign_of_agreement():
     d = np.array([0.1, 0.2, 0.3, 0.9, 1.5, 2.0])
     assert bapps_eval.srcc(d, -d) == pytest.approx(1) and bapps_eval.krcc(d, -d) == pytest.approx(1)
     assert bapps_eval.srcc(d, d) == pytest.approx(-1)
+    # one of six pairs of items is tied on one side; of the others all agree, then all but one
+    tied, quality = [1, 2, 3, 3], [4, 3, 1, 2]
+    assert bapps_eval.krcc(tied, quality) == pytest.approx(5 / math.sqrt(5 * 6))
+    assert bapps_eval.krcc([1, 2, 3, 3], [3, 4, 1, 2]) == pytest.approx(3 / math.sqrt(5 * 6))
 
 
 @pytest.mark.parametrize("parameters", [4, 5])
@@ -162,10 +203,53 @@ def test_plcc_sees_through_a_logistic_and_rmse_has_the_units_of_the_opinions(par
     assert bapps_eval.plcc(d * 1e-9 + 5, noisy, parameters) == pytest.approx(bapps_eval.plcc(d, noisy, parameters), abs=1e-4)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_logistic_fits_find_the_curve_that_made_the_opinions(sign):
+    d = np.linspace(0, 9, 30)
+    four = 3 + sign * 2 / (1 + np.exp(-(d - 4) / 0.7))
+    five = sign * (2 * (0.5 - 1 / (1 + np.exp(1.5 * (d - 4)))) + 0.3 * d) + 1
+    assert scores.logistic_fit(d, four) == pytest.approx(four, abs=1e-6)  # 4 is the default
+    assert scores.logistic_fit(d, five, 5) == pytest.approx(five, abs=1e-6)
+    assert np.abs(scores.logistic_fit(d, five) - five).max() > 0.05
+    assert scores.logistic_curve(d, four)([-50, 4, 50]) == pytest.approx([3, 3 + sign, 3 + sign * 2], abs=1e-3)
+    for score in (bapps_eval.plcc, bapps_eval.rmse, scores.fit_quality):
+        assert np.all(score(d, five) == score(d, five, 4))
+    assert np.array_equal(scores.logistic_curve(d, five)(d), scores.logistic_fit(d, five))
+    assert bapps_eval.rmse(d, five, 5) < 1e-6 < 0.01 < bapps_eval.rmse(d, five)
+    assert bapps_eval.plcc(d, five, 5) > bapps_eval.plcc(d, five) + 1e-5
+    correlation, error = scores.fit_quality(d, five)
+    assert (correlation, error) == (bapps_eval.plcc(d, five), bapps_eval.rmse(d, five)) and 0.9 < correlation < 0.9999
+    fitted = scores.logistic_fit(d, five)
+    assert correlation == pytest.approx(stats.pearsonr(fitted, five).statistic)
+    assert error == pytest.approx(math.sqrt(((fitted - five) ** 2).mean()))
+    assert scores.fit_quality(d, five / 1000) == pytest.approx((correlation, error / 1000))  # in any units of opinion
+
+
+def test_the_logistic_function():
+    found = scores._sigmoid(np.array([-1e4, -math.log(3), 0, math.log(3), 1e4]))
+    assert found == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+
+
+def test_a_fit_that_is_level_correlates_with_nothing(monkeypatch):
+    monkeypatch.setattr(scores, "logistic_fit", lambda d, quality, parameters: np.full(len(d), 2.0))
+    assert scores.fit_quality([1, 2, 3], [1, 2, 3]) == (0.0, pytest.approx(math.sqrt(2 / 3)))
+
+
+def test_six_items_are_enough_for_a_fit():
+    assert len(scores.logistic_fit([1, 2, 3, 4, 5, 6], [6, 5, 5, 3, 2, 2])) == 6
+    with pytest.raises(ScoreError, match="^5 items are too few for a logistic fit: expected 6 or more$"):
+        scores.logistic_fit([1, 2, 3, 4, 5], [6, 5, 4, 3, 2])
+
+
 def test_what_cannot_be_correlated_is_told():
-    with pytest.raises(ScoreError, match="all values of d are equal"):
+    with pytest.raises(ScoreError, match="^all values of d are equal: there is nothing to correlate$"):
         bapps_eval.srcc([1, 1, 1], [1, 2, 3])
-    with pytest.raises(ScoreError, match="infinite"):
+    with pytest.raises(ScoreError, match="^all values of quality are equal"):
+        bapps_eval.krcc([1, 2, 3], [2, 2, 2])
+    with pytest.raises(ScoreError, match="^quality holds NaN, first at item 1"):
+        bapps_eval.srcc([1, 2, 3], [2, math.nan, 2])
+    with pytest.raises(ScoreError, match=r"^a distance is infinite \(PSNR of equal images\?\): no curve passes there; leave such "
+                                         "items out$"):
         bapps_eval.plcc([1, 2, 3, 4, 5, math.inf], [1, 2, 3, 4, 5, 6])
     with pytest.raises(ScoreError, match="too few"):
         bapps_eval.plcc([1, 2, 3], [3, 2, 1])
@@ -205,11 +289,14 @@ def test_nan_is_an_error(name):
 
 
 @pytest.mark.parametrize("arrays, said", [
-    (([1, 2], [1], [0, 1]), "lengths differ"),
-    (([[1], [2]], [1, 2], [0, 1]), "expected one axis"),
-    (([], [], []), "empty"),
-    (([1, 2], [2, 1], [0, 1.2]), "judge is 1.2 at item 1"),
-    (([1, 2], [2, 1], [0, math.nan]), "NaN"),
+    (([1, 2], [1], [0, 1]), "^lengths differ: d0 2, d1 1, judge 2$"),
+    (([[1], [2]], [1, 2], [0, 1]), r"^d0 has shape \(2, 1\): expected one axis \(flatten it, as in lpips' \(N,1,1,1\)\)$"),
+    (([], [], []), "^d0 is empty$"),
+    (([1, 2], [2, 1], [0, 1.2]), r"^judge is 1.2 at item 1: expected a share of people, in \[0,1\]$"),
+    (([1, 2], [2, 1], [-0.5, 2]), "^judge is -0.5 at item 0"),
+    (([1, 2], [2, math.nan], [0, math.nan]), r"^d1 holds NaN, first at item 1 \(1 in all\): a metric that fails must not "
+                                             "count as one that disagrees$"),
+    (([1, 2], [2, 1], [math.nan, math.nan]), r"^judge holds NaN, first at item 0 \(2 in all\)"),
 ])
 def test_arrays_that_cannot_be_scored(arrays, said):
     with pytest.raises(ScoreError, match=said):
@@ -341,7 +428,16 @@ def test_only_runs_of_the_same_items_are_compared():
         scoring.compare([one, mos_run("a", 0.3)])
 
 
-@pytest.mark.parametrize("ceiling", [bapps_eval.human_ceiling, bapps_eval.majority_ceiling])
+@pytest.mark.parametrize("score, name", [
+    (lambda share: bapps_eval.two_afc_likelihood([0.0] * 10, [1.0] * 10, share), "judge"),
+    (lambda share: bapps_eval.jnd_average_precision([0.0] * 10, share), "same"),
+], ids=["likelihood", "jnd"])
+def test_shares_are_refused_by_their_name(score, name):
+    with pytest.raises(ScoreError, match=rf"^{name} is 1\.5 at item 9: expected a share of people, in \[0,1\]$"):
+        score([0.5] * 9 + [1.5])
+
+
+@pytest.mark.parametrize("ceiling", [bapps_eval.human_ceiling, bapps_eval.majority_ceiling, scores.likelihood_ceiling])
 def test_ceilings_refuse_what_is_no_share(ceiling):
     with pytest.raises(ScoreError, match=r"^judge is 1\.2 at item 1"):
         ceiling([0.5, 1.2])

@@ -170,6 +170,40 @@ def test_structure_form_by_hand():
     assert torch.allclose(metric(x, y), cell_mean(cells[None], 16, 100, 70), rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", cpips.forms.FORMS)
+def test_cells_of_a_form_by_hand(form):
+    """With a floor so high that it shows."""
+    f, g = torch.rand(2, 2, 5, 4, 3, dtype=torch.float64)
+    weight, eps, kept = torch.linspace(0, 2, 5), 0.3, (f.clone(), g.clone())
+
+    def energy(t, weight=weight.double()):
+        return (t.square() * weight[:, None, None]).sum(1)
+
+    def mean(t):
+        return t.mean((1, 2))
+
+    if form == "latent":
+        expected = energy(f - g) / (mean(energy(f) + energy(g))[:, None, None] + eps)
+    elif form == "local":
+        expected = energy(f - g) / (energy(f) + energy(g) + eps)
+    elif form == "taps":
+        unit_f, unit_g = (t / (energy(t, torch.ones(5)) + eps).sqrt()[:, None] for t in (f, g))
+        expected = energy(unit_f - unit_g)
+    else:
+        window = lambda t: torch.stack([t[:, :, max(i - 2, 0):i + 3, max(j - 2, 0):j + 3].mean((2, 3))
+                                        for i in range(4) for j in range(3)], 2).view(2, 5, 4, 3)
+        mf, mg = window(f), window(g)
+        df, dg = f - mf, g - mg
+        texture = (mf - mg) ** 2 / (mf**2 + mg**2 + eps)
+        structure = window((df - dg) ** 2) / (window(df**2) + window(dg**2) + eps)
+        expected = ((texture + structure) / 2).mean(1)
+    assert torch.allclose(cpips.forms.cells(form, f, g, weight, eps, mean), expected, rtol=1e-12)
+    learned = weight.clone().requires_grad_()
+    found = cpips.forms.cells(form, f, g, learned, eps, mean)
+    assert torch.allclose(found, expected, rtol=1e-12) and found.requires_grad == (form != "structure")
+    assert torch.equal(f, kept[0]) and torch.equal(g, kept[1])
+
+
 def test_scales_are_the_mean_over_halved_images():
     x, y = torch.rand(2, 2, 3, 64, 32)
     one, three = CPIPS(encoder(), form="taps"), CPIPS(encoder(), form="taps", scales=3)
@@ -199,6 +233,15 @@ def test_weights_scale_as_they_should():
     assert torch.allclose(double(x, y), 2 * plain(x, y))
     none = CPIPS(encoder(), form="taps", weights={tap: torch.zeros(M if tap == "y" else N) for tap in TAPS})
     assert none(x, y).eq(0).all()
+
+
+def test_weights_of_each_scale():
+    (x, y), weights = torch.rand(2, 2, 3, 32, 32), torch.rand(2, M)
+    first, second = (CPIPS(encoder(), form="taps", taps="y", weights={"y": weight}) for weight in weights)
+    both = CPIPS(encoder(), form="taps", taps="y", weights={"y": weights}, scales=2)
+    expected = (first(x, y) + second(F.avg_pool2d(x, 2), F.avg_pool2d(y, 2))) / 2
+    assert torch.allclose(both(x, y), expected, rtol=1e-5)
+    assert torch.allclose(both.distance(both.embed(x), both.embed(y)), expected, rtol=1e-5)
 
 
 def test_more_noise_is_more_distance(default):
@@ -431,6 +474,11 @@ def test_mask_kinds(pair, kind):
     assert torch.allclose(metric(*pair, mask=given), expected, rtol=1e-5)
 
 
+def test_a_mask_goes_where_the_features_are():
+    found = cpips.cells.check_mask(np.ones((4, 5)), (4, 5), torch.empty(2, 3, device="meta"))
+    assert found.device.type == "meta" and found.shape == (2, 1, 4, 5)
+
+
 def test_mask_of_ones_changes_nothing(metric, pair):
     assert torch.allclose(metric(*pair, mask=torch.ones(70, 45)), metric(*pair), rtol=1e-4, atol=1e-6)
 
@@ -455,7 +503,7 @@ def test_gradient_with_a_mask_is_finite(metric, pair):
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize(("mask", "words"), {
+NO_MASKS = {
     "size": (torch.ones(70, 46), r"\(1, 1, 70, 46\).*\(2 or 1, 1, 70, 45\)"),
     "turned": (torch.ones(45, 70), r"45, 70"),
     "count": (torch.ones(3, 70, 45), "3, 1, 70, 45"),
@@ -468,7 +516,7 @@ def test_gradient_with_a_mask_is_finite(metric, pair):
     "one NaN": (torch.ones(70, 45).index_fill(0, torch.tensor([3]), float("nan")), "NaN"),
     "Inf": (torch.full((70, 45), float("inf")), "infinite"),
     "zero": (torch.zeros(70, 45), "zero everywhere"),
-    "zero for one": (torch.stack([torch.ones(70, 45), torch.zeros(70, 45)]), "zero everywhere for an image"),
+    "zero for one": (torch.stack([torch.ones(70, 45), torch.zeros(70, 45)]), "^mask is zero everywhere for an image: nothing is left to compare$"),
     "complex": (torch.ones(70, 45, dtype=torch.complex64), "complex64.*real"),
     "complex array": (np.ones((70, 45), complex), "mask is a ndarray and not of real numbers"),
     "sparse": (torch.ones(70, 45).to_sparse(), "sparse.*dense"),
@@ -476,7 +524,10 @@ def test_gradient_with_a_mask_is_finite(metric, pair):
     "object": (object(), "mask is a object"),
     "ragged": ([[1.0], [1.0, 2.0]], "mask is a list"),
     "strings": (np.full((70, 45), "1"), "mask is a ndarray"),
-}.values(), ids=lambda value: value if isinstance(value, str) else "")
+}
+
+
+@pytest.mark.parametrize(("mask", "words"), NO_MASKS.values(), ids=NO_MASKS)
 def test_masks_that_are_refused(pair, mask, words):
     metric = CPIPS(encoder())
     with pytest.raises(ImageError, match=words):
@@ -580,9 +631,11 @@ def test_embeddings_of_other_metrics_are_refused(other):
     x = torch.rand(1, 3, 20, 20)
     ours, theirs = CPIPS(encoder()), CPIPS(**({"model": encoder()} | other))
     own, foreign = ours.embed(x), theirs.embed(x)
+    said = (r"^the embedding was made by another metric \(model, taps, scales or rounding differ\): embed the images with the "
+            "metric that compares them$")
     for call in (lambda: ours.distance(own, foreign), lambda: ours.distance(foreign, own),
                  lambda: ours.pairwise(foreign), lambda: ours.pairwise(x, foreign)):
-        with pytest.raises(ImageError, match="made by another metric.*embed the images with the metric that compares"):
+        with pytest.raises(ImageError, match=said):
             call()
     with pytest.raises(ImageError, match="different metrics"):
         Embedding.cat([ours.embed(x), theirs.embed(x)])
@@ -604,15 +657,46 @@ def test_embeddings_that_do_not_match_are_refused():
         metric.pairwise(small, large)
     with pytest.raises(ImageError, match="20x20 and 21x20 px"):
         metric.pairwise(torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 21))
-    with pytest.raises(ImageError, match="2 and 3 images.*metric.pairwise"):
+    with pytest.raises(ImageError, match="^the embeddings hold 2 and 3 images: expected as many, or one on a side; "
+                                         "for all pairs use metric.pairwise$"):
         metric.distance(small, metric.embed(torch.rand(3, 3, 20, 20)))
     with pytest.raises(ImageError, match="nothing to join"):
         Embedding.cat([])
     for stranger in (torch.rand(2, 3, 20, 20), None, "text", [small]):
-        with pytest.raises(ImageError, match="expected an Embedding"):
+        said = f"^expected an Embedding as metric.embed makes it, came a {type(stranger).__name__}$"
+        with pytest.raises(ImageError, match=said):
             metric.distance(small, stranger)
-        with pytest.raises(ImageError, match="expected an Embedding"):
+        with pytest.raises(ImageError, match=said):
             metric.distance(stranger, small)
+
+
+def test_embedding_of_a_rounded_latent_is_that_of_its_image():
+    metric = CPIPS(encoder(), quantize=True)
+    (x, y), size = torch.rand(2, 2, 3, 70, 45), (70, 45)
+    expected, found = metric.embed(x), metric.embed_latent(metric.encoder(x)[0].round().double(), size)
+    assert torch.equal(found.features[0], expected.features[0]) and found.features[0].dtype == torch.float32
+    assert found.key == expected.key and (found.strides, found.size) == (expected.strides, expected.size) == ((16,), size)
+    assert torch.equal(metric.distance(found, metric.embed(y)), metric(x, y))
+    latent = torch.zeros(1, M, 5, 3)
+    assert metric.to("meta").embed_latent(latent, size).features[0].device.type == "meta"  # it goes where the metric is
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({}, r"^a rounded latent is all that is known: use CPIPS\(\.\.\., quantize=True\) with taps \('y',\) and one scale, "
+         r"not taps \('y',\) and 1 scales$"),
+    ({"quantize": True, "taps": ("gdn1", "y")}, "all that is known.*not taps .'gdn1', 'y'. and 1 scales"),
+    ({"quantize": True, "scales": 2}, "all that is known.*and 2 scales"),
+], ids=["not rounded", "taps", "scales"])
+def test_metrics_that_look_at_more_refuse_a_latent(settings, words):
+    with pytest.raises(ModelError, match=words):
+        CPIPS(encoder(), **settings).embed_latent(torch.zeros(1, 6, 2, 3), (20, 40))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 3, 2), (1, 6, 2, 2), (1, 5, 2, 3), (6, 2, 3), (1, 1, 6, 2, 3)], ids=str)
+def test_latents_that_no_image_of_the_size_has_are_refused(shape):
+    said = r"^the latent has shape \(.*\): expected \(N, 6, 2, 3\) for images of 40x20 px \(width x height\)$"
+    with pytest.raises(ImageError, match=said):
+        CPIPS(encoder(), quantize=True).embed_latent(torch.zeros(shape), (20, 40))
 
 
 def test_triplet_is_two_calls_to_the_bit(metric):

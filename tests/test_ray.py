@@ -383,6 +383,35 @@ def wait_for(happened) -> None:
         time.sleep(0.05)
 
 
+class Deadly(Mean):
+    """Dies, and its process with it, of a white image, and of two black ones at a time."""
+
+    def _compare(self, x, y):
+        if (y == 1).flatten(1).all(1).any() or (y == 0).flatten(1).all(1).sum() > 1:
+            os._exit(1)
+        return super()._compare(x, y)
+
+
+@ray_test
+def test_an_image_that_kills_its_worker_fails_its_row_only(cluster, gallery, tmp_path):
+    from cpips.scoring.ray_engine import RaySettings, score_parts
+
+    for colour in ("white", "black"):
+        Image.new("RGB", (20, 24), colour).save(gallery / f"{colour}.png")
+    poison = {"r5": "cut.png", "r21": "white.png", "r36": "black.png", "r38": "black.png"}  # of two parts out of three
+    table = read_table(table_at(gallery / "t.csv", 40, **poison))
+    metric, settings = Deadly(), RaySettings(actors=1)
+    summary = score_parts(table, metric, tmp_path / "parts", batch_size=BATCH, part_rows=16, settings=settings)
+    assert (summary.rows, summary.failed) == (40, 2)
+    found = columns(tmp_path / "parts")
+    assert [row for row, error in enumerate(found["error"]) if error] == [5, 21]
+    assert "the process that scored this pair died, each time" in found["error"][21]
+    expected = [result.distance for result in score_pairs(table.pairs, Mean(), batch_size=BATCH)]
+    expected[21] = None
+    assert found["id"] == list(range(40)) and found["distance"][:32] == expected[:32]
+    assert found["distance"][32:] == pytest.approx(expected[32:], rel=1e-6)  # two that go alone: last bits
+
+
 @ray_test
 def test_a_node_killed_in_the_middle_loses_and_doubles_nothing(cluster, gallery, tmp_path):
     from cpips.scoring.ray_engine import score_parts
@@ -403,6 +432,16 @@ def test_a_node_killed_in_the_middle_loses_and_doubles_nothing(cluster, gallery,
     found = columns(tmp_path / "parts")
     assert found["id"] == list(range(240))
     assert found["distance"] == [r.distance for r in score_pairs(table.pairs, Mean(), batch_size=BATCH)]
+
+
+@needs_ray
+def test_an_item_that_kills_its_worker_is_named():
+    from bapps_eval.ray_engine import _Items
+
+    dataset = made("jnd", 12)
+    worker, block = _Items(Mean(), dataset, BATCH, 1), pyarrow.table({"item": [4, 5, 6]})
+    with pytest.raises(DatasetError, match=f"compared {dataset.ids[5]} died.*convert the images"):
+        worker.without(block, [1])
 
 
 @needs_ray

@@ -58,6 +58,25 @@ def test_features_are_the_means_of_shifted_crops_by_hand(shifts):
         assert torch.allclose(got[:, :, keep, keep], cells, rtol=1e-4, atol=1e-5)
 
 
+def test_moved_images_have_their_border_repeated():
+    x = torch.rand(1, 3, 5, 7)
+    places = [(down, right) for down in (-4, 4) for right in (-4, 4)]
+    for (down, right), moved in zip(places, shifting._moved(x, 2), strict=True):
+        assert moved.shape == (1, 3, 16 + 5 + max(down, 0), 16 + 7 + max(right, 0))
+        rows = (torch.arange(moved.shape[2]) - 16 - down).clamp(0, 4)
+        columns = (torch.arange(moved.shape[3]) - 16 - right).clamp(0, 6)
+        assert torch.equal(moved, x[:, :, rows][:, :, :, columns])
+
+
+def test_two_places_at_two_scales():
+    settings = dict(form="local", taps=("gdn2", "y"), scales=2, weights={"y": torch.rand(2, 6)})
+    plain, metric = CPIPS(encoder(), **settings), CPIPS(encoder(), shifts=2, **settings)
+    x, y = torch.rand(2, 2, 3, 20, 20)
+    assert torch.allclose(metric(x, y), metric.distance(metric.embed(x), metric.embed(y)), rtol=1e-6)
+    assert torch.allclose(metric.map(x, y).mean((1, 2, 3)), metric(x, y), rtol=1e-5)
+    assert not torch.allclose(metric(x, y), plain(x, y), rtol=1e-2)
+
+
 def test_a_shift_by_one_pixel_moves_it_less():
     x = picture(4, 3, 128, 129)
     one, other, noisy = x[..., 1:], x[..., :-1], (x[..., 1:] + 0.1 * torch.randn(4, 3, 128, 128)).clamp(0, 1)

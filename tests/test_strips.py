@@ -111,6 +111,8 @@ def test_images_that_are_none_are_told_as_ever(net):
     assert torch.isnan(got).tolist() == [False, True, False]
     where = torch.func.vmap(lambda a, b: metric.map(a[None], b[None])[0])(x, broken)
     assert torch.isnan(where).flatten(1).all(1).tolist() == [False, True, False]
+    feature = torch.func.vmap(lambda a: metric.embed(a[None]).features[0][0])(broken)
+    assert torch.isnan(feature).flatten(1).all(1).tolist() == [False, True, False]
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------
@@ -128,6 +130,8 @@ def test_no_more_rows_at_a_time_than_asked_for(heights):
     metric, seen = heights
     metric(*torch.rand(2, 1, 3, 320, 20))
     assert len(seen) == 20 and max(seen) == 32 + sum(strips.reach(metric.encoder.architecture))
+    metric.embed(torch.rand(1, 3, 320, 20))
+    assert len(seen) == 30 and max(seen[20:]) == max(seen[:20])
 
 
 def test_with_a_gradient_the_image_stays_whole(heights):

@@ -1,8 +1,9 @@
 """Ray Data underneath: blocks of rows to actors that hold one model per device, results back as they come.
 
 Ray's streaming executor gives the back-pressure: an actor has two blocks at a time, and finished ones wait for the
-reader. A block whose node is lost is computed again elsewhere; the readers here know each row by its number, so that
-nothing is lost or doubled.
+reader. A block whose worker or node is lost is computed again elsewhere; the readers here know each row by its number,
+so that nothing is lost or doubled. Ray would try a block that kills its worker for ever: attempts are counted, and
+after some the row that is to blame is looked for in other processes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 200_000_000  # bytes of a local start: names of files and distances, never pixels
 LARGEST_PART = 8192  # rows
+ATTEMPTS = 3  # at a block that kills its worker, before its rows are looked at one by one
 _RAISED = "raised"  # the column of a block that stands for an error
 
 
@@ -153,6 +156,16 @@ class _Pairs:
         return pa.table({"part": block["part"], "distance": pa.array([r.distance for r in results], pa.float64()),
                          "error": pa.array([r.error for r in results], pa.string())})
 
+    def without(self, block: "pyarrow.Table", rows: Sequence[int]) -> "pyarrow.Table":
+        """The block with an error in place of the pairs that kill who scores them."""
+        import pyarrow as pa
+
+        errors = block["error"].to_pylist()
+        for row in rows:
+            errors[row] = ("the process that scored this pair died, each time: a fault in a decoder, or too little "
+                           "memory; convert the images, or leave them out")
+        return block.set_column(block.column_names.index("error"), "error", pa.array(errors, pa.string()))
+
 
 # ---- Ray ------------------------------------------------------------------------------------------------------------
 
@@ -170,7 +183,9 @@ class Pool:
         """``worker(metric, *arguments)(block)`` of every block that is not empty, on the actors.
 
         Args:
-            worker: a class; an actor makes one object of it, with the metric on its device.
+            worker: a class; an actor makes one object of it, with the metric on its device. It gives a row for each row
+                of a block, the first column of which tells blocks apart; ``without(block, rows)`` is the block that
+                these rows cannot kill it with.
             ordered: in the order of the blocks; else as they are done.
 
         Raises:
@@ -180,9 +195,10 @@ class Pool:
         ray = import_ray()
         if not blocks:
             return
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
         with _data_context(ray, ordered):
             data = ray.data.from_arrow(list(blocks)).map_batches(
-                _Actor, fn_constructor_args=(worker, ray.put((metric, arguments)), self.device, self.threads),
+                _Actor, fn_constructor_args=(worker, ray.put((metric, arguments)), self.device, self.threads, attempts),
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.count,
                                                    initial_size=min(self.count, len(blocks))),
@@ -210,7 +226,23 @@ def _data_context(ray: Any, ordered: bool) -> Iterator[None]:
         context.enable_progress_bars, context.execution_options.preserve_order = before
 
 
-class _Actor:
+class _Attempts:
+    """How often each block was begun and not ended, told from where no block can kill it."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[Any] = Counter()
+
+    def begin(self, block: Any) -> int:
+        self.begun[block] += 1
+        return self.begun[block]
+
+    def end(self, block: Any) -> None:
+        self.begun.pop(block, None)
+
+
+class _Worker:
+    """One object of a worker's class in a process of Ray's."""
+
     def __init__(self, worker: type, job: Any, device: str, threads: int):
         import ray
 
@@ -221,13 +253,54 @@ class _Actor:
         metric, arguments = ray.get(job)
         self.work = worker(metric.to(device), *arguments)
 
-    def __call__(self, block: "pyarrow.Table") -> "pyarrow.Table":
+    def tried(self, block: "pyarrow.Table", without: Sequence[int] = ()) -> "pyarrow.Table":
         import pyarrow as pa
 
         try:
-            return self.work(block)
+            return self.work(self.work.without(block, without) if without else block)
         except CpipsError as error:  # Ray would keep the text of its traceback only
             return pa.table({_RAISED: pa.array([pickle.dumps(error)], pa.binary())})
+
+
+def _alone(job: tuple[Any, ...], row: "pyarrow.Table") -> "pyarrow.Table":
+    """A row by itself, in a process that it may kill."""
+    return _Worker(*job).tried(row)
+
+
+class _Actor(_Worker):
+    def __init__(self, worker: type, job: Any, device: str, threads: int, attempts: Any):
+        super().__init__(worker, job, device, threads)
+        self.job, self.attempts = (worker, job, device, threads), attempts
+
+    def __call__(self, block: "pyarrow.Table") -> "pyarrow.Table":
+        import ray
+
+        key = block.column(0)[0].as_py()
+        attempt = ray.get(self.attempts.begin.remote(key))
+        found = self.tried(block) if attempt <= ATTEMPTS else self._careful(block, last=attempt > ATTEMPTS + 1)
+        ray.get(self.attempts.end.remote(key))
+        return found
+
+    def _careful(self, block: "pyarrow.Table", last: bool) -> "pyarrow.Table":
+        """The block without the rows that kill a process by themselves; row by row where that is the ``last`` resort."""
+        import pyarrow as pa
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        ray = import_ray()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        alone = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_alone)
+        found: list[pyarrow.Table] = []
+        deadly = []
+        for i in range(len(block)):
+            row = block.slice(i, 1)
+            try:
+                found.append(ray.get(alone.remote(self.job, row)))
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                deadly.append(i)
+                found.append(self.tried(row, [0]))
+            if _RAISED in found[-1].column_names:
+                return found[-1]
+        return pa.concat_tables(found) if last else self.tried(block, deadly)
 
 
 def import_ray() -> Any:
