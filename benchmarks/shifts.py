@@ -31,6 +31,7 @@ from cpips.calibration.judged import JudgedSet
 
 SIDE, MARGIN = 256, 16
 PLACES = {"right by 1 px": (0, 1), "down by 1 px": (1, 0), "right by 4 px": (0, 4), "down by 4 px": (4, 0)}
+SCORES = {"tid2013": "SRCC, TID2013", "live": "SRCC, LIVE", "panel": "SRCC, panel"}
 
 
 def jpeg(image: Tensor, quality: int = 20) -> Tensor:
@@ -68,9 +69,6 @@ def agreement(metric: cpips.CPIPS, name: str) -> float:
             known[reference] = metric.embed(first)
         distances.append(metric.distance(known[reference], metric.embed(second)).item())
     return srcc(distances, dataset.opinions if dataset.higher_is_better else -dataset.opinions)
-
-
-SCORES = {"tid2013": "SRCC, TID2013", "live": "SRCC, LIVE", "panel": "SRCC, panel"}
 
 
 def report(result: dict) -> str:
