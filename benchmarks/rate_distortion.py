@@ -1,6 +1,6 @@
 """Rate and distortion of the shipped codecs on Kodak, beside JPEG, WebP, AVIF and the official codec.
 
-    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES]
+    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped]
 
 Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
 at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from PIL import Image, features
 from PIL import __version__ as pillow
 
 import cpips
-from _common import DATA, at_rate, codec_file, is_plain, save, shipped, table
+from _common import DATA, RESULTS, at_rate, codec_file, is_plain, save, shipped, table
 from cpips.codec import official
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec
@@ -139,7 +140,7 @@ def report(result: dict) -> str:
                     f"over {low:.1f} to {high:.1f} dB")
         lines.append(f"- BD-rate of `hyperprior-q*` against {other}: {told}")
     curve = "; ".join(f"{p['step']:g}: {p['bpp']:.3f} bits per pixel, {p['psnr']:.2f} dB" for p in result["stepped"])
-    lines.append(f"- `{STEPPED}` with other steps of its quantiser than 1: {curve}")
+    lines.append(f"- `{STEPPED}` at other steps of its quantiser (1: as trained): {curve}")
     header = ["codec", "bits per pixel", "PSNR (dB)", "MS-SSIM", *(f"{other} at this rate" for other in others), ""]
     return table(header, rows) + "\n\n" + "\n".join(lines)
 
@@ -166,20 +167,16 @@ def plot(result: dict, path: Path) -> None:
                           color="#0b4f8a")
         else:
             axes.plot(c["bpp"], c["psnr"], next(markers), markersize=8, color="#c1440e", fillstyle="none", label=name)
-    axes.set(xlabel="bits per pixel", ylabel="PSNR (dB)", xlim=(0, 1.7), ylim=(24, 41),
+    axes.set(xlabel="bits per pixel", ylabel="PSNR (dB)", xlim=(0, 1.7), ylim=(20, 41),
              title=f"Rate and distortion, mean of {result['images']} Kodak images")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="lower right", fontsize="small", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", type=Path, default=Path("docs/rate_distortion.png"))
-    parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
-    args = parser.parse_args()
-    paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
+def measured(paths: list[Path]) -> dict:
+    """All curves and codecs."""
     curves = {name: curve(kind, *rest, paths) for name, (kind, *rest) in CLASSICAL.items()
               if kind == "JPEG" or features.check(kind.lower())}
     curves["official"] = [point._asdict() for point in official.POINTS]
@@ -193,6 +190,20 @@ def main() -> None:
     }
     ours = [c for name, c in result["codecs"].items() if is_plain(name)]
     result["bd"] = {name: bjontegaard(ours, points) for name, points in curves.items()}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", type=Path, default=Path("docs/rate_distortion.png"))
+    parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
+    parser.add_argument("--stepped", action="store_true", help="only the curve over the quantiser's steps; the rest as kept")
+    args = parser.parse_args()
+    paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
+    if args.stepped:
+        result = json.loads((RESULTS / "rate_distortion.json").read_text(encoding="utf-8")) | {"stepped": stepped(STEPPED, paths)}
+    else:
+        result = measured(paths)
     print(report(result))
     plot(result, args.plot)
     if args.limit is None:
