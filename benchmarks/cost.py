@@ -51,8 +51,9 @@ def plot(path: Path) -> None:
                           color="#1f5fa8" if ours else "#b0632b", alpha=0.9)
             twins = sorted(other[2] for other in found if other[1] == x)
             if y in (twins[0], twins[-1]):  # of models that cost the same, the best and the worst have room for a name
-                axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7,
-                              xytext=(6, 3 if y == twins[-1] else -9))
+                best = y == twins[-1]
+                axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7, xytext=(6 if best else -6, 3),
+                              horizontalalignment="left" if best else "right")
         axes.margins(x=0.16)
         axes.set(xscale="log", title=f"{TITLES.get(name, name)}, |SRCC| with 95 % intervals",
                  xlabel="time of a pair over LPIPS-AlexNet's (256 px, float32, fastest form)")
