@@ -40,10 +40,11 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
-def save(name: str, result: dict) -> Path:
-    """Keep a result as ``results/NAME.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def save(name: str, result: dict, folder: Path | None = None) -> Path:
+    """Keep a result as ``results/NAME.json``, or in a ``folder`` of one's own."""
+    folder = folder or RESULTS
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     text = json.dumps({"machine": machine(), **result}, indent=1) + "\n"
     replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path

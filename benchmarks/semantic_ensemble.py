@@ -103,10 +103,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of each row, if not the config's")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of training, for all rows together")
     parser.add_argument("--images", type=int, default=8, help="of Kodak, the first")
-    parser.add_argument("--smoke", action="store_true", help="two steps a row, nothing learned")
+    parser.add_argument("--smoke", action="store_true", help="two steps a row, one image, nothing learned; all is kept in DIR")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--name", default="semantic_ensemble", help="of the result")
     args = parser.parse_args()
+    if args.smoke:
+        args.images, args.figure = 1, args.runs / FIGURE.name
     config = TuneConfig.load(CONFIG)
     config = dataclasses.replace(config, **SMOKE if args.smoke else {"steps": args.steps or config.steps})
     tuners = {name: make_tuner(dataclasses.replace(config, **ROWS[name]), DATA, args.runs / name.strip("+ ").replace(" ", "-"))
@@ -138,7 +140,7 @@ def main() -> None:
         print(name, scores, file=sys.stderr, flush=True)
     draw({path.stem: image for path, image in zip(paths, original)},
          {name: {path.stem: image for path, image in zip(paths, found)} for name, found in pictures.items()}, args.figure)
-    path = save(args.name, result)
+    path = save(args.name, result, args.runs if args.smoke else None)
     print(report(json.loads(path.read_text(encoding="utf-8"))))
     print(path)
 

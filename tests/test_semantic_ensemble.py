@@ -344,15 +344,12 @@ def test_impossible_weights_are_refused(wrong):
 def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_codecs, tmp_path, monkeypatch):
     """One row of it, one image: every part runs, and a second run finds what the first one kept."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-    import _common
     import semantic_ensemble
 
-    monkeypatch.setattr(_common, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--images", "1", "--rows", "+ VQ labels", "--runs",
-                                      str(tmp_path / "runs"), "--figure", str(tmp_path / "crops.png")])
+    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--rows", "+ VQ labels", "--runs", str(tmp_path)])
     semantic_ensemble.main()
     result = json.loads((tmp_path / "semantic_ensemble.json").read_text())
-    assert list(result["rows"]) == ["shipped", "+ VQ labels"] and (tmp_path / "crops.png").stat().st_size > 1000
+    assert list(result["rows"]) == ["shipped", "+ VQ labels"] and (tmp_path / "semantic_ensemble.png").stat().st_size > 1000
     assert {"charbonnier", "perceptual", "style", "generator", "discriminator", "weight"} < set(
         result["rows"]["+ VQ labels"]["history"][-1])
     assert result["rows"]["+ VQ labels"]["tokenizer"]["codes"] == 4 and result["steps"] == 2
