@@ -402,7 +402,10 @@ def test_killed_in_the_middle_and_run_again(table_of, gallery, tmp_path, how):
     write_csv(path, [list(row.values()) for row in rows], ("ref", "img", "id"))
     os.mkfifo(tmp_path / "pipe.png")
     args = command("score", path, "-o", out, "--metric", "random", "--batch-size", 4)
+    # where the tests run in the background of a shell, SIGINT is ignored, and children would inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     journal = journal_path(out)
     while not journal.exists() or journal.read_bytes().count(b"\n") < 12:
         assert process.poll() is None, process.stderr.read()
