@@ -50,6 +50,11 @@ def save(name: str, result: dict, folder: Path | None = None) -> Path:
     return path
 
 
+def kept(name: str) -> dict:
+    """A result as :func:`save` kept it."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

@@ -6,8 +6,10 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import stats
 
+import cpips
 from _common import DATA
 
 SETS = {"tid2013": "mos", "live": "dmos"}  # the column that holds what people said
@@ -20,6 +22,14 @@ def read_set(name: str) -> tuple[Path, list[dict], np.ndarray]:
     with (folder / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     return folder, rows, np.array([float(row[SETS[name]]) for row in rows])
+
+
+@torch.inference_mode()
+def measured(metric: cpips.CPIPS, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The metric's distances on a set, each reference encoded once, and what people said."""
+    folder, rows, people = read_set(name)
+    references = {ref: metric.embed(folder / ref) for ref in {row["ref"] for row in rows}}
+    return np.array([metric.distance(references[row["ref"]], metric.embed(folder / row["dist"])).item() for row in rows]), people
 
 
 def srcc(a: np.ndarray, b: np.ndarray) -> float:

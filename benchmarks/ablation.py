@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 import cpips
 from _common import DATA, run_metric, save, table
-from _people import SETS, interval, read_set, srcc
+from _people import SETS, interval, measured, srcc
 from cpips.calibration.agreement import agreement
 from cpips.calibration.judged import JudgedSet
 from cpips.calibration.teachers import CLASSICAL, LEARNED
@@ -69,14 +69,10 @@ def variant(base: TrainConfig, changes: dict, steps: int, judges: tuple[str, ...
 # ---- measurements ----------------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
 def people_agreement(metric: cpips.CPIPS) -> dict:
     found = {}
     for name in SETS:
-        folder, rows, people = read_set(name)
-        references = {ref: metric.embed(folder / ref) for ref in {row["ref"] for row in rows}}
-        distances = np.array([metric.distance(references[row["ref"]], metric.embed(folder / row["dist"])).item()
-                              for row in rows])
+        distances, people = measured(metric, name)
         found[name] = {"srcc": round(srcc(distances, people), 4), "interval": interval(srcc, distances, people)}
     return found
 

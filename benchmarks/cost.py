@@ -7,14 +7,13 @@ LPIPS-AlexNet's in the same rounds, each in its fastest form measured, 256 px, f
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 import cpips
-from _common import RESULTS
+from _common import kept
 
 ANCHOR = "lpips-alex"
 TITLES = {"tid2013-subset": "TID2013 subset", "live-subset": "LIVE subset"}
@@ -22,7 +21,7 @@ TITLES = {"tid2013-subset": "TID2013 subset", "live-subset": "LIVE subset"}
 
 def costs(side: int = 256, dtype: str = "float32") -> dict[str, float]:
     """Time over LPIPS-AlexNet's."""
-    result = json.loads((RESULTS / "fast-speed.json").read_text())
+    result = kept("fast-speed")
     (case,) = [case for case in result["speed"] if (case["side"], case["dtype"]) == (side, dtype)]
     ours = result["models"][0]
     ratios = {name: facts["time_ratio"][ours]["median"] for name, facts in case["metrics"].items()}
@@ -37,7 +36,7 @@ def points() -> dict[str, list[tuple[str, float, float, list[float]]]]:
             cpips.model_card(name)[key] == cpips.model_card(other)[key] for key in ("arch", "N", "M"))), None)
         if name not in cost and twin:
             cost[name] = cost[twin]
-    comparisons = json.loads((RESULTS / "agreement.json").read_text())["comparisons"]
+    comparisons = kept("agreement")["comparisons"]
     return {c["dataset"]["name"]: [(s["metric"]["name"], cost[s["metric"]["name"]], s["srcc"], s["interval"])
                                    for s in c["scores"] if s["metric"]["name"] in cost] for c in comparisons}
 

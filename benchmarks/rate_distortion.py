@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import re
 from pathlib import Path
 
 import torch
@@ -25,7 +23,7 @@ from PIL import Image, features
 from PIL import __version__ as pillow
 
 import cpips
-from _common import DATA, RESULTS, at_rate, codec_file, is_plain, save, shipped, table
+from _common import DATA, at_rate, codec_file, is_plain, kept, save, shipped, table
 from cpips.codec import official
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec
@@ -106,8 +104,7 @@ def rescaled(codec: Codec, step: float) -> Codec:
     """The same codec with a quantiser of another step: its latent divided by ``step``, and its scales with it. Where the
     latent leaves a linear layer and enters one, that is the same network with other weights."""
     state = codec.state_dict()
-    last, spread = (max((key.split(".")[1] for key in state if re.fullmatch(rf"{part}\.\d+\.weight", key)), key=int)
-                    for part in ("g_a", "h_s"))
+    last, spread = len(codec.g_a) - 1, len(codec.h_s) - 2  # which a ReLU follows
     smaller = [f"g_a.{last}.weight", f"g_a.{last}.bias", f"h_s.{spread}.weight", f"h_s.{spread}.bias"]
     larger = ["h_a.0.weight", "g_s.0.weight"]
     return Codec.from_state_dict(state | {key: state[key] / step for key in smaller}
@@ -201,7 +198,7 @@ def main() -> None:
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
     if args.stepped:
-        result = json.loads((RESULTS / "rate_distortion.json").read_text(encoding="utf-8")) | {"stepped": stepped(STEPPED, paths)}
+        result = kept("rate_distortion") | {"stepped": stepped(STEPPED, paths)}
     else:
         result = measured(paths)
     print(report(result))

@@ -6,20 +6,15 @@ Each stands between ``<!-- name -->`` and ``<!-- /name -->``; the tests hold the
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import sys
 from pathlib import Path
 
-from _common import RESULTS, table
+from _common import RESULTS, kept, table
 
 import cpips
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def kept(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def written(name: str) -> str:

@@ -23,10 +23,9 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, run_metric, save, table
-from bapps_eval.layouts import open_datasets
-from bapps_eval.scores import srcc
+from _people import SETS, measured, srcc
 from cpips import images
-from cpips.calibration.agreement import agreement as panel_agreement
+from cpips.calibration.agreement import agreement
 from cpips.calibration.judged import JudgedSet
 
 SIDE, MARGIN = 256, 16
@@ -59,18 +58,6 @@ def sensitivity(metric: cpips.CPIPS, pictures: list[Tensor]) -> dict:
             "jpeg": float(np.mean(bases)), "moved": float(np.mean(np.divide(moved, bases)))}
 
 
-def agreement(metric: cpips.CPIPS, name: str) -> float:
-    (dataset,) = open_datasets(DATA / "human" / name)
-    known: dict[str, cpips.Embedding] = {}
-    distances = []
-    for i, reference in enumerate(dataset.references):
-        first, second = (np.asarray(side) for side in dataset.load(i))
-        if reference not in known:
-            known[reference] = metric.embed(first)
-        distances.append(metric.distance(known[reference], metric.embed(second)).item())
-    return srcc(distances, dataset.opinions if dataset.higher_is_better else -dataset.opinions)
-
-
 def report(result: dict) -> str:
     scores = {key: title for key, title in SCORES.items() if any(key in row for row in result["rows"])}
     rows = [[f"`{row['model']}`", str(row["shifts"]), f"{row['jpeg']:.4f}",
@@ -96,12 +83,12 @@ def main() -> None:
     metrics |= {(run.name, 1): run_metric(run) for run in args.runs}
     judged = JudgedSet(args.judged, teachers=cpips.model_card("cpips-lite")["judgement"]["teachers"]) if args.judged else None
     rows = []
-    for (name, shifts), metric in metrics.items():
-        rows.append({"model": name, "shifts": shifts, "signature": metric.signature, **sensitivity(metric, pictures)})
+    for (model, shifts), metric in metrics.items():
+        rows.append({"model": model, "shifts": shifts, "signature": metric.signature, **sensitivity(metric, pictures)})
         if args.agreement:
-            rows[-1] |= {s: agreement(metric, s) for s in ("tid2013", "live")}
+            rows[-1] |= {name: srcc(*measured(metric, name)) for name in SETS}
         if judged is not None:
-            rows[-1]["panel"] = panel_agreement(metric, judged)["srcc"]
+            rows[-1]["panel"] = agreement(metric, judged)["srcc"]
         print(rows[-1], flush=True)
     print(save("shifts", {"what": "distances of shifted crops over those of a JPEG, and agreement", "images": len(pictures),
                           "side": SIDE, "rows": rows}))

@@ -55,6 +55,11 @@ def beside(path: Path, name: str) -> str:
     return str((path.parent / name).resolve())
 
 
+def with_defaults(cls: type[DataclassInstance], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were ``saved`` with a checkpoint: one of ``cls`` that came after it had its default."""
+    return {f.name: f.default for f in dataclasses.fields(cls)} | dict(saved)
+
+
 def check_types(settings: DataclassInstance) -> None:
     """Refuse numbers, texts and switches, or lists of them, that are not what the annotation of their field says.
 

@@ -40,6 +40,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import toml
 from ..encoders import STRIDE, tensors_digest
 from ..errors import BitstreamError, CpipsError, ModelError, WeightsError
 from ..files import replace
@@ -288,8 +289,7 @@ class DecoderTuner:
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         ours = dataclasses.asdict(self.settings) | {"codec": self.start.own_digest}
-        # a setting that came after the checkpoint had its default
-        theirs = {f.name: f.default for f in dataclasses.fields(TuneSettings)} | state["settings"] | {"codec": state["start"]}
+        theirs = toml.with_defaults(TuneSettings, state["settings"]) | {"codec": state["start"]}
         free = ("log_every", "checkpoint_every")
         if changed := [name for name in ours if name not in free and ours[name] != theirs[name]]:
             raise WeightsError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): use another output "

@@ -24,6 +24,7 @@ from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
+from .. import toml
 from ..calibration.judged import JudgedSet
 from ..calibration.ranking import TrainableHead
 from ..errors import ModelError
@@ -208,8 +209,7 @@ class Trainer:
     def _load(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
         ours = dataclasses.asdict(self.config)
-        # a setting that came after the checkpoint had its default
-        theirs = {f.name: f.default for f in dataclasses.fields(TrainConfig)} | state["config"]
+        theirs = toml.with_defaults(TrainConfig, state["config"])
         files = ("init", "init_head")
         changed = [k for k in ours if k not in ("notes", *files) and ours[k] != theirs[k]]
         changed += [k for k in files if Path(ours[k]).name != Path(theirs[k]).name]  # the same file may lie elsewhere now

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .. import images, pretrained
 from ..baselines._common import no_autocast
+from ..cells import cell_mean
+from ..embedding import Embedding
 from ..errors import ImageError, ModelError
 from ..losses._base import FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from ..losses.features import FeatureExtractor
-from ..cells import cell_mean
-from ..embedding import Embedding
 from ..protocol import reduced
 
 Sigma = Union[float, Tensor]
