@@ -867,6 +867,19 @@ def test_channel_weights_are_part_of_the_state(pair):
     assert torch.equal(one(*pair), other(*pair)) and one.signature == other.signature
 
 
+def test_weights_of_any_float_type_are_kept_in_single(pair):
+    single, double = (CPIPS(encoder(), weights={"y": WEIGHTS["y"].to(dtype)}) for dtype in (torch.float32, torch.float64))
+    assert double.weight_y.dtype == torch.float32
+    assert torch.equal(single(*pair), double(*pair)) and single.signature == double.signature
+
+
+def test_mean_over_cells_in_double():
+    """Means of cells that reach out of the image, to the precision of the cells."""
+    values = torch.rand(2, 5, 4, dtype=torch.float64)
+    plane = values.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :71, :53]  # 71 = 4 * 16 + 7, 53 = 3 * 16 + 5
+    assert torch.allclose(cpips.cells.cell_mean(values, 16, (71, 53)), plane.mean((1, 2)), rtol=1e-14, atol=0)
+
+
 def test_copies(metric, pair):
     expected, embedding = metric(*pair), metric.embed(pair[0])
     stream = io.BytesIO()
