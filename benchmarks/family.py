@@ -122,8 +122,8 @@ def answers(result: dict) -> list[str]:
 
     of = [f"{name} {form}" for form in FORMS for name in SETS]
     if tuned and BASE in models:
-        lines = [f"Does classification change the distance? `{name}` minus `{BASE}`, |SRCC|: {say(name, BASE, *of)}."
-                 for name in tuned]
+        lines = [f"{'Does classification' if models[name]['classifier'] else 'Do the judgements of teachers'} change the "
+                 f"distance? `{name}` minus `{BASE}`, |SRCC|: {say(name, BASE, *of)}." for name in tuned]
         lines.append("(These models also differ from it in steps, crops and images of their training: see the cards.)")
     else:
         lines = ["Does classification change the distance? Not measured: no model trained with it is shipped yet."]
@@ -168,6 +168,10 @@ def report(result: dict, brief: bool = False) -> str:
     return table(header, rows) + "\n\n" + "\n".join(f"- {line}" for line in answers(result)[: -2 if brief else None])
 
 
+def short(name: str) -> str:
+    return name.removeprefix("hyperprior-").removeprefix("cpips-")
+
+
 def plot(result: dict, path: Path) -> None:
     figure = Figure(figsize=(13, 4), layout="constrained")
     *panels, bars = figure.subplots(1, len(SETS) + 1)
@@ -186,7 +190,7 @@ def plot(result: dict, path: Path) -> None:
                                   marker="o" if is_plain(name) else "D", linewidth=1,
                                   label=f"latent, {form}" if name == next(iter(found)) else None)
                     if form == "full":
-                        axes.annotate(name.removeprefix("hyperprior-"), (placed[name]["bpp"], value["srcc"]), (7, 4),
+                        axes.annotate(short(name), (placed[name]["bpp"], value["srcc"]), (7, 4),
                                       textcoords="offset points", fontsize="small")
             if len(line := [name for name in plain if found[name]]) > 1:
                 axes.plot(*zip(*((placed[n]["bpp"] + shift, found[n]["srcc"]) for n in line)), color=colours[form])
@@ -203,7 +207,7 @@ def plot(result: dict, path: Path) -> None:
     shares = [100 * models[name]["probe"] for name in names]
     errors = [100 * 1.96 * (p / 100 * (1 - p / 100) / result["probe"]["val"]) ** 0.5 for p in shares]
     colour = ["#9db4c8" if is_plain(n) else "#777777" if n == "random" else "#c1440e" for n in names]
-    bars.barh([name.removeprefix("hyperprior-") for name in names], shares, xerr=errors, color=colour, capsize=2)
+    bars.barh([short(name) for name in names], shares, xerr=errors, color=colour, capsize=2)
     bars.invert_yaxis()
     bars.set(title=f"Linear probe, {result['probe']['classes']} classes", xlabel="top-1 on validation images (%)")
     bars.grid(alpha=0.3, axis="x")

@@ -134,6 +134,10 @@ def judged() -> str:
             f"ladders; {kept['below_shift']:.1%} of the copies are nearer than a shift by one pixel.)")
 
 
+def teachers() -> str:
+    return f"{written('teachers')}\n\n({machine(kept('teachers'))}; teachers as `piq` has them.)"
+
+
 def ablation() -> str:
     from ablation import markdown
 
@@ -219,7 +223,7 @@ def precision() -> str:
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
     "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
-    "docs/calibration.md": (judged, ablation),
+    "docs/calibration.md": (judged, teachers, ablation),
     "docs/limits.md": (shifts, precision),
     "docs/losses.md": (recovery, losses),
     "docs/losses_at_work.md": (sr_losses, style_encoders),
