@@ -58,9 +58,10 @@ class CPIPS(FullReferenceMetric):
         strip: rows of the horizontal strips in which an image is encoded, rounded up to a multiple of 16: memory grows
             with the strip and not with the image. ``'auto'`` cuts images of more than ``2**22`` pixels into strips of
             ``2**21``, ``None`` none. Where a gradient is recorded (but for ``checkpoint``), and in compiled and exported
-            graphs, images stay in one piece. Every cell is computed from the same numbers either way, but libraries sum in another order for
-            another size: distances agree to 1e-6 of themselves plus 1e-9, most to the last bit; with ``quantize``
-            until a latent lies that near to the edge between two integers.
+            graphs, images stay in one piece; but for these, a CPU encodes large batches in portions. Every cell is computed
+            from the same numbers either way, but libraries sum in another order for another size: distances agree to 1e-6 of
+            themselves plus 1e-9, most to the last bit; with ``quantize`` until a latent lies that near to the edge between
+            two integers.
         checkpoint: where a gradient is recorded, go in strips there too (``'auto'``: of ``2**18`` pixels, whatever the
             size), and encode each again in the backward pass, from the images: memory grows with the strip, for the
             time of one more forward pass.
@@ -237,7 +238,13 @@ class CPIPS(FullReferenceMetric):
                                  [self.encoder.taps[tap] for tap in self.taps])
 
     def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
-        """``function`` of images at one scale, one map per tap, without more rows at a time than ``strip`` says."""
+        """``function`` of images at one scale, one map per tap, without more images at a time than a portion and more rows
+        than ``strip`` says."""
+        count = strips.portion(*batches)
+        if count < len(batches[0]):
+            portions = zip(*(batch.split(count) for batch in batches))
+            found = [self._in_strips(function, *portion) for portion in portions]
+            return [torch.cat(maps) for maps in zip(*found)]
         if self.checkpoint:
             function = partial(recomputed, function, use_reentrant=False, preserve_rng_state=False)
         rows = strips.rows(self.strip, *batches, checkpoint=self.checkpoint)

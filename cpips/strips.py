@@ -1,4 +1,5 @@
-"""Large images in horizontal strips: the features of a strip need only the rows that its cells can see.
+"""Large images in horizontal strips, large batches in portions: the features of a strip need only the rows that its cells
+can see.
 
 A strip is cut with that many rows above and below, a whole number of cells, and what the cut's own zero padding reached
 is dropped; zero padding remains at the true borders alone. Every kept cell is computed from the very numbers that it
@@ -24,6 +25,8 @@ LARGE = 1 << 22
 PIXELS = 1 << 21  # of an automatic strip: at 4096 px wide 512 rows, to which the overlap adds 3 to 9 %
 TRAINING_PIXELS = 1 << 18  # of one that is computed again in the backward pass, where each pixel keeps far more
 
+PORTION = 1 << 18  # of a batch, for each thread at a time, on a CPU: features of more leave its caches, which doubles the time
+
 WINDOW = 4  # cells above and below that a cell of the form 'structure' sees: 5x5 windows of 5x5 windows
 
 
@@ -44,7 +47,7 @@ def rows(strip: int | str | None, *images: Tensor, checkpoint: bool = False) -> 
     They do where a gradient is recorded, which keeps all features anyway unless ``checkpoint``, and where the call is
     traced, compiled or exported, for any size. The number of images plays no part: a result does not depend on the batch.
     """
-    recorded = torch.is_grad_enabled() and any(image.requires_grad for image in images)
+    recorded = _recorded(images)
     if strip is None or in_graph() or (recorded and not checkpoint):
         return None
     height, width = images[0].shape[2:]
@@ -54,6 +57,19 @@ def rows(strip: int | str | None, *images: Tensor, checkpoint: bool = False) -> 
         strip = (TRAINING_PIXELS if recorded else PIXELS) // width
     wanted = max(-(-int(strip) // STRIDE), 1) * STRIDE
     return wanted if wanted < height else None
+
+
+def portion(*images: Tensor) -> int:
+    """How many of the images ``(N,3,H,W)`` are encoded at a time: all, but on a CPU no more than :data:`PORTION` pixels
+    a thread, where nothing keeps the features for a gradient or a graph."""
+    count, _, height, width = images[0].shape
+    if images[0].device.type != "cpu" or in_graph() or _recorded(images):
+        return count
+    return min(max(PORTION * torch.get_num_threads() // max(height * width, 1), 1), count)
+
+
+def _recorded(images: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(image.requires_grad for image in images)
 
 
 def reach(architecture: Architecture) -> tuple[int, int]:

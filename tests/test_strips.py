@@ -179,3 +179,51 @@ def test_automatic_strips_are_used(net, monkeypatch):
     metric.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[2]))
     x, y = torch.rand(2, 2, 3, 200, 50)
     assert close(metric(x, y), CPIPS(net, form="local", strip=None)(x, y)) and max(seen[:-2]) <= 64 and len(seen) > 20
+
+
+# ---- portions of a batch ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def portions(monkeypatch):
+    """Three images of 40 x 30 px at a time, of half of that twelve."""
+    monkeypatch.setattr(strips, "PORTION", -(-3 * 40 * 30 // torch.get_num_threads()))
+
+
+def counts(metric: CPIPS) -> list[int]:
+    """How many images its encoder is given, call by call."""
+    seen: list[int] = []
+    metric.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
+    return seen
+
+
+def test_a_batch_in_portions_has_the_results_of_its_images(net, settings, portions):
+    metric = CPIPS(net, **settings)
+    x, y = torch.rand(2, 8, 3, 40, 30)
+    seen = counts(metric)
+    got, where, embedding = metric(x, y), metric.map(x, y), metric.embed(x)
+    assert seen[:6] == [3, 3, 3, 3, 2, 2] and metric(x, x).eq(0).all()
+    assert close(got, torch.cat([metric(a[None], b[None]) for a, b in zip(x, y)]))
+    assert torch.allclose(where, torch.cat([metric.map(a[None], b[None]) for a, b in zip(x, y)]), rtol=1e-5, atol=1e-9)
+    for whole, parts in zip(embedding.features, zip(*(metric.embed(a[None]).features for a in x))):
+        assert torch.allclose(whole, torch.cat(parts), rtol=1e-5, atol=1e-5)
+
+
+def test_portions_and_strips_together(net, portions):
+    metric, x, y = CPIPS(net, strip=16), *torch.rand(2, 4, 3, 40, 30)
+    seen = counts(metric)
+    got = metric(x, y)
+    assert set(seen) == {3, 1} and close(got, CPIPS(net, strip=None)(x, y))
+
+
+def test_where_features_are_kept_a_batch_stays_whole(net, portions):
+    metric, (x, y) = CPIPS(net), torch.rand(2, 8, 3, 40, 30)
+    seen = counts(metric)
+    gradient, = torch.autograd.grad(metric(x.requires_grad_(), y).sum(), x)
+    assert seen == [8, 8] and (gradient.flatten(1).abs().amax(1) > 0).all()
+
+
+def test_portions_are_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert [strips.portion(torch.empty(100, 3, *size)) for size in ((256, 256), (64, 32), (1, 1), (2000, 2000))] == [8, 100, 100, 1]
+    assert strips.portion(torch.empty(100, 3, 256, 256, device="meta")) == 100
