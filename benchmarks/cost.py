@@ -1,7 +1,9 @@
 """Agreement with people against cost, of every metric of which both were measured: ``python benchmarks/cost.py``.
 
 Agreement from ``results/agreement.json`` (|SRCC|, 95 % intervals), cost from ``results/fast-speed.json``: time of a pair over
-LPIPS-AlexNet's in the same rounds, each in its fastest form measured, 256 px, float32. Writes ``docs/cost.png``.
+LPIPS-AlexNet's in the same rounds, each in its fastest form measured, 256 px, float32. The classical metrics that taught
+`cpips-lite` stand where ``results/teachers.json`` has them: as `piq` has them and at 512 x 384 px, in times of its own run over
+the student's. Writes ``docs/cost.png``.
 """
 
 from __future__ import annotations
@@ -41,6 +43,14 @@ def points() -> dict[str, list[tuple[str, float, float, list[float]]]]:
                                    for s in c["scores"] if s["metric"]["name"] in cost] for c in comparisons}
 
 
+def teachers(name: str) -> list[tuple[str, float, float, list[float]]]:
+    """As :func:`points`, of the classical metrics on one set."""
+    result, student = kept("teachers"), costs()["cpips-lite"]
+    of = name.removesuffix("-subset")
+    return [(teacher, student * times["median"], result["judges"][teacher][of]["srcc"], result["judges"][teacher][of]["interval"])
+            for teacher, times in result["times"].items() if teacher != "cpips-lite"]
+
+
 def plot(path: Path) -> None:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     for axes, (name, found) in zip(figure.subplots(1, 2), points().items()):
@@ -53,6 +63,9 @@ def plot(path: Path) -> None:
                 best = y == twins[-1]
                 axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7, xytext=(6 if best else -6, 3),
                               horizontalalignment="left" if best else "right")
+        for metric, x, y, (low, high) in teachers(name):
+            axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="^", markersize=5, elinewidth=0.7, color="#6b7f3a", alpha=0.9)
+            axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7, xytext=(6, 3))
         axes.margins(x=0.16)
         axes.set(xscale="log", title=f"{TITLES.get(name, name)}, |SRCC| with 95 % intervals",
                  xlabel="time of a pair over LPIPS-AlexNet's (256 px, float32, fastest form)")

@@ -53,6 +53,21 @@ def fast() -> str:
     return f"{report(result)}\n\n({machine(result)}.)"
 
 
+def peak() -> str:
+    """How near to the machine's arithmetic, and the time of a pixel in images and batches of any size."""
+    result, scaling = kept("fast-peak"), kept("fast-scaling")
+    told = result["peak"]
+    rows = []
+    for name in dict.fromkeys(row["what"] for row in told):
+        shares = {row["dtype"]: f"{row['share_of_peak']['median']:.0%} ({row['gflops']['median']:.0f} GFLOP/s)"
+                  for row in told if row["what"] == name}
+        rows.append([name, *shares.values()])
+    sizes = [[f"{row['side']} px", str(row["batch"]), f"{row['time_of_a_pixel']['median']:.2f}"] for row in scaling["scaling"]]
+    return (f"{table(['share of the fastest', *dict.fromkeys(row['dtype'] for row in told)], rows)}\n\n({told[0]['side']} px; "
+            f"{machine(result)}.)\n\n{table(['side', 'batch', 'time of a pixel over that of one image of 256 px'], sizes)}\n\n"
+            f"(`{scaling['scaling'][0]['model']}`, float32; {machine(scaling)}.)")
+
+
 def models() -> str:
     rows = []
     for name in cpips.list_models():
@@ -222,7 +237,7 @@ def precision() -> str:
 
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
-    "docs/benchmarks.md": (agreement, severity, family, fast, speed, rate_distortion),
+    "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/calibration.md": (judged, teachers, ablation),
     "docs/limits.md": (shifts, precision),
     "docs/losses.md": (recovery, losses),
@@ -242,7 +257,7 @@ def filled(page: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (models, cards, judged):
+        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (models, cards, judged, peak):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):

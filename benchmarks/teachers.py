@@ -57,7 +57,7 @@ def report(result: dict) -> str:
         return f"{found['srcc']:.3f} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]"
 
     rows = [[f"`{name}`" if name == STUDENT else name, *(cell(facts[s]) for s in SETS), *(f"{facts[s]['panel']:.3f}" for s in SETS),
-             f"{result['times'][name]['median']:.0f}" if name in result["times"] else ""]
+             f"{result['times'][name]['median']:.1f}" if name in result["times"] else ""]
             for name, facts in result["judges"].items()]
     return table(["judge", "TID2013, people", "LIVE, people", "TID2013, panel", "LIVE, panel", f"time over `{STUDENT}`'s"], rows)
 
