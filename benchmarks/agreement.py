@@ -22,7 +22,8 @@ from bapps_eval.run import run
 from cpips.files import replace
 
 SETS = ("tid2013", "live")
-BASELINES = ["random", "lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "ms-ssim", "ssim", "psnr"]
+BASELINES = ["random", "lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "vsi", "haarpsi", "fsimc", "mdsi",
+             "ms-ssim", "ssim", "psnr"]
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Agreement with people against cost, of every metric of which both were measured: ``python benchmarks/cost.py``.
 
 Agreement from ``results/agreement.json`` (|SRCC|, 95 % intervals), cost from ``results/fast-speed.json``: time of a pair over
-LPIPS-AlexNet's in the same rounds, each in its fastest form measured, 256 px, float32. The classical metrics that taught
-`cpips-lite` stand where ``results/teachers.json`` has them: as `piq` has them and at 512 x 384 px, in times of its own run over
-the student's. Writes ``docs/cost.png``.
+LPIPS-AlexNet's in the same rounds, each in its fastest form measured, 256 px, float32. Of the classical metrics that taught
+`cpips-lite` the time is that of ``results/teachers.json``: over the student's in its own run, as `piq` has them, at 512 x 384 px.
+Writes ``docs/cost.png``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 import cpips
 from _common import kept
+from cpips.calibration.teachers import CLASSICAL
 
 ANCHOR = "lpips-alex"
 TITLES = {"tid2013-subset": "TID2013 subset", "live-subset": "LIVE subset"}
@@ -27,6 +28,8 @@ def costs(side: int = 256, dtype: str = "float32") -> dict[str, float]:
     (case,) = [case for case in result["speed"] if (case["side"], case["dtype"]) == (side, dtype)]
     ours = result["models"][0]
     ratios = {name: facts["time_ratio"][ours]["median"] for name, facts in case["metrics"].items()}
+    taught = {name: times["median"] for name, times in kept("teachers")["times"].items()}
+    ratios = {name: time * ratios["cpips-lite"] for name, time in taught.items()} | ratios
     return {name: ratio / ratios[ANCHOR] for name, ratio in ratios.items()}
 
 
@@ -43,29 +46,18 @@ def points() -> dict[str, list[tuple[str, float, float, list[float]]]]:
                                    for s in c["scores"] if s["metric"]["name"] in cost] for c in comparisons}
 
 
-def teachers(name: str) -> list[tuple[str, float, float, list[float]]]:
-    """As :func:`points`, of the classical metrics on one set."""
-    result, student = kept("teachers"), costs()["cpips-lite"]
-    of = name.removesuffix("-subset")
-    return [(teacher, student * times["median"], result["judges"][teacher][of]["srcc"], result["judges"][teacher][of]["interval"])
-            for teacher, times in result["times"].items() if teacher != "cpips-lite"]
-
-
 def plot(path: Path) -> None:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     for axes, (name, found) in zip(figure.subplots(1, 2), points().items()):
         for metric, x, y, (low, high) in found:
-            ours = metric in cpips.list_models()
-            axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o" if ours else "s", markersize=5, elinewidth=0.7,
-                          color="#1f5fa8" if ours else "#b0632b", alpha=0.9)
+            marker, colour = ("o", "#1f5fa8") if metric in cpips.list_models() else (
+                "^", "#6b7f3a") if metric in CLASSICAL else ("s", "#b0632b")
+            axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt=marker, markersize=5, elinewidth=0.7, color=colour, alpha=0.9)
             twins = sorted(other[2] for other in found if other[1] == x)
             if y in (twins[0], twins[-1]):  # of models that cost the same, the best and the worst have room for a name
                 best = y == twins[-1]
                 axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7, xytext=(6 if best else -6, 3),
                               horizontalalignment="left" if best else "right")
-        for metric, x, y, (low, high) in teachers(name):
-            axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="^", markersize=5, elinewidth=0.7, color="#6b7f3a", alpha=0.9)
-            axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7, xytext=(6, 3))
         axes.margins(x=0.16)
         axes.set(xscale="log", title=f"{TITLES.get(name, name)}, |SRCC| with 95 % intervals",
                  xlabel="time of a pair over LPIPS-AlexNet's (256 px, float32, fastest form)")

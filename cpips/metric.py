@@ -241,7 +241,7 @@ class CPIPS(FullReferenceMetric):
         """``function`` of images at one scale, one map per tap, without more images at a time than a portion and more rows
         than ``strip`` says."""
         count = strips.portion(*batches)
-        if count < len(batches[0]):
+        if count < batches[0].shape[0]:
             portions = zip(*(batch.split(count) for batch in batches))
             found = [self._in_strips(function, *portion) for portion in portions]
             return [torch.cat(maps) for maps in zip(*found)]

@@ -24,7 +24,8 @@ from cpips.images import load
 from cpips.protocol import FullReferenceMetric
 
 NETWORKS = list(NETS)
-WITHOUT_WEIGHTS = ["mse", "psnr", "ssim", "ms-ssim"]
+SIMILARITIES = ["vsi", "haarpsi", "fsimc", "mdsi"]
+WITHOUT_WEIGHTS = ["mse", "psnr", "ssim", "ms-ssim", *SIMILARITIES]
 LEARNED = ["lpips-alex", "lpips-squeeze", "lpips-vgg", "stlpips-alex", "stlpips-vgg", "dists"]
 _RANDOM = {"lpips": {"trunk": "random", "heads": "ones"}, "stlpips": {"weights": "random"},
            "dists": {"trunk": "random", "weights": "ones"}}
@@ -41,6 +42,8 @@ def make(name: str, **kwargs):
     """The baseline without files: random trunks, equal weights."""
     if name in ("ssim", "ms-ssim"):
         pytest.importorskip("pytorch_msssim")
+    if name in SIMILARITIES:
+        import_with_torchvision("piq")
     return create(name, **_RANDOM.get(name.split("-")[0], {}), **kwargs)
 
 
@@ -186,6 +189,18 @@ def test_mse_and_psnr_by_hand():
     assert PSNR()(x, torch.ones_like(x)).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(("name", "function"), [("vsi", "vsi"), ("haarpsi", "haarpsi"), ("fsimc", "fsim"), ("mdsi", "mdsi")])
+@pytest.mark.parametrize("side", [48, 400])  # at 400 px they halve the image
+@pytest.mark.filterwarnings("ignore:.*indexing argument:UserWarning")  # of torch, about piq
+def test_similarities_equal_the_package(name, function, side):
+    piq = import_with_torchvision("piq")
+    x, y = pictures(name, side=side)
+    theirs = getattr(piq, function)(y, x, data_range=1.0, reduction="none")
+    assert torch.allclose(make(name)(x, y), theirs if name == "mdsi" else 1 - theirs, atol=1e-6)
+    black = torch.zeros(1, 3, 64, 64)
+    assert make(name)(black, black).item() == 0
+
+
 def test_ssim_of_constant_images_by_hand():
     pytest.importorskip("pytorch_msssim")
     x, y = torch.full((1, 3, 16, 16), 0.25), torch.full((1, 3, 16, 16), 0.75)
@@ -204,9 +219,10 @@ def test_shape_order_and_facts(name):
     assert d.shape == (2,) and d.dtype == torch.float32
     assert metric(x[:1], y[:1]).shape == (1,)
     assert metric(x, y, reduction="mean").item() == pytest.approx(d.mean().item(), rel=1e-6)
-    worse = metric(x, 1 - x)
+    # a negative, but for those that look at the size of gradients alone
+    worse = metric(x, (x + 0.4 * torch.randn(x.shape)).clamp(0, 1) if name in SIMILARITIES else 1 - x)
     assert (worse > d).all() if metric.lower_is_better else (worse < d).all()
-    assert metric.symmetric and torch.allclose(metric(y, x), d, rtol=1e-5)
+    assert torch.allclose(metric(y, x), d, rtol=1e-5) == metric.symmetric == (name != "mdsi")
     assert metric.name.startswith(name)
 
 
@@ -349,7 +365,7 @@ def test_gradient_is_the_slope(name):
 @pytest.mark.parametrize(("name", "minimum"), [
     ("mse", 1), ("psnr", 1), ("ssim", 11), ("ms-ssim", 161),
     ("lpips-alex", 31), ("lpips-squeeze", 17), ("lpips-vgg", 16), ("stlpips-alex", 21), ("stlpips-vgg", 18),
-    ("dists", 1),
+    ("dists", 1), ("vsi", 1), ("haarpsi", 16), ("fsimc", 2), ("mdsi", 1),
 ])
 def test_smallest_side(name, minimum):
     metric = make(name)
@@ -487,6 +503,10 @@ def test_missing_package_names_the_extra(monkeypatch):
         SSIM()
     with pytest.raises(ImportError, match=r"cpips\[eval\]"):
         MS_SSIM()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in SIMILARITIES:
+        with pytest.raises(ImportError, match=r"piq.*cpips\[calibrate\]"):
+            create(name)
 
 
 # ---- files of weights -----------------------------------------------------------------------------------------------
@@ -640,7 +660,7 @@ def test_no_package_of_others_is_imported():
     code = ("import sys, cpips.baselines as b; b.create('lpips-alex', trunk='random', heads='ones')\n"
             "try: b.create('stlpips-alex')\n"
             "except b.stlpips.WeightsError as error: assert 'not installed' in str(error)\n"
-            "print([m for m in ('torchvision', 'lpips', 'DISTS_pytorch', 'pytorch_msssim', 'stlpips_pytorch')"
+            "print([m for m in ('torchvision', 'lpips', 'DISTS_pytorch', 'pytorch_msssim', 'stlpips_pytorch', 'piq')"
             " if m in sys.modules])")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -698,7 +698,7 @@ def test_a_missing_package_names_the_extra(call, monkeypatch):
     told = "calibrating needs bapps_eval, which is not installed: pip install 'cpips[calibrate,eval]'"
     assert told in call(MOS, code=2).stderr
     monkeypatch.setitem(sys.modules, "piq", None)
-    assert "need piq, which is not installed: pip install 'cpips[calibrate]'" in call(TEACHERS, "o", code=2).stderr
+    assert "haarpsi needs piq, which is not installed: pip install 'cpips[calibrate]'" in call(TEACHERS, "o", code=2).stderr
 
 
 def test_validation_items_are_remarked_on(call, root):

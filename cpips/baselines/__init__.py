@@ -16,16 +16,22 @@ from ..protocol import FullReferenceMetric
 from .classical import MS_SSIM, MSE, PSNR, SSIM
 from .dists import DISTS
 from .lpips import LPIPS
+from .similarity import MDSI, VSI, FSIMc, HaarPSI
 from .stlpips import STLPIPS
 from .trunks import NETS
 
-__all__ = ["BASELINES", "DISTS", "LPIPS", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "create", "weights_in"]
+__all__ = ["BASELINES", "DISTS", "FSIMc", "HaarPSI", "LPIPS", "MDSI", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "VSI",
+           "create", "weights_in"]
 
 BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
     "mse": MSE,
     "psnr": PSNR,
     "ssim": SSIM,
     "ms-ssim": MS_SSIM,
+    "vsi": VSI,
+    "haarpsi": HaarPSI,
+    "fsimc": FSIMc,
+    "mdsi": MDSI,
     "lpips-alex": partial(LPIPS, "alex"),
     "lpips-squeeze": partial(LPIPS, "squeeze"),
     "lpips-vgg": partial(LPIPS, "vgg"),

@@ -8,11 +8,8 @@ sees the same detail at the same scale.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import warnings
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,28 +65,12 @@ def _learned(name: str, weights: Path | None) -> Teacher:
 
 
 def _classical(name: str) -> Teacher:
-    piq = _import_piq()
-    similarity = {"vsi": piq.vsi, "haarpsi": piq.haarpsi, "fsimc": piq.fsim}
+    metric = create(name, check="off")
 
     @torch.inference_mode()
     def judge(reference: Tensor, distorted: Tensor) -> Tensor:
         if name != "haarpsi" and min(reference.shape[2:]) < _HALVES_ITSELF:  # HaarPSI halves images of any size
             reference, distorted = F.avg_pool2d(reference, 2), F.avg_pool2d(distorted, 2)
-        reference = reference.expand(len(distorted), -1, -1, -1)
-        if name == "mdsi":
-            return piq.mdsi(distorted, reference, reduction="none")
-        return 1 - similarity[name](distorted, reference, reduction="none")
+        return metric._compare(reference.expand(len(distorted), -1, -1, -1), distorted)
 
     return judge
-
-
-def _import_piq() -> Any:
-    if importlib.util.find_spec("piq") is None:
-        raise ImportError("the classical teachers need piq, which is not installed: "
-                          "pip install 'cpips[calibrate]' -c constraints.txt")
-    from ..codec._compressai import declare_torchvision_ops
-
-    declare_torchvision_ops()  # piq imports torchvision
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module("piq")

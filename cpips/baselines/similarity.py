@@ -1,0 +1,102 @@
+"""Baselines without learned weights that lead on opinion sets: VSI, HaarPSI, FSIMc and MDSI, as the package ``piq`` has them.
+
+All are distances here: MDSI is one, the others are what an index lacks of 1. They halve images of 384 px a side or more
+before they look (HaarPSI all), and were made for photographs of about 512 x 384 px. None is for descending on: slopes
+are NaN where images are equal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import warnings
+from types import ModuleType
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from ..protocol import FullReferenceMetric, widen
+from ._common import no_autocast
+
+
+class _Similarity(FullReferenceMetric):
+    """A distance from one function of ``piq``."""
+
+    differentiable = False
+    function: str  # of piq: similarities (N,) of two batches, or distances
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        import_piq(self.name)  # a missing package is told now, not at the first call
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = widen(x, y)
+        function: Callable[..., Tensor] = getattr(import_piq(self.name), self.function)
+        with no_autocast(x), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about how piq calls it
+            return self._distance(function(y, x, data_range=1.0, reduction="none"))
+
+    def _distance(self, value: Tensor) -> Tensor:
+        return (1 - value).clamp_min(0)  # equal images are 1 but for rounding
+
+    @property
+    def signature(self) -> str:
+        return f"{super().signature}|piq {importlib.metadata.version('piq')}"
+
+
+class VSI(_Similarity):
+    """1 - VSI, visual saliency-induced index (Zhang, Shen and Li, IEEE TIP 23(10), 2014): in [0,1], 0 for equal images."""
+
+    name = "vsi"
+    function = "vsi"
+
+
+class HaarPSI(_Similarity):
+    """1 - HaarPSI, Haar wavelet-based perceptual similarity index (Reisenhofer et al., Signal Processing: Image
+    Communication 61, 2018): in [0,1], 0 for equal images.
+
+    Where no wavelet of either image has any weight, as between two black ones, the index is 0/0; they count as equal.
+    """
+
+    name = "haarpsi"
+    function = "haarpsi"
+    min_side = 16  # the coarsest wavelet after halving
+
+    def _distance(self, value: Tensor) -> Tensor:
+        return torch.where(value.isfinite(), super()._distance(value), 0.0)
+
+
+class FSIMc(_Similarity):
+    """1 - FSIMc, feature similarity index with colour (Zhang et al., IEEE TIP 20(8), 2011): in [0,1], 0 for equal images."""
+
+    name = "fsimc"
+    function = "fsim"
+    min_side = 2
+
+
+class MDSI(_Similarity):
+    """Mean deviation similarity index (Ziaei Nafchi et al., IEEE Access 4, 2016): at least 0, which equal images have.
+
+    Not symmetric: the reference comes first.
+    """
+
+    name = "mdsi"
+    function = "mdsi"
+    symmetric = False
+
+    def _distance(self, value: Tensor) -> Tensor:
+        return value
+
+
+def import_piq(name: str) -> ModuleType:
+    """The package, which imports torchvision."""
+    if importlib.util.find_spec("piq") is None:
+        raise ImportError(f"{name} needs piq, which is not installed: pip install 'cpips[calibrate]' -c constraints.txt")
+    from ..codec._compressai import declare_torchvision_ops
+
+    declare_torchvision_ops()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("piq")
