@@ -296,6 +296,18 @@ def test_csiq(tmp_path, table):
     assert only(tmp_path).digest == dataset.digest
 
 
+@pytest.mark.parametrize("text, message", [
+    ("image,dst_idx,dst_type,dst_lev,dmos_std,dmos\n1600,1,fog,1,0.1,0.2\n", r"line 2: 1600\.fog\.1 is not a name of CSIQ"),
+    ("picture,score\n1600,0.2\n", "no line of headings with image, dst_type, dst_lev and dmos"),
+    ("image,dst_type,dst_lev,dmos\n1600,noise,1\n", "line 2: 3 fields, but the headings have 4"),
+    (b"\xff\xfe\xfa", "cannot be read as text")], ids=lambda value: None)
+def test_csiq_refuses(tmp_path, text, message):
+    root = csiq_tree(tmp_path)
+    (root / "csiq.DMOS.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DatasetError, match=message):
+        open_datasets(root)
+
+
 def test_csiq_spreadsheet(tmp_path, monkeypatch):
     root = csiq_tree(tmp_path)
     wanted = only(root)
@@ -367,6 +379,29 @@ def test_pipal(tmp_path, split_folders):
     assert dataset.ids == ["a0001_00_00", "a0001_05_00", "a0002_00_00", "a0002_05_00"]
     assert dataset.groups[:2] == ["00", "05"] and dataset.opinions[:2].tolist() == [1500.25, 1450.25]
     assert dataset.missing == ["4 of 23200 images, 2 of 200 references"]
+
+
+def test_pipal_refuses(tmp_path):
+    labels = pipal_tree(tmp_path) / "Train_Label"
+    (labels / "A0003.txt").write_text("photo.bmp,1400\n")
+    with pytest.raises(DatasetError, match=r"A0003\.txt.*line 1: photo\.bmp is not a name of PIPAL, such as A0001_00_00\.bmp"):
+        open_datasets(tmp_path)
+    for path in labels.iterdir():
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"has no \.txt files: unpack the archive again"):
+        open_datasets(tmp_path)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"task": "4afc"}, "task '4afc' is unknown: choose from 2afc, jnd, mos"), ({"groups": ["a"]}, "has 2 ids, but {'groups': 1}"),
+    ({"opinions": np.array([0.5, np.nan])}, "item b: the opinion is nan: expected a finite number"),
+    ({"task": "jnd", "opinions": np.array([1.5, 0.5])}, r"item a: the opinion is 1\.5: expected a share in \[0,1\]")],
+    ids=lambda value: None)
+def test_a_data_set_of_ones_own_is_checked(changes, message):
+    settings = {"name": "mine", "task": "mos", "ids": ["a", "b"], "groups": ["", ""], "references": ["r", "r"],
+                "opinions": np.array([1.0, 2.0]), "load": lambda i: ()}
+    with pytest.raises(DatasetError, match=message):
+        Dataset(**{**settings, **changes})
 
 
 def test_a_complete_set_lacks_nothing(tmp_path, monkeypatch):

@@ -307,7 +307,18 @@ def test_a_bapps_tree_from_check_to_report(call, tmp_path):
     for form in ("text", "markdown", "latex", "csv"):
         assert "mse" in call("score", "results", "--format", form, "--resamples", "100").stdout
     call("report", "results", "-o", "report.html", "--data", "bapps", "--resamples", "100")
-    assert "psnr" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    call("report", "results", "-o", "maps.html", "--data", "bapps", "--resamples", "100", "--map", "random")
+    assert "psnr" in page and (tmp_path / "maps.html").read_text().count("data:image") > page.count("data:image")
+
+
+def test_check_names_the_problems_of_a_copy(call, tmp_path):
+    tree = bapps_tree(tmp_path / "bapps", tasks=["2afc"])
+    damaged = sorted(tree.glob("2afc/val/*/judge/*.npy"))[:2]
+    for path in damaged:
+        path.write_bytes(b"")
+    told = call("check", "bapps", code=1)
+    assert all(path.name in told.stderr for path in damaged)
 
 
 def test_a_pack_gives_the_same_distances(call, tmp_path):
@@ -329,7 +340,7 @@ def test_a_quick_look_says_that_it_is_one(call, tmp_path):
 @pytest.mark.parametrize("args, said", [
     (("run", "nowhere", "-m", "mse", "-o", "r"), "nowhere"),
     (("score", "nothing"), "nothing"),
-    (("score", "."), "holds no .parquet"),
+    (("score", "."), "holds no .parquet"), (("score", ".", "--format", "word"), "format 'word' is unknown"),
     (("run", "bapps", "-m", "lpips-alx", "-o", "r"), "lpips-alex"),
     (("run", "bapps", "-m", "mse", "-o", "r", "--resize", "big"), "resize rule"),
     (("run", "bapps", "-m", "mse", "-o", "r", "--dtype", "int8"), "float32"),
