@@ -17,6 +17,7 @@ from cpips.cli.app import app
 from cpips.probes import ProbeResult
 from cpips.report import measure, write_metric_page
 from cpips.report.metric import _factor, _flat, _nested
+from eval_trees import tid2013_tree
 from test_eval_report import EVIL, dataset, run
 
 RESAMPLES = 100
@@ -147,6 +148,22 @@ def test_commands_that_are_refused(args, told, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         app(["report", *args, "-o", "page.html"])
     assert end.value.code == 2 and told in capsys.readouterr().err and not (tmp_path / "page.html").exists()
+
+
+def test_command_with_data_and_probes(probes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tid2013_tree(tmp_path / "tid")
+    (tmp_path / "probes").mkdir()
+    for path, found in probes.items():
+        found.save(tmp_path / "probes" / path.name)
+    with pytest.raises(SystemExit) as end:
+        app(["report", "metric", "cpips-lite", "-a", "mse", "-d", "tid", "-p", "probes", "--seconds", "0", "--resamples", "100",
+             "--device", "cpu", "-o", "page.html"])
+    assert not end.value.code, capsys.readouterr().err
+    text = (tmp_path / "page.html").read_text().replace("<wbr>", "")
+    assert EVIL not in text  # what a probe says is escaped
+    assert "tid2013" in text and "mse" in text and "data:image" in text
+    assert len(list((tmp_path / "distances").glob("*.parquet"))) == 2
 
 
 @pytest.mark.slow

@@ -90,7 +90,8 @@ def _facts(metric: FullReferenceMetric) -> list[tuple[str, str]]:
 def _standing(name: str, comparisons: Sequence[dict[str, Any]], costs: Sequence[dict[str, Any]],
               results: Sequence[ProbeResult]) -> dict[str, Any] | None:
     """A row for each other metric, a column for each comparison that both took part in; and how many went which way."""
-    times = costs[-2]["seconds"] if len(costs) > 1 else {}  # forward, of the largest images
+    timed = costs[-2] if len(costs) > 1 else {"seconds": {}}  # forward, of the largest images
+    times = timed["seconds"]
     probed = {(r.metric, r.probe): len(r.findings) for r in results}
     mine = {probe: count for (metric, probe), count in probed.items() if metric == name}
     others = [duel for c in comparisons for duel in c["duels"]] + list(times) + [metric for metric, _ in probed]
@@ -111,7 +112,9 @@ def _standing(name: str, comparisons: Sequence[dict[str, Any]], costs: Sequence[
     if not rows:
         return None
     columns = [f"{tables.label(c['dataset'])}, {tables.headline_title(c)}" for c in comparisons]
-    columns += [f"time, {costs[-2]['side']} px"] * bool(times) + ["weaknesses found"] * bool(mine)
+    if times:
+        columns.append(f"time, {timed['side']} px")
+    columns += ["weaknesses found"] * bool(mine)
     best = [tables.label(c["dataset"]) for c in comparisons if c["best"] == name]
     return {"columns": columns, "rows": rows, "count": count, "total": sum(count.values()), "best": best}
 
