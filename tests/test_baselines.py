@@ -201,6 +201,14 @@ def test_similarities_equal_the_package(name, function, side):
     assert make(name)(black, black).item() == 0
 
 
+@pytest.mark.parametrize(("name", "level"), [("mdsi", None), ("vsi", 0.5), ("fsimc", 0.5), ("haarpsi", 0.0)])
+def test_similarities_are_not_for_descending_on(name, level):
+    """The fact ``differentiable``, and what the docs say of it."""
+    x = pictures(name, side=48)[0] if level is None else torch.full((1, 3, 48, 48), level)
+    gradient, = torch.autograd.grad(make(name)(x.requires_grad_(), x.detach()).sum(), x)
+    assert not make(name).differentiable and not gradient.isfinite().all()
+
+
 def test_ssim_of_constant_images_by_hand():
     pytest.importorskip("pytorch_msssim")
     x, y = torch.full((1, 3, 16, 16), 0.25), torch.full((1, 3, 16, 16), 0.75)

@@ -2,7 +2,7 @@
 
 All are distances here: MDSI is one, the others are what an index lacks of 1. They halve images of 384 px a side or more
 before they look (HaarPSI all), and were made for photographs of about 512 x 384 px. None is for descending on: slopes
-are NaN where images are equal.
+are NaN where images are equal (MDSI), or equal and flat (VSI, FSIMc), or black (HaarPSI).
 """
 
 from __future__ import annotations
