@@ -198,7 +198,7 @@ def test_similarities_equal_the_package(name, function, side):
     theirs = getattr(piq, function)(y, x, data_range=1.0, reduction="none")
     assert torch.allclose(make(name)(x, y), theirs if name == "mdsi" else 1 - theirs, atol=1e-6)
     black = torch.zeros(1, 3, 64, 64)
-    assert make(name)(black, black).item() == 0
+    assert make(name)(black, black).item() == 0 and make(name)(black.double(), black.double()).item() == 0
 
 
 @pytest.mark.parametrize(("name", "level"), [("mdsi", None), ("vsi", 0.5), ("fsimc", 0.5), ("haarpsi", 0.0)])

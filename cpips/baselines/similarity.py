@@ -57,7 +57,7 @@ class HaarPSI(_Similarity):
     """1 - HaarPSI, Haar wavelet-based perceptual similarity index (Reisenhofer et al., Signal Processing: Image
     Communication 61, 2018): in [0,1], 0 for equal images.
 
-    Where no wavelet of either image has any weight, as between two black ones, the index is 0/0; they count as equal.
+    Where no wavelet of either image has any weight, as between two black ones, the index is no number; they count as equal.
     """
 
     name = "haarpsi"
@@ -65,7 +65,7 @@ class HaarPSI(_Similarity):
     min_side = 16  # the coarsest wavelet after halving
 
     def _distance(self, value: Tensor) -> Tensor:
-        return torch.where(value.isfinite(), super()._distance(value), 0.0)
+        return torch.where(value.isinf(), 0.0, super()._distance(value))
 
 
 class FSIMc(_Similarity):
