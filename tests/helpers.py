@@ -29,6 +29,18 @@ def state_of(N: int = 4, M: int = 6) -> dict[str, torch.Tensor]:
     return state
 
 
+def visit(browser, page: Path) -> None:
+    """Open a page and wait until its scripts have run and the window has its size; a busy machine's browser may come back
+    before, or with the page or the size of the test before."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get("about:blank")
+    browser.set_window_size(1200, 900)
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script(
+        "return location.href === arguments[0] && document.readyState === 'complete' && outerWidth === 1200", page.as_uri()))
+
+
 def write_csv(path: Path, rows: Iterable[Sequence], header: Sequence[str] = ("ref", "img")) -> Path:
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([header, *rows])

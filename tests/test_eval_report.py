@@ -19,7 +19,7 @@ from bapps_eval.distances import Distances, DistancesError
 from bapps_eval.report import overview, table, write_report
 from bapps_eval.report import gallery, plots, tables
 from bapps_eval.scores import MEANS_2AFC
-from helpers import luminance
+from helpers import luminance, visit
 
 EVIL = "<img src=x onerror=alert(1)>|&_%\\ $x^2$ </script>"
 RESAMPLES = 200
@@ -397,7 +397,7 @@ def test_large_pictures_stay_within_the_room(sets, tmp_path, monkeypatch):
 @pytest.fixture
 def opened(chromium, page):
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    chromium.get(page.as_uri())
+    visit(chromium, page)
     yield chromium
     assert chromium.get_log("browser") == []
 

@@ -18,6 +18,7 @@ from cpips.probes import ProbeResult
 from cpips.report import measure, write_metric_page
 from cpips.report.metric import _factor, _flat, _nested
 from eval_trees import tid2013_tree
+from helpers import visit
 from test_eval_report import EVIL, dataset, run
 
 RESAMPLES = 100
@@ -169,7 +170,7 @@ def test_command_with_data_and_probes(probes, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_page_in_a_browser(page, chromium):
     chromium.set_window_size(360, 800)
-    chromium.get(page.as_uri())
+    visit(chromium, page)
     assert chromium.get_log("browser") == []
     assert chromium.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     chromium.execute_script("document.querySelector('#standing thead th:nth-child(2) button').click()")

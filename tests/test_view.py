@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import luminance
+from helpers import luminance, visit
 from PIL import Image
 from test_cli import call, error_of, gallery  # noqa: F401  (fixtures)
 
@@ -191,7 +191,7 @@ def open_page(browser, page: Path):
     from selenium.webdriver.support.wait import WebDriverWait
 
     media(browser)
-    browser.get(page.as_uri())
+    visit(browser, page)
     WebDriverWait(browser, 60).until(lambda b: b.execute_script("return 'ready' in document.body.dataset"))
     settled(browser)
     return browser
@@ -223,6 +223,7 @@ def pixel(browser, pane: str, x: float, y: float) -> list[int]:
 
 def spot(browser, x: int, y: int) -> tuple[float, float]:
     """CSS pixels in a pane of the middle of an image pixel."""
+    settled(browser)
     at = browser.execute_script("return toPane(arguments[0] + 0.5, arguments[1] + 0.5)", x, y)
     return at["x"], at["y"]
 
