@@ -9,8 +9,10 @@ order of summation.
 
 from __future__ import annotations
 
+import atexit
 import csv
 import dataclasses
+import gc
 import logging
 import math
 import os
@@ -183,6 +185,7 @@ class Trainer:
                 self.save()
         if self.step == config.steps and self.fabric.is_global_zero:
             export(self.checkpoint, self.out)
+        self.fabric.barrier()  # torchrun ends all when one has ended badly: none goes before the export is there
 
     # ---- files --------------------------------------------------------------------------------------------------
 
@@ -262,7 +265,16 @@ def _fabric(device: torch.device, precision: Precision) -> Fabric:
         fabric = Fabric(accelerator=device.type, devices=local, num_nodes=processes // local, strategy="ddp",
                         plugins=[precision])
     fabric.launch()
+    if processes > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """End the process group: its threads may abort a process that ends with them."""
+    gc.collect()  # of models that hold it
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
