@@ -9,7 +9,8 @@ baseline has a random trunk of the genuine shape. Each metric runs as written, i
 compiled, and counts in the fastest of the three: every baseline in its best form, too. In each round every call runs
 once, in a new random order; ratios are of calls within one round, their median and quartiles are reported. ``peak`` is
 the encoder's arithmetic (two operations a multiply-accumulate) over that of the fastest of some matrix products and a
-convolution of 256 channels in the same rounds. ``memory`` is the peak of a fresh process beyond what it held before the call, images and imports.
+convolution of 256 channels in the same rounds. ``memory`` is the peak of a fresh process beyond what it held before the
+call, images and imports.
 """
 
 from __future__ import annotations

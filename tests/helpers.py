@@ -29,16 +29,17 @@ def state_of(N: int = 4, M: int = 6) -> dict[str, torch.Tensor]:
     return state
 
 
-def visit(browser, page: Path) -> None:
-    """Open a page and wait until its scripts have run and the window has its size; a busy machine's browser may come back
-    before, or with the page or the size of the test before."""
+def visit(browser, page: Path, width: int = 1200, height: int = 900) -> None:
+    """Open a page in a window of this size, and wait until its scripts have run and the window has the size; a busy
+    machine's browser may come back before, or with the page or the size of the test before."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     browser.get("about:blank")
-    browser.set_window_size(1200, 900)
+    browser.set_window_size(width, height)
     browser.get(page.as_uri())
     WebDriverWait(browser, 60).until(lambda b: b.execute_script(
-        "return location.href === arguments[0] && document.readyState === 'complete' && outerWidth === 1200", page.as_uri()))
+        "return location.href === arguments[0] && document.readyState === 'complete' && innerWidth === arguments[1]",
+        page.as_uri(), width))
 
 
 def write_csv(path: Path, rows: Iterable[Sequence], header: Sequence[str] = ("ref", "img")) -> Path:

@@ -169,8 +169,7 @@ def test_command_with_data_and_probes(probes, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_page_in_a_browser(page, chromium):
-    chromium.set_window_size(360, 800)
-    visit(chromium, page)
+    visit(chromium, page, 360, 800)
     assert chromium.get_log("browser") == []
     assert chromium.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     chromium.execute_script("document.querySelector('#standing thead th:nth-child(2) button').click()")
