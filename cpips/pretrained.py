@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ._version import __version__
+from .contrast import ContrastHead
 from .encoders import AnalysisTransform
 from .errors import ModelError, WeightsError
 from .head import Head
@@ -102,7 +103,7 @@ class Loaded:
     encoder: AnalysisTransform
     name: str
     digest: str
-    head: Head | None = None
+    head: Head | ContrastHead | None = None
 
 
 def load_model(model: Source, *, persistent: bool = True, offline: bool | None = None) -> Loaded:
@@ -129,7 +130,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
     else:
         raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
     encoder = AnalysisTransform.from_state_dict(state, persistent)
-    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels))
+    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels, persistent))
 
 
 def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
