@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 
 import typer
 
-from cpips.cli.common import (ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting,
-                              fail, place, print_json, print_table, ray_settings, say)
-from cpips.cli.program import Commands, application, version_option
+from cpips._utils.console import (
+    ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting, fail, print_json,
+    print_table, say)
+from cpips._utils.devices import place
+from cpips._utils.program import Commands, application, version_option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cpips.scoring.ray_engine import RaySettings
+    from cpips.batch.ray_engine import RaySettings
 
     from .check import Report
     from .dataset import Dataset
@@ -129,8 +131,10 @@ def run(
 
     Killed or interrupted, the same command goes on where it stopped; what is complete is not run again.
     """
-    from .metrics import create_metric
+    from cpips.registry import create_metric
     from .run import run as run_one
+
+    from cpips.batch.ray_engine import ray_settings
 
     settings = ray_settings(engine, address, actors, device)
     metrics = [place(create_metric(name, weights), "cpu" if settings else device, dtype) for name in metric]
@@ -253,7 +257,7 @@ def _engine(settings: RaySettings | None) -> Iterator[dict[str, Any]]:
     if settings is None:
         yield {}
         return
-    from cpips.scoring.ray_engine import pool
+    from cpips.batch.ray_engine import pool
 
     from .ray_engine import circumstances, engine
 

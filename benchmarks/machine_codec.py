@@ -28,15 +28,15 @@ from torch import Tensor, nn
 
 import cpips
 from _common import DATA, save, table, trunk_and_heads
-from cpips.codec.checkerboard import checkerboard_energy, checkerboard_index
-from cpips.codec.data import Crops, Labelled
-from cpips.codec.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams
+from cpips._utils.io import replace
 from cpips.codec.evaluate import evaluate_codec, load_codec, psnr_8bit
 from cpips.codec.files import save_picture
 from cpips.codec.model import Codec
-from cpips.codec.patchgan import PatchAdversary
-from cpips.files import replace
 from cpips.losses import FeatureExtractor, PerceptualLoss
+from cpips.training.checkerboard import checkerboard_energy, checkerboard_index
+from cpips.training.data import Crops, Labelled
+from cpips.training.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams
+from cpips.training.patchgan import PatchAdversary
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "machine_codec.png"
 PHOTOGRAPHS = ("images/imagenet_sample_256", "images/bsds500_train")

@@ -24,9 +24,9 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, codec_file, save, table
+from cpips._utils.io import replace
 from cpips.codec.files import open_codec
 from cpips.codec.model import Codec
-from cpips.files import replace
 from cpips.images import from_pil
 from cpips.realism import WassersteinDistortion, collect, encoder_space, fid, kid, precision_recall
 

@@ -7,7 +7,8 @@ nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same wa
 
 from __future__ import annotations
 
-from typing import Any, Sequence, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Callable, Sequence, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -202,10 +203,39 @@ class FullReferenceMetric(ImageModule):
         return f"{self.name}|cpips {__version__}|resize none"
 
 
+class UserMetric(FullReferenceMetric):
+    """A function ``(x, y) -> (N,)`` of two float32 batches ``(N,3,H,W)`` in [0,1] behind the protocol.
+
+    ``function.lower_is_better = False`` says that higher is closer. Modules are put on the metric's device and frozen.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], name: str, **settings: Any):
+        super().__init__(**settings)
+        self.name, self.function = name, function
+        self.lower_is_better = bool(getattr(function, "lower_is_better", True))
+        if isinstance(function, nn.Module):
+            function.eval().requires_grad_(False)
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        values = self.function(x.float(), y.float())
+        if not isinstance(values, Tensor):
+            values = torch.as_tensor(values)
+        if tuple(values.shape) != (len(x),):
+            raise ModelError(f"{self.name} gave shape {tuple(values.shape)} for {len(x)} pairs: expected ({len(x)},); "
+                             "return .flatten() of a (N,1,1,1), and no mean over the batch")
+        return values.float()
+
+
 def widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both tensors in one type of at least float32."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     return x.to(dtype), y.to(dtype)
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which convolutions keep the type of ``x``: for sums that half precision would ruin."""
+    known = torch.amp.is_autocast_available(x.device.type)  # not of the meta device
+    return torch.autocast(x.device.type, enabled=False) if known else nullcontext()
 
 
 def check_reduction(reduction: str) -> str:

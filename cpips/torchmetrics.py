@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from . import images, pretrained
-from .codec._compressai import declare_torchvision_ops
+from ._utils.optional import declare_torchvision_ops
+from .base import FullReferenceMetric
 from .errors import ModelError
 from .metric import CPIPS as Distance
-from .protocol import FullReferenceMetric
 from .registry import create_metric
 
 try:

@@ -26,9 +26,8 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 
 import cpips
-from cpips.baselines import weights_in
+from cpips._utils.io import replace
 from cpips.baselines.trunks import NETS
-from cpips.files import replace
 from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss
 
 SCALE = 4
@@ -124,7 +123,7 @@ def perceptual_loss(name: str, weights: Path | None) -> PerceptualLoss:
     if tap:
         trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
         return PerceptualLoss(FeatureExtractor(net, **trunk), distance="l2", taps=tap)
-    return PerceptualLoss(cpips.create_metric(name, **(weights_in(weights, name) if weights else {})))
+    return PerceptualLoss(cpips.create_metric(name, weights))
 
 
 def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", weights: Path | None = None,

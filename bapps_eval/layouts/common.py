@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from cpips import images
+from cpips._utils.io import IMAGE_SUFFIXES
 from cpips.errors import ImageError
 
 from ..dataset import Dataset, DatasetError, Images
 from ..resize import NONE, resize
-
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 Problem = Callable[[str], None]  # told of what is wrong with a folder: raises (to open) or collects (to check)
 
@@ -178,7 +177,7 @@ class Index:
     def __init__(self, places: Sequence[Path], problem: Problem):
         self._found: dict[str, Path] = {}
         for place in places:
-            for stem, path in by_stem(place, SUFFIXES, problem).items():
+            for stem, path in by_stem(place, IMAGE_SUFFIXES, problem).items():
                 other = self._found.setdefault(stem.casefold(), path)
                 if other != path:
                     problem(f"{other} and {path} have the same name but for case, suffix or folder: remove one")
@@ -193,7 +192,7 @@ class Index:
 def plain(name: str) -> str:
     """A file name in lower case and without an image suffix: ``1600.AWGN.1.png`` becomes ``1600.awgn.1``."""
     stem, suffix = os.path.splitext(name.strip())
-    return (stem if suffix.lower() in SUFFIXES else name.strip()).casefold()
+    return (stem if suffix.lower() in IMAGE_SUFFIXES else name.strip()).casefold()
 
 
 def read_csv(path: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -1,6 +1,6 @@
 """How a metric fails: probes of any metric of the package or one's own, each a function and ``cpips probe NAME``.
 
-    >>> from cpips.probes import order
+    >>> from bapps_eval.probes import order
     >>> found = order("cpips-lite", images); print(*found.findings, sep="\\n"); found.save("order.json")
 
 Needs scipy (extra ``probes``); ``import cpips`` does not import this package.

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..distortions import DISTORTIONS, distort
-from ..errors import ModelError
-from ..pretrained import unknown_model
+from cpips.distortions import DISTORTIONS, distort
+from cpips.errors import ModelError
+from cpips.pretrained import unknown_model
 
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 BANKS = ("cpips", "imagecorruptions")

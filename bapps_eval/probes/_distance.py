@@ -8,10 +8,10 @@ from typing import Callable, Union
 import torch
 from torch import Tensor
 
-from ..custom import UserMetric, create_metric
-from ..errors import ImageError, ModelError
-from ..images import ImageLike, as_batch, check_values
-from ..protocol import FullReferenceMetric
+from cpips.base import FullReferenceMetric, UserMetric
+from cpips.errors import ImageError, ModelError
+from cpips.images import ImageLike, as_batch, check_values
+from cpips.registry import create_metric
 
 MIN_SIDE = 32
 
@@ -24,7 +24,7 @@ class Distance:
     Values are not checked: optimised images leave [0,1], and a broken metric's NaN is what a probe looks for.
 
     Args:
-        metric: a metric; a name, file or ``module:function`` as :func:`cpips.custom.create_metric` takes it; or a
+        metric: a metric; a name, file or ``module:function`` as :func:`cpips.registry.create_metric` takes it; or a
             function ``(x, y) -> (N,)`` of two float32 batches, with ``lower_is_better = False`` if higher is closer.
     """
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ModelError
-from ..files import replace
-from ..scoring.tables import finite
+from cpips._utils.io import finite, replace
+from cpips.errors import ModelError
 
 KEYS = ("probe", "metric", "signature", "settings", "result")
 
@@ -61,7 +60,7 @@ class ProbeResult:
     """What a probe measured of one metric.
 
     Attributes:
-        probe: name of the probe, of :data:`cpips.probes.PROBES`.
+        probe: name of the probe, of :data:`bapps_eval.probes.PROBES`.
         metric, signature: of the metric.
         settings: all that the numbers depend on besides the images.
         result: the numbers; ``findings`` among them is a list of :class:`Finding` as dicts, empty if nothing was found.

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable
 
-from ..files import replace
+from cpips._utils.io import replace
 from ._result import ProbeResult
 
 ACROSS = 5

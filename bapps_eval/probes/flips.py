@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..images import ImageLike
+from cpips.images import ImageLike
 from ._bank import distorted
 from ._descent import slope
 from ._distance import Distance, MetricLike

@@ -8,8 +8,8 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
-from ..images import ImageLike
+from cpips.errors import ModelError
+from cpips.images import ImageLike
 from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images import ImageLike
+from cpips.images import ImageLike
 from ._descent import Descent, slope
 from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult

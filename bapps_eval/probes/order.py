@@ -8,7 +8,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
-from ..images import ImageLike
+from cpips.images import ImageLike
 from ._bank import BANKS, CHROMA, SEVERITIES, choose, distorted
 from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult

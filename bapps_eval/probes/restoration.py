@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ModelError
-from ..images import ImageLike
+from cpips.errors import ModelError
+from cpips.images import ImageLike
 from ._descent import Descent, descend, psnr
 from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult

@@ -9,8 +9,8 @@ from typing import Any, Sequence
 
 import torch
 
-from ..errors import CpipsError, ModelError
-from ..protocol import FullReferenceMetric
+from cpips.base import FullReferenceMetric
+from cpips.errors import CpipsError, ModelError
 
 ROUNDS = 7
 PASSES = ("forward", "forward+backward")

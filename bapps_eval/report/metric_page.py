@@ -7,18 +7,18 @@ import platform
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
-from bapps_eval import scoring, statistics
-from bapps_eval.dataset import Dataset
-from bapps_eval.distances import Distances
-from bapps_eval.report import page, tables
-from bapps_eval.report.gallery import Maps
+from .. import scoring, statistics
+from ..dataset import Dataset
+from ..distances import Distances
+from . import page, tables
+from .gallery import Maps
 
-from ..errors import ModelError
-from ..files import replace
-from ..metric import CPIPS
-from ..pretrained import list_models, model_card
+from cpips._utils.io import replace
+from cpips.base import FullReferenceMetric
+from cpips.errors import ModelError
+from cpips.metric import CPIPS
+from cpips.pretrained import list_models, model_card
 from ..probes import KINDS, ProbeResult
-from ..protocol import FullReferenceMetric
 
 OUTCOMES = ("wins", "tied", "loses")
 _HERE = Path(__file__).parent
@@ -32,9 +32,9 @@ def write_metric_page(metric: FullReferenceMetric, out: Path, *, runs: Sequence[
 
     Args:
         runs: distances of it and of the metrics it is compared with; data sets on which it was not run are left out.
-        probes: results of :mod:`cpips.probes` by their files, of it and of others; a picture ``NAME.png`` beside
+        probes: results of :mod:`bapps_eval.probes` by their files, of it and of others; a picture ``NAME.png`` beside
             ``NAME.json`` is shown, if the result is of the metric itself.
-        costs: what :func:`cpips.report.measure` gives.
+        costs: what :func:`bapps_eval.report.measure` gives.
         images, gallery, maps: see :func:`bapps_eval.report.write_report`; pairs of metrics are those with this one.
 
     Raises:

@@ -19,13 +19,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 import cpips
-from cpips.files import replace
+from cpips._utils.io import replace
 
 from .. import scores, scoring, statistics
 from ..dataset import Dataset
 from ..distances import Distances, DistancesError
-from . import gallery as galleries
-from . import plots, tables
+from . import gallery as galleries, plots, tables
 from .gallery import Maps
 from .tables import Cell, Column, Comparison, Grid
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, TypeVar
 
-from .errors import ModelError
+from ..errors import ModelError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 import typer
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
-
-    from ..protocol import FullReferenceMetric
-    from ..scoring.ray_engine import RaySettings
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 ReferenceArgument = Annotated[str, typer.Argument(
     metavar="REF", show_default=False, help="The image, or .cpz file, to compare with.")]
@@ -44,98 +38,6 @@ AddressOption = Annotated[Optional[str], typer.Option(
 DataRootOption = Annotated[Path, typer.Option(
     metavar="DIR", show_default=False, help="Folder that holds the folders and data sets which the config names.")]
 ThreadsOption = Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")]
-
-
-def ray_settings(engine: str, address: str | None, actors: int | None, device: str) -> RaySettings | None:
-    """What the options of ``--engine ray`` ask for; None for ``--engine local``.
-
-    Raises:
-        CpipsError: no such engine, or an option of Ray without it.
-    """
-    from ..errors import ModelError
-
-    if engine == "ray":
-        from ..scoring.ray_engine import RaySettings
-
-        return RaySettings(address, actors, device)
-    if engine != "local":
-        raise ModelError(f"engine {engine!r} is unknown: choose local or ray")
-    if address is not None or actors is not None:
-        raise ModelError("--ray-address and --actors belong to --engine ray")
-    return None
-
-
-def make_metric(name: str | None, device: str, dtype: str, background: str | None) -> FullReferenceMetric:
-    """The metric that the options ask for, ready to be called.
-
-    Raises:
-        CpipsError: an unknown metric, device, type or colour.
-    """
-    import torch
-
-    from .. import create_metric, images, pretrained
-
-    quiet_bombs()
-    if background is not None:
-        images.composite(torch.zeros(4, 1, 1), background)  # a wrong colour is told now, not for each image
-    metric = create_metric(name or pretrained.DEFAULT_MODEL, background=background)
-    return place(metric, device, dtype)
-
-
-def place(metric: FullReferenceMetric, device: str, dtype: str) -> FullReferenceMetric:
-    """``metric`` on the device and in the type that the options name."""
-    import torch
-
-    from ..errors import ModelError
-
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}")
-    return metric.to(device=open_device(device), dtype=getattr(torch, dtype))
-
-
-def open_device(name: str, threads: int | None = None) -> torch.device:
-    """The device that the options name; torch is held to ``threads`` on the CPU from here on.
-
-    Raises:
-        ModelError: an unknown device, or one that is not here.
-    """
-    import torch
-
-    from ..errors import ModelError
-
-    if threads:
-        torch.set_num_threads(threads)
-    present = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if name == "auto":
-        return torch.device(present[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ModelError(f"device {name!r} is unknown: choose cpu, cuda, cuda:0, mps or auto") from None
-    if device.type not in present or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ModelError(f"device {name!r} is not available here: choose from {', '.join(present)}")
-    return device
-
-
-@contextmanager
-def needing(doing: str, extras: str) -> Iterator[None]:
-    """Turn a missing package into a CpipsError with the extras that bring it."""
-    from ..errors import CpipsError
-
-    try:
-        yield
-    except ImportError as error:
-        mend = f", which is not installed: pip install 'cpips[{extras}]' -c constraints.txt"
-        raise CpipsError(f"{doing} needs {error.name}{mend}" if error.name else str(error)) from error
-
-
-def quiet_bombs() -> None:
-    """Keep Pillow's warning of a huge image back: cpips refuses such an image, in its own words."""
-    import warnings
-
-    from PIL import Image
-
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------
@@ -206,7 +108,7 @@ def counting(label: str) -> Iterator[Callable[[str | None, int], None]]:
 def print_json(value: Any) -> None:
     import json
 
-    from ..scoring.tables import finite
+    from .io import finite
 
     print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 

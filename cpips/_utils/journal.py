@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import IO, Any, Callable, Generic, TypeVar
 
-from .tables import TableError, json_line
+from ..errors import TableError
+from .io import json_line
 
 Row = TypeVar("Row")
 

@@ -1,4 +1,4 @@
-"""The one place where cpips imports CompressAI (the extra ``codec``).
+"""Packages that an installation may lack: CompressAI (the extra ``codec``), torchvision, and the message for any other.
 
 CompressAI imports torchvision. The registry's torchvision wheel is a CUDA build; on a CPU-only torch
 its import fails with ``operator torchvision::nms does not exist``, because it registers fake kernels for
@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from contextlib import contextmanager
 from types import ModuleType
+from typing import Iterator
 
-import torch
+from ..errors import CpipsError
 
 _LIBRARY = None  # torch keeps the declarations only as long as this object lives
 
@@ -32,6 +34,8 @@ def declare_torchvision_ops() -> None:
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
+        import torch
+
         _LIBRARY = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -52,3 +56,13 @@ def import_compressai(module: str = "compressai") -> ModuleType:
     with warnings.catch_warnings():  # its dependencies warn at import; none of it concerns our users
         warnings.simplefilter("ignore")
         return importlib.import_module(module)
+
+
+@contextmanager
+def needing(doing: str, extras: str) -> Iterator[None]:
+    """Turn a missing package into a CpipsError with the extras that bring it."""
+    try:
+        yield
+    except ImportError as error:
+        mend = f", which is not installed: pip install 'cpips[{extras}]' -c constraints.txt"
+        raise CpipsError(f"{doing} needs {error.name}{mend}" if error.name else str(error)) from error

@@ -10,7 +10,7 @@ from typing import Any, Sequence
 import typer
 from typer.core import TyperGroup
 
-from .common import fail
+from .console import fail
 
 
 class Commands(TyperGroup):

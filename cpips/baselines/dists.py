@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric, widen
-from ._common import Source, digest, find, load_state, no_autocast
+from ..base import FullReferenceMetric, no_autocast, widen
 from .trunks import NETS, Net, Trunk, trunk_state
+from .weights import Source, digest, find, load_state
 
 _C1 = _C2 = 1e-6
 _URL = "https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch/weights.pt"
@@ -35,7 +35,7 @@ class DISTS(FullReferenceMetric):
             ``DISTS_weights.pt`` there, or else the authors' file, downloaded likewise (12 kB).
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
-        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         WeightsError: weights missing, damaged, of another network, or not to be had offline.

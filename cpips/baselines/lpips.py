@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric, widen
-from ._common import Shapes, Source, digest, find, load_state
+from ..base import FullReferenceMetric, widen
 from .trunks import Trunk, find_net, trunk_state
+from .weights import Shapes, Source, digest, find, load_state
 
 _HEADS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
 _HEADS_SHA256 = {
@@ -75,7 +75,7 @@ class LPIPS(LinearDistance):
             ``None`` for ``lpips_v0.1_{net}.pth`` there, or else the authors' file, downloaded likewise (6 to 11 kB).
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
-        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         ModelError: an unknown net.

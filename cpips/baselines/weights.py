@@ -1,11 +1,10 @@
-"""What the baselines share: sums in a wide enough type, and weights from files and downloads."""
+"""Weights of the baselines, from files and downloads."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Mapping, Union
 
@@ -17,12 +16,6 @@ from ..pretrained import cache_dir, fetch, read_weights
 
 Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], None]
 Shapes = Mapping[str, "tuple[int, ...]"]
-
-
-def no_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which convolutions keep the type of ``x``: for sums that half precision would ruin."""
-    known = torch.amp.is_autocast_available(x.device.type)  # not of the meta device
-    return torch.autocast(x.device.type, enabled=False) if known else nullcontext()
 
 
 def folder() -> Path:

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images
+from ..base import FullReferenceMetric
 from ..errors import CpipsError, ImageError
 from ..metric import CPIPS, Embedding
-from ..protocol import FullReferenceMetric
 from .urls import fetch, is_url
 
 MAX_PIXELS = 2_000_000  # of one side of a batch: an encoder's first features need about 500 bytes a pixel

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from ..files import replace
+from .._utils.io import replace
+from .._utils.journal import lock
+from ..errors import TableError
 from . import urls
-from .journal import lock
 from .pairs import Result
-from .tables import OUTPUT_SUFFIXES, Table, TableError, added, arrow_table, import_pyarrow, typed_columns
+from .tables import OUTPUT_SUFFIXES, Table, added, arrow_table, import_pyarrow, typed_columns
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that begin so
 _LOCK = "_lock"

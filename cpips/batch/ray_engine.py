@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, Sequence
 import torch
 
 from .. import __version__
-from ..errors import CpipsError
-from ..protocol import FullReferenceMetric
+from ..base import FullReferenceMetric
+from ..errors import CpipsError, ModelError
 from . import urls
 from .pairs import MAX_PIXELS, Result, block_rows, score_pairs
 from .parts import Parts, check_folder, held
@@ -57,6 +57,21 @@ class RaySettings:
     device: str = "auto"
 
 
+def ray_settings(engine: str, address: str | None, actors: int | None, device: str) -> RaySettings | None:
+    """What the options of ``--engine ray`` ask for; None for ``--engine local``.
+
+    Raises:
+        CpipsError: no such engine, or an option of Ray without it.
+    """
+    if engine == "ray":
+        return RaySettings(address, actors, device)
+    if engine != "local":
+        raise ModelError(f"engine {engine!r} is unknown: choose local or ray")
+    if address is not None or actors is not None:
+        raise ModelError("--ray-address and --actors belong to --engine ray")
+    return None
+
+
 def score_parts(
     table: Table,
     metric: FullReferenceMetric,
@@ -71,16 +86,16 @@ def score_parts(
     restart: bool = False,
     progress: Callable[[int, Result], None] = lambda row, result: None,
 ) -> Summary:
-    """:func:`cpips.scoring.score_table` on Ray: ``output`` becomes a folder of Parquet parts and ``_manifest.json``.
+    """:func:`cpips.batch.score_table` on Ray: ``output`` becomes a folder of Parquet parts and ``_manifest.json``.
 
-    The distances are those of :func:`~cpips.scoring.score_table` bit for bit, on the same kind of hardware with the
+    The distances are those of :func:`~cpips.batch.score_table` bit for bit, on the same kind of hardware with the
     same ``batch_size``, ``max_pixels`` and number of torch threads. Called again after a kill, it goes on with the
     parts that are missing.
 
     Args:
         metric: on the CPU; each actor gets a copy.
         output: a path, or a URL that fsspec can write to. Only this process writes there.
-        part_rows: rows of a part; rounded up to :func:`~cpips.scoring.pairs.block_rows`. Default: so that each actor
+        part_rows: rows of a part; rounded up to :func:`~cpips.batch.pairs.block_rows`. Default: so that each actor
             gets some eight parts, 8192 rows at most.
         workers: threads that decode, per actor.
         progress: called after each row, in no order.
@@ -246,7 +261,7 @@ class _Worker:
     def __init__(self, worker: type, job: Any, device: str, threads: int):
         import ray
 
-        from ..cli.common import quiet_bombs
+        from .._utils.io import quiet_bombs
 
         quiet_bombs()
         torch.set_num_threads(threads)

@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Callable
 
-from ..protocol import FullReferenceMetric
-from .journal import Journal, journal_path
+from .._utils.journal import Journal, journal_path
+from ..base import FullReferenceMetric
+from ..errors import TableError
 from .pairs import MAX_PIXELS, Result, block_rows, score_pairs
-from .tables import Table, TableError, check_output, write_table
+from .tables import Table, check_output, write_table
 
 
 @dataclass(frozen=True)

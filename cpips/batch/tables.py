@@ -6,28 +6,25 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
-from ..errors import CpipsError
+from .._compat import moved_names
+from .._utils.io import IMAGE_SUFFIXES, atomic, json_line, list_images
+from ..errors import TableError
 from . import urls
 from .pairs import Result
 
 REFERENCE_COLUMNS = ("reference", "ref", "ref_image", "reference_image", "original", "p0")
 IMAGE_COLUMNS = ("image", "img", "distorted", "dist", "dist_image", "distorted_image", "test", "p1")
 ADDED = ("distance", "error", "signature")
-IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__)
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-
-
-class TableError(CpipsError, ValueError):
-    """A table, folder or output that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +154,8 @@ def _images_below(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise TableError(f"{folder} is not a folder: give a table of pairs, or two folders")
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    for path in list_images(folder):
+        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     if not found:
         raise TableError(f"no images below {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
@@ -220,19 +216,6 @@ def arrow_table(columns: dict[str, list[Any]]) -> Any:
     return pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
 
 
-def json_line(row: dict[str, Any]) -> str:
-    return json.dumps(finite(row), ensure_ascii=False, default=str, allow_nan=False) + "\n"
-
-
-def finite(value: Any) -> Any:
-    """Infinities and NaN, which JSON lacks, as strings that float() of Python and Number() of JavaScript read."""
-    if isinstance(value, float) and value - value != 0:
-        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def _typed(column: list[Any]) -> list[Any]:
     """The strings of a CSV column as numbers, if all that are not empty are plain numbers (007 is none)."""
     cells = [cell for cell in column if cell != ""]
@@ -240,25 +223,6 @@ def _typed(column: list[Any]) -> list[Any]:
         return column
     kind = int if all(cell.lstrip("+-").isdigit() for cell in cells) else float
     return [kind(cell) if cell != "" else None for cell in column]
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name ``path`` when it is whole, and leaves nothing behind when it fails."""
-    path = Path(path)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)  # mkstemp's files are private
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def import_pyarrow() -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .common import BackgroundOption, JsonOption, print_json, say
+from .._utils.console import BackgroundOption, JsonOption, print_json, say
 
 CodecOption = Annotated[Optional[str], typer.Option(
     "--codec", "-c", metavar="NAME", show_default=False,

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .._utils.console import (
+    BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, MetricOption, ReferenceArgument, fail,
+    number, print_json, print_table)
 from .codec import CodecOption, codec_files
-from .common import (BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, MetricOption,
-                     ReferenceArgument, fail, make_metric, number, print_json, print_table)
+from .metric import make_metric
 
 if TYPE_CHECKING:
+    from ..base import FullReferenceMetric
+    from ..batch import Result
     from ..metric import CPIPS
-    from ..protocol import FullReferenceMetric
-    from ..scoring import Result
 
 
 def compare(
@@ -39,8 +41,8 @@ def compare(
     elif codec is not None:
         raise typer.BadParameter("--codec is for .cpz files, and none is given: choose with --metric")
     else:
+        from ..batch import score_pairs
         from ..images import load
-        from ..scoring import score_pairs
 
         measure = make_metric(metric, device, dtype, background)
         original = load(reference, background)[None]  # the one image without which nothing goes

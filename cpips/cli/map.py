@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .common import (BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, make_metric, number,
-                     print_json, say)
+from .._utils.console import (
+    BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, number, print_json, say)
+from .metric import make_metric
 
 if TYPE_CHECKING:
-    from ..protocol import FullReferenceMetric
+    from ..base import FullReferenceMetric
 
 
 def heat_map(
@@ -51,10 +52,10 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     import torch
     from PIL import Image
 
-    from .. import heatmap
+    from .._utils.io import atomic
     from ..errors import ImageError, ModelError
     from ..images import check_same_size, load
-    from ..scoring.tables import atomic
+    from ..viz import heatmap
 
     if not hasattr(metric, "map"):
         raise ModelError(f"{metric.name} has no map, only a number: choose a model of cpips (see `cpips models`)")

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 
 import typer
 
-from .common import DeviceOption, JsonOption, place, print_json, print_table, say
+from .._utils.console import DeviceOption, JsonOption, print_json, print_table, say
+from .._utils.devices import place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..protocol import FullReferenceMetric
+    from ..base import FullReferenceMetric
 
 BATCHES = ("restoration", "flips", "invariance", "order")  # probes that take several images
 STEPS = ("recovery", "mad", "restoration", "flips")
@@ -54,9 +55,9 @@ def probe(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
+    from bapps_eval.probes import PROBES
+    from bapps_eval.probes.figure import draw
     from ..pretrained import DEFAULT_MODEL, unknown_model
-    from ..probes import PROBES
-    from ..probes.figure import draw
 
     if name not in PROBES:
         raise unknown_model(name, PROBES, "probe")
@@ -68,7 +69,7 @@ def probe(
                                      f"{', '.join(takers)}, not for {name}")
 
     def made(spec: str) -> FullReferenceMetric:
-        from ..custom import create_metric
+        from ..registry import create_metric
 
         return place(create_metric(spec, weights), device, "float32")
 

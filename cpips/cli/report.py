@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Iterator, Optional, Sequence
 
 import typer
 
-from .common import DeviceOption, place, say
+from .._utils.console import DeviceOption, say
+from .._utils.devices import place
 
 if TYPE_CHECKING:
-    from ..probes import ProbeResult
+    from bapps_eval.probes import ProbeResult
 
 commands = typer.Typer(help="Self-contained HTML pages.", no_args_is_help=True)
 
@@ -46,11 +47,11 @@ def metric(
     What is not given has no section: no --data, no agreement; no --probes, no weaknesses.
     """
     from bapps_eval.cli import heat_maps, read_datasets
-    from bapps_eval.metrics import create_metric
     from bapps_eval.run import run
+    from ..registry import create_metric
 
+    from bapps_eval.report import measure, write_metric_page
     from .. import list_models
-    from ..report import measure, write_metric_page
 
     metrics = [place(create_metric(each, weights), device, "float32") for each in dict.fromkeys([name, *(against or [])])]
     datasets = read_datasets(data or [], "val", None, None, limit)
@@ -67,8 +68,8 @@ def metric(
 
 
 def _probes(paths: Sequence[Path]) -> Iterator[tuple[Path, ProbeResult]]:
+    from bapps_eval.probes import ProbeResult
     from ..errors import ModelError
-    from ..probes import ProbeResult
 
     for path in paths:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]

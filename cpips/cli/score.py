@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional
 
 import typer
 
-from .common import (ActorsOption, AddressOption, BackgroundOption, DeviceOption, DtypeOption, EngineOption, JsonOption,
-                     MetricOption, counting, fail, make_metric, print_json, ray_settings, say)
+from .._utils.console import (
+    ActorsOption, AddressOption, BackgroundOption, DeviceOption, DtypeOption, EngineOption, JsonOption,
+    MetricOption, counting, fail, print_json, say)
+from .metric import make_metric
 
 if TYPE_CHECKING:
-    from ..scoring import Result
-    from ..scoring.ray_engine import RaySettings
+    from ..batch import Result
+    from ..batch.ray_engine import RaySettings
 
 
 def score(
@@ -58,8 +60,10 @@ def score(
     the same command goes on where it stopped (from OUT.journal.jsonl, which goes when OUT is written; with
     --engine ray from the parts in OUT).
     """
-    from ..scoring import read_folders, read_table, urls
-    from ..scoring.tables import TableError
+    from ..batch import read_folders, read_table, urls
+    from ..errors import TableError
+
+    from ..batch.ray_engine import ray_settings
 
     settings = ray_settings(engine, address, actors, device)
     if settings is None and part_rows is not None:
@@ -111,15 +115,16 @@ def _engine(settings: RaySettings | None, part_rows: int | None,
             out: Path | str) -> tuple[Callable[..., Any], Callable[..., Any], Any]:
     """What checks the output, what does the work, and where an interrupted run keeps what it has."""
     if settings is None:
-        from ..scoring import score_table
-        from ..scoring.journal import journal_path
-        from ..scoring.tables import TableError, check_output
+        from .._utils.journal import journal_path
+        from ..batch import score_table
+        from ..batch.tables import check_output
+        from ..errors import TableError
 
         if not isinstance(out, Path):
             raise TableError(f"{out}: without --engine ray the output is a file on this machine")
         return check_output, score_table, journal_path(out)
-    from ..scoring.parts import check_folder
-    from ..scoring.ray_engine import score_parts
+    from ..batch.parts import check_folder
+    from ..batch.ray_engine import score_parts
 
     return check_folder, partial(score_parts, settings=settings, part_rows=part_rows), out
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import DataRootOption, DeviceOption, ThreadsOption, needing, open_device, say
+from .._utils.console import DataRootOption, DeviceOption, ThreadsOption, say
+from .._utils.devices import open_device
+from .._utils.optional import needing
 from .train import step_progress
 
 
@@ -28,7 +30,7 @@ def tune_decoder(
 
     where = open_device(device, threads)
     with needing("tuning", "train"):
-        from ..codec.tune_config import TuneConfig, make_tuner
+        from ..training.tune_config import TuneConfig, make_tuner
 
         try:
             tuner = make_tuner(TuneConfig.load(config), data_root, output, str(where))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from .._utils.console import (
+    BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument, print_json, say)
 from .codec import CodecOption, codec_files
-from .common import (BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument,
-                     make_metric, print_json, say)
+from .metric import make_metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ def view(
     """
     from ..errors import ImageError
     from ..pretrained import DEFAULT_MODEL
-    from ..view import Picture, write_page
+    from ..viz import Picture, write_page
 
     sources = [Path(path) for path in (reference, *images)]
     if output.exists() and any(path.exists() and output.samefile(path) for path in sources):

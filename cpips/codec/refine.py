@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from .. import images
+from .._utils.io import replace
 from ..errors import ImageError, ModelError, RateError, WeightsError
-from ..files import replace
 from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss
 from ..pretrained import DEFAULT_MODEL
 from .annealing import soft_round, temperature

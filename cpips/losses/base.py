@@ -8,10 +8,10 @@ from typing import Any, Mapping, Union
 import torch
 from torch import Tensor
 
+from ..base import ImageModule
 from ..cells import wide
 from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from ..protocol import ImageModule
 from .features import FeatureExtractor
 
 OUTPUT, TARGET = "the output", "the target"

@@ -8,12 +8,12 @@ from typing import Any, Mapping, Sequence
 from torch import Tensor
 
 from .. import forms, pretrained
+from ..base import FullReferenceMetric, reduced
 from ..baselines.trunks import NETS
 from ..cells import cell_mean
 from ..errors import ImageError, ModelError
 from ..metric import CPIPS, Embedding
-from ..protocol import FullReferenceMetric, reduced
-from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
+from .base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from .features import FeatureExtractor
 
 DISTANCES = ("l1", "l2", "normalised")

@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import toml
+from .._utils import config as toml
+from ..codec.model import CODECS, HYPER_STRIDE
 from ..errors import ModelError
 from ..losses.features import TRUNK_TAPS
-from .model import CODECS, HYPER_STRIDE
 
 CHOICES = {
     "arch": tuple(CODECS),
@@ -58,7 +58,7 @@ class TrainConfig:
 
     J compares distances in ``form`` at ``taps`` with the judgements in ``judged_data``; T is the distance of the decoded
     image to the original in the features of a frozen task network, for codecs whose pictures machines look at. See
-    :class:`~cpips.codec.objective.Objective`.
+    :class:`~cpips.training.objective.Objective`.
 
     Learning rate: linear warm-up, then a cosine to zero over all stages.
     """

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import zlib
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, TypeVar
+from typing import TYPE_CHECKING, Any, Iterable
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,20 +16,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .._compat import moved_names
+from .._utils.io import list_images
+
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 CACHE_BYTES = 4 << 30
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__)
 
 
 class Crops:
     """Random square crops with random horizontal flips from every image under ``folders``.
 
     Decoded images stay in memory as uint8 up to ``cache_bytes`` (4 GiB hold about 14,000 of 400x256); the rest are
-    decoded when drawn, which :func:`prefetch` does beside the training step.
+    decoded when drawn, which :func:`~cpips._utils.threads.prefetch` does beside the training step.
 
     Raises:
         ValueError: a folder is missing, or no image in it is large enough for ``min_side``.
@@ -39,7 +40,7 @@ class Crops:
     def __init__(self, folders: list[Path], min_side: int, cache_bytes: int = CACHE_BYTES):
         paths = []
         for folder in map(Path, folders):
-            found = _images_under(folder)
+            found = list_images(folder)
             if not found:
                 raise ValueError(f"no images in {folder}: give --data-root the folder that holds the training images")
             paths += found
@@ -127,26 +128,6 @@ class Labelled:
         return torch.from_numpy(out), self.labels[index]
 
 
-def prefetch(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 4, workers: int = 2) -> Iterator[Value]:
-    """``make(key)`` for each key, in order, computed up to ``depth`` ahead by ``workers`` threads."""
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Any]] = deque()
-        try:
-            for key in keys:
-                ahead.append(pool.submit(make, key))
-                if len(ahead) > depth:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _images_under(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-
-
 def _size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         return image.size
@@ -173,7 +154,7 @@ def _read_shard(path: Path) -> tuple[list[NDArray[Any]], list[int]]:
 
 def _read_classes(folder: Path) -> tuple[list[NDArray[Any]], list[int]]:
     classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    found = [(path, label) for label, name in enumerate(classes) for path in _images_under(name)]
+    found = [(path, label) for label, name in enumerate(classes) for path in list_images(name)]
     if not found:
         raise ValueError(f"{folder}: neither an .npz shard nor a folder with a folder of images for each class")
     with ThreadPoolExecutor() as pool:

@@ -4,7 +4,7 @@ The two-stage recipe of MS-ILLM (Muckley et al., ICML 2023, arXiv 2301.11189), a
 for machine codecs (Le et al., arXiv 2401.10732): encoder and entropy model stay as they are, so that files made before
 decode with the new decoder, and every comparison of decoders is one at identical bits::
 
-    from cpips.codec.decoder_tuning import DecoderTuner, TuneSettings
+    from cpips.training.decoder_tuning import DecoderTuner, TuneSettings
     tuner = DecoderTuner(open_codec("hyperprior-q1"), Crops([folder], 128), CharbonnierLoss(), adversary,
                          settings=TuneSettings(steps=500, lambda_adv=0.008, layers="first-2"), out=Path("run"))
     tuner.run()                                   # goes on from run/tuning.pt, if there is one
@@ -13,7 +13,7 @@ decode with the new decoder, and every comparison of decoders is one at identica
 What is plugged in:
 
 - ``images``: has ``batch(size, crop, *key)``, uint8 ``(size,3,crop,crop)``, a function of the key, as
-  :class:`~cpips.codec.data.Crops` has;
+  :class:`~cpips.training.data.Crops` has;
 - ``loss``: a callable of the decoded and the original images, ``(N,3,S,S)`` in [0,1] (the decoded ones overshoot a
   little), that returns a scalar, or a scalar and its named parts, as :class:`~cpips.losses.CombinedLoss` does;
 - ``adversary``: a module with the two methods of :class:`Adversary`. It is trained by its own Adam, as far as its
@@ -40,13 +40,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .. import toml
+from .._utils import config as toml
+from .._utils.io import replace
+from ..codec.container import Bitstream
+from ..codec.model import Codec, is_table
 from ..encoders import STRIDE, tensors_digest
 from ..errors import BitstreamError, CpipsError, ModelError, WeightsError
-from ..files import replace
 from ..losses.adversarial import held
-from .container import Bitstream
-from .model import Codec, is_table
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..calibration.ranking import TrainableHead, group_losses
+from ..codec.model import Codec, rate_distortion
 from ..losses import PerceptualLoss
+from .calibration.ranking import TrainableHead, group_losses
 from .config import TrainConfig
-from .model import Codec, rate_distortion
 
 
 class Classifier(nn.Linear):

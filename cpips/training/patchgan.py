@@ -1,7 +1,7 @@
 """PatchGAN on random patches: the adversary under which a machine codec's decoder loses its checkerboards (Le et al.,
 "Bridging the gap between image coding for machines and humans", ICIP 2022, arXiv 2401.10732).
 
-    tune a decoder with it: cpips.codec.decoder_tuning; see docs/machine_codec.md
+    tune a decoder with it: cpips.training.decoder_tuning; see docs/machine_codec.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make a shipped model of a training run: ``python -m cpips.codec.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]``.
+"""Make a shipped model of a training run: ``python -m cpips.training.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]``.
 
 Writes into ``weights/``: ``NAME.safetensors`` (the encoder alone; what the wheel carries), ``NAME.json`` (the card), and
 into ``weights/codecs/`` the whole codec, from which the next quality starts and with which the card's rates were
@@ -21,18 +21,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import pretrained
-from ..calibration.agreement import agreement
-from ..calibration.judged import JudgedSet
-from ..files import replace
+from .._utils.io import replace
+from ..codec.evaluate import codec_metadata, evaluate_codec, load_codec
+from ..codec.model import Codec, is_table
 from ..images import load
 from ..metric import CPIPS
 from . import official
+from .calibration.agreement import agreement
+from .calibration.judged import JudgedSet
 from .config import TrainConfig
 from .data import Labelled
-from .evaluate import codec_metadata, evaluate_codec, load_codec
-from .model import Codec, is_table
 from .objective import Classifier, top1_accuracy
-from .train import export
+from .trainer import export
 
 FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in half precision may make
 
@@ -80,7 +80,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         kodak: folder of test images, never trained on.
         weights: the repository's ``weights`` folder.
         commit: git commit of the code that trained it.
-        labelled: labelled test images (as :class:`~cpips.codec.data.Labelled` reads them), for a model with a classifier.
+        labelled: labelled test images (as :class:`~cpips.training.data.Labelled` reads them), for a model with a classifier.
         judged: the judged groups, for a model with a head.
     """
     config = TrainConfig.load(config_path)

@@ -26,18 +26,19 @@ from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from .. import toml
-from ..calibration.judged import JudgedSet
-from ..calibration.ranking import TrainableHead
+from .._utils import config as toml
+from .._utils.io import replace
+from .._utils.threads import prefetch
+from ..codec.evaluate import load_codec
+from ..codec.model import Codec, create_codec
 from ..errors import ModelError
-from ..files import replace
 from ..head import Head
 from ..losses import FeatureExtractor, PerceptualLoss
 from ..pretrained import read_weights
+from .calibration.judged import JudgedSet
+from .calibration.ranking import TrainableHead
 from .config import TrainConfig
-from .data import Crops, Labelled, prefetch
-from .evaluate import load_codec
-from .model import Codec, create_codec
+from .data import Crops, Labelled
 from .objective import Objective
 
 log = logging.getLogger(__name__)

@@ -10,15 +10,14 @@ import torch
 
 import cpips
 
-from .. import toml
-from ..baselines import BASELINES, weights_in
+from .._utils import config as toml
+from ..codec.files import open_codec
+from ..codec.model import Codec
 from ..errors import ModelError, WeightsError
 from ..losses import (
     NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
 from .data import Crops
 from .decoder_tuning import DecoderTuner, TuneSettings
-from .files import open_codec
-from .model import Codec
 
 ADVERSARIES = ("none", "binary", "non-binary")
 TOKENIZERS = (PatchTokenizer.kind, VQTokenizer.kind)
@@ -26,7 +25,7 @@ TOKENIZERS = (PatchTokenizer.kind, VQTokenizer.kind)
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TuneSettings):
-    """:class:`~cpips.codec.decoder_tuning.TuneSettings`, and what is plugged in: the semantic ensemble loss.
+    """:class:`~cpips.training.decoder_tuning.TuneSettings`, and what is plugged in: the semantic ensemble loss.
 
     Args:
         name: of the run.
@@ -109,9 +108,9 @@ def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cp
     """
     images = Crops([Path(data_root) / name for name in config.data], config.crop)
     codec = open_codec(config.codec)
-    found = weights_in(Path(data_root) / "weights", config.metric) if config.metric in BASELINES else {}
     loss = SemanticEnsembleLoss(charbonnier=config.charbonnier, perceptual=config.perceptual, style=config.style,
-                                patch=config.patch or None, metric=cpips.create_metric(config.metric, **found))
+                                patch=config.patch or None,
+                                metric=cpips.create_metric(config.metric, Path(data_root) / "weights"))
     adversary = make_adversary(config, codec, images, Path(out)) if config.lambda_adv else None
     return DecoderTuner(codec, images, loss, adversary, settings=config.settings, out=out, device=device)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .errors import ImageError
+from ..errors import ImageError
 
 Font = Union[ImageFont.FreeTypeFont, ImageFont.ImageFont]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..heatmap import CELL, cells
+from .heatmap import CELL, cells
 
 COUNT = 8
 APART = 0.06  # of the longer side: how near to each other two places may not be

@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import heatmap
+from .._utils.io import atomic, finite
 from .._version import __version__
+from ..base import FullReferenceMetric
 from ..errors import ImageError
 from ..images import check_same_size
-from ..protocol import FullReferenceMetric
-from ..scoring.tables import atomic, finite
+from . import heatmap
 from .peaks import largest
 
 _HERE = Path(__file__).parent

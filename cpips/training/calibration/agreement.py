@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from ..metric import CPIPS
+from ...metric import CPIPS
 from .judged import LADDERS, JudgedSet
 
 

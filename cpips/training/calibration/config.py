@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import pretrained, toml
-from ..errors import ModelError
-from ..forms import FORMS
+from ... import pretrained
+from ..._utils import config as toml
+from ...errors import ModelError
+from ...forms import FORMS
 
 if TYPE_CHECKING:
     from .judged import JudgedSettings

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .. import pretrained
-from ..cells import cell_mean, wide
-from ..codec.data import prefetch
-from ..errors import CpipsError, ModelError
-from ..files import replace
-from ..head import Head
-from ..metric import CPIPS
+from ... import pretrained
+from ..._utils.io import replace
+from ..._utils.threads import prefetch
+from ...cells import cell_mean, wide
+from ...errors import CpipsError, ModelError
+from ...head import Head
+from ...metric import CPIPS
 from .config import LINEAR_FORMS, CalibrateConfig
 from .ranking import EPS, RankingNetwork, TrainableHead, group_losses, ranking_loss
 
@@ -267,7 +267,7 @@ def split(references: Sequence[str], share: float, seed: int) -> tuple[NDArray[A
 
 def first_aside(count: int, share: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """The same for judged groups: the first ones are kept aside, as in the training of codecs
-    (:attr:`~cpips.calibration.judged.JudgedSet.kept_aside`).
+    (:attr:`~cpips.training.calibration.judged.JudgedSet.kept_aside`).
 
     Raises:
         CalibrationError: there are fewer than two groups.
@@ -312,7 +312,7 @@ def fit_preferences(statistics: Statistics, judge: NDArray[Any], items: NDArray[
 
 
 def fit_opinions(statistics: Statistics, normal: NDArray[Any], items: NDArray[Any], config: CalibrateConfig) -> Fitted:
-    """:func:`~cpips.calibration.ranking.ranking_loss` of the images in a batch.
+    """:func:`~cpips.training.calibration.ranking.ranking_loss` of the images in a batch.
 
     Args:
         statistics: K = 1: the reference against the image.
@@ -331,8 +331,8 @@ def fit_opinions(statistics: Statistics, normal: NDArray[Any], items: NDArray[An
 
 def fit_groups(statistics: Statistics, normal: NDArray[Any], ladders: int, items: NDArray[Any],
                config: CalibrateConfig) -> Fitted:
-    """:func:`~cpips.calibration.ranking.group_losses`, weighted as where codecs are trained to agree
-    (:class:`~cpips.codec.objective.Objective`).
+    """:func:`~cpips.training.calibration.ranking.group_losses`, weighted as where codecs are trained to agree
+    (:class:`~cpips.training.objective.Objective`).
 
     Args:
         statistics: K copies of each group and, last, the reference shifted in both directions.

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from .. import toml
-from ..codec.data import Crops
-from ..codec.files import open_codec
-from ..codec.model import Codec
-from ..distortions import DISTORTIONS, distort, random_recipe
-from ..errors import CpipsError
-from ..files import replace
+from ..._utils import config as toml
+from ..._utils.io import replace
+from ...codec.files import open_codec
+from ...codec.model import Codec
+from ...distortions import DISTORTIONS, distort, random_recipe
+from ...errors import CpipsError
+from ..data import Crops
 from .restorers import TASKS, degrade, load_restorers, restore, save_restorers, to_tensor, to_uint8, train_restorers
 from .teachers import Teacher, create_teachers
 
@@ -46,7 +46,7 @@ class JudgedSettings:
 
     Args:
         photographs: folders of images, under the data root.
-        teachers: names of :func:`~cpips.calibration.teachers.create_teachers`.
+        teachers: names of :func:`~cpips.training.calibration.teachers.create_teachers`.
         codecs: shipped models of which decoded images are among the copies; they take turns.
         groups: how many photographs' crops.
         size: side of a crop in px; a multiple of 64, so that codecs can train on it.

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from ..forms import cells
-from ..head import Head
+from ...errors import ModelError
+from ...forms import cells
+from ...head import Head
 
 EPS = 1e-6  # the metric's default floor of the normaliser
 SHARE_SLOPE = 4.0  # a teacher prefers one of two copies with the share sigmoid(4 x the difference of its normal scores)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..distortions import distort
-from ..files import replace
+from ..._utils.io import replace
+from ...distortions import distort
 
 # what each network repairs: distortions of one strength range, drawn anew at each step
 TASKS = {

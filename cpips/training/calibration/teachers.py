@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..baselines import create, weights_in
-from ..errors import ModelError
-from ..pretrained import unknown_model
+from ...baselines import create, weights_in
+from ...errors import ModelError
+from ...pretrained import unknown_model
 
 # (1,3,H,W) and (K,3,H,W) in [0,1], a reference and copies of it, to distances (K,): lower is closer
 Teacher = Callable[[Tensor, Tensor], Tensor]
