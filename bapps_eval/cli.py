@@ -12,8 +12,8 @@ import typer
 from cpips._utils.console import (
     ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting, fail, print_json,
     print_table, say)
-from cpips._utils.devices import place
 from cpips._utils.program import Commands, application, version_option
+from cpips.cli.metric import WHAT, WeightsOption, complete_metric, make_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,12 +104,11 @@ def pack(
 def run(
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", show_default=False, help="Data sets: folders, packs, CSV.")],
     metric: Annotated[list[str], typer.Option(
-        "--metric", "-m", metavar="NAME", show_default=False,
-        help="A metric that `cpips models` lists, a weights file, or module:function. May be given often.")],
+        "--metric", "-m", metavar="NAME", show_default=False, autocompletion=complete_metric,
+        help=f"{WHAT}. May be given often.")],
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="DIR", show_default=False, help="Folder for the distances.")],
-    weights: Annotated[Optional[Path], typer.Option(
-        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS and DISTS. Default: the cache.")] = None,
+    weights: WeightsOption = None,
     split: SplitOption = "val",
     resize: ResizeOption = None,
     task: Annotated[Optional[str], typer.Option(
@@ -131,13 +130,12 @@ def run(
 
     Killed or interrupted, the same command goes on where it stopped; what is complete is not run again.
     """
-    from cpips.registry import create_metric
-    from .run import run as run_one
-
     from cpips.batch.ray_engine import ray_settings
 
+    from .run import run as run_one
+
     settings = ray_settings(engine, address, actors, device)
-    metrics = [place(create_metric(name, weights), "cpu" if settings else device, dtype) for name in metric]
+    metrics = list(make_metrics(metric, "cpu" if settings else device, dtype, weights=weights).values())
     datasets = read_datasets(data, split, resize, task, limit)
     with _engine(settings) as chosen:
         for dataset in datasets:

@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips.codec",),
     ("bapps_eval",),
     ("cpips.training",),
-    ("cpips.cli", "cpips.__main__"),
+    ("cpips.cli", "cpips.__main__", "bapps_eval.cli", "bapps_eval.__main__"),
 ]
 
 

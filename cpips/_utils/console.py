@@ -16,9 +16,6 @@ ReferenceArgument = Annotated[str, typer.Argument(
     metavar="REF", show_default=False, help="The image, or .cpz file, to compare with.")]
 ImagesArgument = Annotated[list[str], typer.Argument(
     metavar="IMG", show_default=False, help="Images or .cpz files of the same size.")]
-MetricOption = Annotated[Optional[str], typer.Option(
-    "--metric", "-m", metavar="NAME", show_default=False,
-    help="A model or metric that `cpips models` lists, or a weights file. Default: the default model.")]
 DeviceOption = Annotated[str, typer.Option(
     metavar="DEVICE", help="cpu, cuda, cuda:0, mps, or auto: the fastest there is.")]
 DtypeOption = Annotated[str, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16.")]

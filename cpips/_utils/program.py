@@ -60,7 +60,7 @@ def _describe(error: Exception) -> str:
 
 def application(commands: type[Commands], epilog: str) -> typer.Typer:
     """An empty program with these manners."""
-    return typer.Typer(cls=commands, add_completion=False, epilog=epilog, rich_markup_mode="markdown",
+    return typer.Typer(cls=commands, add_completion=True, epilog=epilog, rich_markup_mode="markdown",
                        pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence, Union
 
 from .._compat import moved_names
 from .._utils.io import IMAGE_SUFFIXES, atomic, json_line, list_images
@@ -25,6 +25,8 @@ OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
 if not TYPE_CHECKING:
     __getattr__ = moved_names(__name__)
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+Results = Union[Sequence[Result], Mapping[str, Sequence[Result]]]
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,10 @@ def check_output(path: Path) -> None:
         import_pyarrow()
 
 
-def write_table(path: Path, table: Table, results: Sequence[Result], signature: str) -> None:
+def write_table(path: Path, table: Table, results: Results, signature: str) -> None:
     """All columns of ``table``, then ``distance``, ``error`` and ``signature``; appears under its name only when whole.
+
+    Results of several metrics come by the names of their columns, which stand in place of ``distance``.
 
     Columns of a CSV that hold nothing but numbers become numbers in Parquet and JSON lines. JSON knows no infinity
     (the PSNR of equal images): there it is the string "Infinity".
@@ -184,7 +188,7 @@ def write_table(path: Path, table: Table, results: Sequence[Result], signature: 
     columns = {**(table.columns if suffix == ".csv" else typed_columns(table)), **added(results, signature)}
     with atomic(path) as stream:
         if suffix == ".parquet":
-            import_pyarrow()[1].write_table(arrow_table(columns), stream)
+            import_pyarrow()[1].write_table(arrow_table(columns, list(_by_name(results))), stream)
             return
         text = io.TextIOWrapper(stream, "utf-8", newline="")
         if suffix == ".csv":
@@ -203,16 +207,32 @@ def typed_columns(table: Table) -> dict[str, list[Any]]:
     return {name: _typed(column) for name, column in table.columns.items()}
 
 
-def added(results: Sequence[Result], signature: str) -> dict[str, list[Any]]:
+def added(results: Results, signature: str) -> dict[str, list[Any]]:
     """The columns that an output has besides those of its table."""
-    return {"distance": [r.distance for r in results], "error": [r.error for r in results],
-            "signature": [signature] * len(results)}
+    errors = errors_of(results)
+    return {**{name: [r.distance for r in rows] for name, rows in _by_name(results).items()}, "error": errors,
+            "signature": [signature] * len(errors)}
 
 
-def arrow_table(columns: dict[str, list[Any]]) -> Any:
-    """A ``pyarrow.Table``; of the :data:`ADDED` columns with their types, even where all are empty."""
+def errors_of(results: Results) -> list[str | None]:
+    """For each row its error; of several metrics those of all that have one, which are named where not all say the same."""
+    errors: list[str | None] = []
+    for row in zip(*_by_name(results).values()):
+        said = {name: r.error for name, r in zip(_by_name(results), row) if r.error is not None}
+        alike = len(said) == len(row) and len(set(said.values())) == 1
+        errors.append(None if not said else row[0].error if alike
+                      else "; ".join(f"{name}: {error}" for name, error in said.items()))
+    return errors
+
+
+def _by_name(results: Results) -> Mapping[str, Sequence[Result]]:
+    return results if isinstance(results, Mapping) else {"distance": results}
+
+
+def arrow_table(columns: dict[str, list[Any]], distances: Sequence[str] = ("distance",)) -> Any:
+    """A ``pyarrow.Table``; of the columns that an output adds with their types, even where all are empty."""
     pyarrow, _ = import_pyarrow()
-    types = {"distance": pyarrow.float64(), "error": pyarrow.string(), "signature": pyarrow.string()}
+    types = {**dict.fromkeys(distances, pyarrow.float64()), "error": pyarrow.string(), "signature": pyarrow.string()}
     return pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
 
 

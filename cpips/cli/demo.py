@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._utils.console import DeviceOption, DtypeOption, JsonOption, MetricOption, number, print_json, print_table, say
-from .metric import make_metric
+from .._utils.console import DeviceOption, DtypeOption, JsonOption, number, print_json, print_table, say
+from .metric import MetricOption, make_metric
 
 if TYPE_CHECKING:
     from PIL import Image

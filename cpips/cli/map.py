@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, number, print_json, say)
-from .metric import make_metric
+from .._utils.console import BackgroundOption, DeviceOption, DtypeOption, JsonOption, number, print_json, say
+from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
     from ..base import FullReferenceMetric
@@ -27,13 +26,14 @@ def heat_map(
     vmax: Annotated[Optional[float], typer.Option(
         metavar="D", show_default=False, help="Distance drawn in the brightest colour, to compare pictures.")] = None,
     metric: MetricOption = None,
+    weights: WeightsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A picture of where two images differ: both images, and a heat map over the second."""
-    facts = draw_map(make_metric(metric, device, dtype, background), reference, image, output, raw=raw, vmax=vmax)
+    facts = draw_map(make_metric(metric, device, dtype, background, weights), reference, image, output, raw=raw, vmax=vmax)
     if as_json:
         print_json(facts)
     else:

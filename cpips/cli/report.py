@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Iterator, Optional, Sequence
 import typer
 
 from .._utils.console import DeviceOption, say
-from .._utils.devices import place
+from .metric import WeightsOption, make_metrics
 
 if TYPE_CHECKING:
     from bapps_eval.probes import ProbeResult
@@ -31,8 +31,7 @@ def metric(
     probes: Annotated[Optional[list[Path]], typer.Option(
         "--probes", "-p", metavar="PATH", show_default=False,
         help="Results of `cpips probe -o` (.json), or folders of them, of this metric and of others.")] = None,
-    weights: Annotated[Optional[Path], typer.Option(
-        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS and DISTS. Default: the cache.")] = None,
+    weights: WeightsOption = None,
     limit: Annotated[Optional[int], typer.Option(
         min=1, metavar="N", show_default=False, help="N items of each data set, evenly spread: for a quick look.")] = None,
     side: Annotated[Optional[list[int]], typer.Option(
@@ -48,12 +47,11 @@ def metric(
     """
     from bapps_eval.cli import heat_maps, read_datasets
     from bapps_eval.run import run
-    from ..registry import create_metric
 
     from bapps_eval.report import measure, write_metric_page
     from .. import list_models
 
-    metrics = [place(create_metric(each, weights), device, "float32") for each in dict.fromkeys([name, *(against or [])])]
+    metrics = list(make_metrics([name, *(against or [])], device, "float32", weights=weights).values())
     datasets = read_datasets(data or [], "val", None, None, limit)
     runs = []
     for dataset in datasets:
