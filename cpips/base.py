@@ -1,6 +1,6 @@
 """What every full-reference metric of the package is: CPIPS and the baselines share this one face.
 
-``metric(x, y)`` takes what :mod:`cpips.images` accepts and returns ``(N,)``. A metric is frozen by construction: its
+``metric(reference, image)`` takes what :mod:`cpips.images` accepts and returns ``(N,)``. A metric is frozen by construction: its
 weights are buffers, so no optimiser can find them, ``requires_grad_`` does not reach them, and ``.train()`` changes
 nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same way, by :class:`ImageModule`.
 """
@@ -8,6 +8,7 @@ nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same wa
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Callable, Sequence, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from . import images
 from ._version import __version__
+from .embedding import Embedding, check_comparable
 from .errors import ImageError, ModelError
 
 Module = TypeVar("Module", bound="ImageModule")
@@ -119,6 +121,16 @@ class FullReferenceMetric(ImageModule):
     symmetric: bool = True
     is_metric: bool = False
 
+    @property
+    def higher_is_better(self) -> bool:
+        """The opposite of ``lower_is_better``, as torchmetrics has it."""
+        return not self.lower_is_better
+
+    @property
+    def is_differentiable(self) -> bool:
+        """``differentiable``, as torchmetrics has it."""
+        return self.differentiable
+
     def __init__(self, *, reduction: str = "none", check: str = "auto", background: images.Background = None):
         super().__init__(reduction=reduction, check=check, background=background)
 
@@ -133,23 +145,28 @@ class FullReferenceMetric(ImageModule):
         raise NotImplementedError
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances ``(N,)`` of two checked float batches ``(N,3,H,W)`` in [0,1], on one device."""
+        """Distances ``(N,)`` of two checked float batches ``(N,3,H,W)`` in [0,1], on one device; ``x`` is the reference."""
         x, y = widen(x, y)
         # one batch after the other, not as one: equal images then have equal features to the last bit
         return self._compare_features(self._features(x), self._features(y))
 
     # ---- the call -------------------------------------------------------------------------------------------------
 
-    def forward(self, x: images.ImageLike, y: images.ImageLike, *, reduction: str | None = None) -> Tensor:
-        """``(N,)`` (or a scalar, see ``reduction``) of images as :func:`cpips.images.as_batch` accepts them."""
-        x, y = self._prepare_pair(x, y)
+    def forward(self, reference: images.ImageLike, image: images.ImageLike, *, reduction: str | None = None) -> Tensor:
+        """Distances ``(N,)`` of images to their references; a scalar, if ``reduction`` says so.
+
+        Args:
+            reference, image: as many of one size each, as :func:`cpips.images.as_batch` accepts them. A metric that is not
+                ``symmetric`` gives another number the other way round.
+        """
+        x, y = self._prepare_pair(reference, image)
         return self._reduce(self._mark_invalid(self._compare(x, y), x, y), reduction)
 
     def distances(self, x: Sequence[images.ImageLike], y: Sequence[images.ImageLike]) -> Tensor:
         """Distances ``(P,)`` of P pairs whose sizes may differ from pair to pair, in order, one pair at a time.
 
         Args:
-            x, y: as many single images each, as :func:`cpips.images.as_batch` accepts them or tensors ``(3,H,W)``;
+            x, y: references and images, as many single ones each, as :func:`cpips.images.as_batch` accepts them or tensors ``(3,H,W)``;
                 the two of a pair have one size.
 
         Raises:
@@ -203,8 +220,57 @@ class FullReferenceMetric(ImageModule):
         return f"{self.name}|cpips {__version__}|resize none"
 
 
+class FeatureMetric(FullReferenceMetric):
+    """Base of the metrics that encode each image and compare the features; a subclass gives :meth:`_features`, a list of
+    ``(N,C,h,w)``, and :meth:`_compare_features`."""
+
+    def embed(self, image: images.ImageLike) -> Embedding:
+        """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""
+        batch = self._prepare(image)
+        height, width = batch.shape[2:]
+        features = [self._mark_invalid(feature, batch) for feature in self._features(widen(batch, batch)[0])]
+        return Embedding(tuple(features), tuple(round(max(height / f.shape[2], width / f.shape[3])) for f in features),
+                         (height, width), self._key)
+
+    def distance(self, a: Embedding, b: Embedding, *, reduction: str | None = None) -> Tensor:
+        """As calling the metric on the images of which ``a`` (the references) and ``b`` are the embeddings.
+
+        Either may hold a single image, which is then compared with each of the other's.
+
+        Raises:
+            ImageError: embeddings of another metric, or of other numbers or sizes of images.
+        """
+        a, b = self._own(a), self._own(b)
+        check_comparable(a, b)
+        if len(a) != len(b):
+            if 1 not in (len(a), len(b)):
+                raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a "
+                                 "side; for all pairs use metric.pairwise")
+            a, b = (a.expand(len(b)), b) if len(a) == 1 else (a, b.expand(len(a)))
+        return self._reduce(self._compare_features(list(a.features), list(b.features)), reduction)
+
+    def pairwise(self, a: images.ImageLike | Embedding, b: images.ImageLike | Embedding | None = None) -> Tensor:
+        """All distances ``(A,B)`` between A references and B images (or embeddings): A + B encodings, A * B comparisons.
+
+        Args:
+            b: default: the images of ``a`` among themselves.
+        """
+        a = self._own(a) if isinstance(a, Embedding) else self.embed(a)
+        b = a if b is None else self._own(b) if isinstance(b, Embedding) else self.embed(b)
+        return torch.stack([self.distance(one, b, reduction="none") for one in a])
+
+    @cached_property
+    def _key(self) -> str:
+        return self.signature
+
+    def _own(self, embedding: Embedding) -> Embedding:
+        if embedding.key != self._key:
+            raise ImageError("the embedding was made by another metric: embed the images with this one")
+        return embedding
+
+
 class UserMetric(FullReferenceMetric):
-    """A function ``(x, y) -> (N,)`` of two float32 batches ``(N,3,H,W)`` in [0,1] behind the protocol.
+    """A function ``(reference, image) -> (N,)`` of two float32 batches ``(N,3,H,W)`` in [0,1] as a metric.
 
     ``function.lower_is_better = False`` says that higher is closer. Modules are put on the metric's device and frozen.
     """

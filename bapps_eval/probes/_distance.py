@@ -19,13 +19,13 @@ MetricLike = Union[str, FullReferenceMetric, Callable[[Tensor, Tensor], Tensor]]
 
 
 class Distance:
-    """``distance(x, y)``, ``(N,)``: the metric's own number, or one minus it where higher is closer.
+    """``distance(image, reference)``, ``(N,)``: the metric's own number, or one minus it where higher is closer.
 
     Values are not checked: optimised images leave [0,1], and a broken metric's NaN is what a probe looks for.
 
     Args:
         metric: a metric; a name, file or ``module:function`` as :func:`cpips.registry.create_metric` takes it; or a
-            function ``(x, y) -> (N,)`` of two float32 batches, with ``lower_is_better = False`` if higher is closer.
+            function ``(reference, image) -> (N,)`` of two float32 batches, with ``lower_is_better = False`` if higher is closer.
     """
 
     def __init__(self, metric: "MetricLike | Distance"):
@@ -34,14 +34,14 @@ class Distance:
         self.unchecked.check = "off"
         self.name, self.signature = self.metric.name, self.metric.signature
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        value = self.unchecked(x, y, reduction="none")
+    def __call__(self, image: Tensor, reference: Tensor) -> Tensor:
+        value = self.unchecked(reference, image, reduction="none")
         return value if self.metric.lower_is_better else 1 - value
 
     @torch.no_grad()
-    def number(self, x: Tensor, y: Tensor) -> float:
+    def number(self, image: Tensor, reference: Tensor) -> float:
         """The distance of one image to another, each ``(1,3,H,W)``."""
-        return self(x, y).item()
+        return self(image, reference).item()
 
     @property
     def device(self) -> torch.device:
@@ -72,5 +72,5 @@ def _metric(metric: MetricLike | Distance) -> FullReferenceMetric:
         return create_metric(metric)
     if not callable(metric):
         raise ModelError(f"metric is a {type(metric).__name__}: expected a name, a metric, or a function "
-                         "(x, y) -> (N,)")
+                         "(reference, image) -> (N,)")
     return UserMetric(metric, getattr(metric, "__name__", type(metric).__name__))

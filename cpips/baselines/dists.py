@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import FullReferenceMetric, no_autocast, widen
+from ..base import FeatureMetric, no_autocast, widen
 from .trunks import NETS, Net, Trunk, trunk_state
 from .weights import Source, digest, find, load_state
 
@@ -18,7 +18,7 @@ _URL = "https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch
 _SHA256 = "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218"
 
 
-class DISTS(FullReferenceMetric):
+class DISTS(FeatureMetric):
     """Distance of the means (texture) and covariances (structure) of VGG16's features and of the pixels: 0 to about 1.
 
         d = 1 - sum_c [ alpha_c (2 m m' + c1) / (m^2 + m'^2 + c1) + beta_c (2 cov + c2) / (v + v' + c2) ]
