@@ -139,8 +139,8 @@ def run(
     datasets = read_datasets(data, split, resize, task, limit)
     with _engine(settings) as chosen:
         for dataset in datasets:
-            for what in dataset.missing:
-                say(f"{dataset.name} is partial: {what}", "yellow")
+            if dataset.missing:
+                say(f"{dataset.name} is partial: {'; '.join(dataset.missing)}", "yellow")
             for one in metrics:
                 with counting(f"{dataset.name}, {one.name}") as advance:
                     steps = _Steps(advance)
@@ -184,6 +184,9 @@ def report(
         help="The data sets, for the gallery of triplets on which metrics disagree. May be given often.")] = None,
     maps: Annotated[Optional[list[str]], typer.Option(
         "--map", metavar="NAME", show_default=False, help="Draw heat maps of this cpips model in the gallery.")] = None,
+    focus: Annotated[Optional[str], typer.Option(
+        metavar="NAME", show_default=False,
+        help="Compare this metric with each of the others, in tables and gallery. Default: the best of each data set.")] = None,
     split: SplitOption = "val",
     resize: ResizeOption = None,
     resamples: ResamplesOption = 10_000,
@@ -194,7 +197,7 @@ def report(
 
     datasets = read_datasets(data or [], split, resize, None, None)
     path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
-                        maps=heat_maps(maps) if maps else None)
+                        maps=heat_maps(maps) if maps else None, focus=focus)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -282,7 +285,7 @@ def heat_maps(names: Sequence[str]) -> Maps:
 
 def _print_check(found: Report) -> None:
     rows = [[group, str(count)] for group, count in found.groups.items()]
-    notes = [f"partial: {what}" for what in found.missing] + list(found.notes)
+    notes = [f"partial: {'; '.join(found.missing)}"] * bool(found.missing) + list(found.notes)
     print_table(["group", "items"], rows, title=f"{found.name}: {found.items} items", right=["items"], notes=notes)
     for problem in found.problems:
         fail(problem, PROGRAM)

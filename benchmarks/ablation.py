@@ -152,7 +152,7 @@ def main() -> None:
     args = parser.parse_args()
     judged = JudgedSet(args.judged)
     base = dataclasses.replace(TrainConfig.load(CONFIG), init=str(args.base), judged_data=str(args.judged.resolve()))
-    images = [cpips.load_image(path) for path in sorted((DATA / "images/kodak").glob("*.png"))[: args.kodak_images]]
+    images = [cpips.images.load(path) for path in sorted((DATA / "images/kodak").glob("*.png"))[: args.kodak_images]]
     rows = {}
     for name, (_, changes) in VARIANTS.items():
         if args.only and name not in args.only:

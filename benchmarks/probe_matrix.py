@@ -94,7 +94,7 @@ def crops(side: int) -> Tensor:
     """``(2,3,side,side)``."""
     found = []
     for name, (top, left) in CROPS.items():
-        image = cpips.load_image(DATA / "images" / "kodak" / name)[None, :, top : top + 2 * side, left : left + 2 * side]
+        image = cpips.images.load(DATA / "images" / "kodak" / name)[None, :, top : top + 2 * side, left : left + 2 * side]
         found.append(cpips.images.halved(image))
     return torch.cat(found)
 

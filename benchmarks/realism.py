@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--name", default="realism", help="the result is kept as results/NAME.json")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.images]
-    crops = [cpips.load_image(path)[None] for path in paths]
+    crops = [cpips.load_image(path) for path in paths]
     crops = [x[..., (x.shape[2] - args.crop) // 2 :, (x.shape[3] - args.crop) // 2 :][..., : args.crop, : args.crop] for x in crops]
     spaces = {name: encoder_space(name) for name in args.spaces}
     measured = lambda images: {name: collect(images, space, patches=args.patch) for name, space in spaces.items()}

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--name", default="recovery", help="of the result")
     args = parser.parse_args()
     top, left, side = args.crop
-    target = cpips.load_image(args.image)[None, :, top:top + side, left:left + side]
+    target = cpips.images.load(args.image)[None, :, top:top + side, left:left + side]
     target = cpips.images.halved(cpips.images.halved(target))
     found, pictures, curves = {}, {}, {}
     for name in args.only:

@@ -55,7 +55,7 @@ HIGHER = {"psnr", "ms_ssim"}
 
 def centre(path: Path) -> Tensor:
     """The central square of an image, ``(3,SIDE,SIDE)``."""
-    image = cpips.load_image(path)
+    image = cpips.images.load(path)
     top, left = ((side - SIDE) // 2 for side in image.shape[1:])
     return image[:, top : top + SIDE, left : left + SIDE]
 

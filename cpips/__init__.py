@@ -14,7 +14,7 @@ from ._version import __version__
 
 if _TYPE_CHECKING:
     from .errors import BitstreamError, CpipsError, ImageError, ModelError, WeightsError
-    from .images import load as load_image
+    from .images import load_image
     from .metric import CPIPS, Embedding
     from .pretrained import list_models, model_card
     from .registry import create_metric, list_metrics
@@ -36,8 +36,7 @@ _compat.install()
 if not _TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name in _HOMES:
-            home = _importlib.import_module(f".{_HOMES[name]}", __name__)
-            value = getattr(home, "load" if name == "load_image" else name)
+            value = getattr(_importlib.import_module(f".{_HOMES[name]}", __name__), name)
         elif (moved := _compat.moved_module(f"{__name__}.{name}")) is not None:
             value = moved
         elif not name.startswith("_") and _find_spec(f"{__name__}.{name}") is not None:

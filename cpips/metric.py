@@ -196,6 +196,10 @@ class CPIPS(FullReferenceMetric):
         check_comparable(a, b)
         return torch.stack([self._compare_features(one.expand(len(b)), b) for one in a])
 
+    def __repr__(self) -> str:
+        """What measures, and with which weights; the layers are in ``print(metric.encoder)``."""
+        return f"CPIPS({self.name!r}, form={self.form!r}, digest={self._digest[:12]!r})"
+
     @property
     def signature(self) -> str:
         """One line that says what was measured: print it beside scores."""

@@ -48,7 +48,7 @@ def resize(image: Tensor, factor: float) -> Tensor:
 
 def load_pair(path: Path) -> tuple[Tensor, Tensor]:
     """An image, its sides cropped to multiples of 4, and its low resolution: uint8."""
-    image = cpips.load_image(path)
+    image = cpips.images.load(path)
     high = image[:, : image.shape[1] // SCALE * SCALE, : image.shape[2] // SCALE * SCALE]
     low = resize(high, 1 / SCALE).clamp(0, 1)
     return tuple(t.mul(255).round().to(torch.uint8) for t in (high, low))

@@ -37,10 +37,14 @@ _WEBP = 16383  # px, the longest side that WebP holds
 
 @dataclass(frozen=True)
 class Picture:
-    """An image ``(3,H,W)`` in [0,1], and the name that the page calls it by."""
+    """An image ``(3,H,W)``, or a batch of one, in [0,1], and the name that the page calls it by."""
 
     name: str
     pixels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.pixels.dim() == 4 and len(self.pixels) == 1:
+            object.__setattr__(self, "pixels", self.pixels[0])
 
 
 def write_page(reference: Picture, pictures: Sequence[Picture], out: Path,
