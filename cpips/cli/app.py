@@ -12,6 +12,7 @@ from . import (
     codec,
     compare,
     demo,
+    examples,
     export,
     index,
     map,
@@ -44,7 +45,7 @@ def _cpips(
 
 
 for _module in (
-    compare, map, view, score, models, demo, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
+    compare, map, view, score, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
     report,
 ):
     _module.add_to(app)

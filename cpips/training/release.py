@@ -38,6 +38,9 @@ FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in h
 
 DECIMALS = {"bpp": 3, "psnr": 2}
 
+DATA_NAMES = {"bsds500_train": "BSDS500, training images", "imagenet_sample_256": "ImageNet (ILSVRC 2012), a sample at 256 px",
+              "tiny_imagenet_train": "Tiny ImageNet, training images"}
+
 
 def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path]) -> dict[str, Any]:
     """Write encoder, codec and classifier of a run into ``weights``; returns what the card says of the files.
@@ -102,7 +105,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         "licence": "MIT",
         "preprocessing": "RGB in [0,1], no normalisation, no resizing",
         "training": {
-            "data": config.data + config.labelled_data, "config": f"configs/{config_path.name}",
+            "data": [dataset_name(folder) for folder in config.data + config.labelled_data], "config": f"configs/{config_path.name}",
             "steps": int(metadata["steps"]), "planned_steps": config.steps, "init": init,
             "loss": {"rate": config.rate_weight, config.distortion: config.lmbda, "cross_entropy": config.class_weight,
                      "judgement": config.judge_weight, "task": config.task_weight},
@@ -133,6 +136,12 @@ def describe(config: TrainConfig) -> str:
     goal = f"{', '.join(terms[:-1])} and {terms[-1]}" if len(terms) > 1 else terms[0]
     return (f"scale hyperprior (Ballé et al. 2018) {'tuned' if config.init and config.class_weight else 'trained'} for "
             f"{goal}{' only' if len(terms) == 2 else ''}; the metric is its analysis transform")
+
+
+def dataset_name(folder: str) -> str:
+    """What a card calls the data in a folder (or shard): by name if it is known, else by the folder's last part."""
+    name = Path(folder).stem
+    return DATA_NAMES.get(name, name)
 
 
 def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from ..losses import (
     NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
 from .data import Crops
 from .decoder_tuning import DecoderTuner, TuneSettings
+from .patchgan import PatchAdversary
 
-ADVERSARIES = ("none", "binary", "non-binary")
+ADVERSARIES = ("none", "binary", "non-binary", "patchgan")
+PATCHGAN = ("patchgan_side", "patchgan_count")  # the settings of that adversary alone
 TOKENIZERS = (PatchTokenizer.kind, VQTokenizer.kind)
 
 
@@ -33,12 +35,14 @@ class TuneConfig(TuneSettings):
         data: folders of photographs, under the data root.
         charbonnier, perceptual, style, patch: of :class:`~cpips.losses.SemanticEnsembleLoss`.
         metric: of the perceptual term, as ``cpips models`` lists it.
-        adversary: ``'non-binary'``, ``'binary'`` (one code) or ``'none'``.
+        adversary: ``'non-binary'``, ``'binary'`` (one code), ``'patchgan'`` or ``'none'``.
+        patchgan_side, patchgan_count: of :class:`~cpips.training.patchgan.PatchAdversary`: side of its patches in px, 16 to
+            ``crop``, and how many of each image.
         codes: kinds of originals that the discriminator tells apart.
         tokenizer: whose kinds these are: ``'patches'`` (k-means) or ``'vq'``, the autoencoder.
         token_images: crops that the tokenizer is fitted to.
         token_steps, token_width: of the autoencoder.
-        width: of the discriminator's first level.
+        width: of the discriminator's first level (of ``'patchgan'``: layer).
         notes: for people.
     """
 
@@ -57,6 +61,8 @@ class TuneConfig(TuneSettings):
     token_steps: int = 1000
     token_width: int = 32
     width: int = 32
+    patchgan_side: int = 64
+    patchgan_count: int = 3
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -69,6 +75,9 @@ class TuneConfig(TuneSettings):
                              "adversary, and an adversary a weight")
         if self.tokenizer not in TOKENIZERS:
             raise ModelError(f"tokenizer = {self.tokenizer!r}: must be one of {', '.join(TOKENIZERS)}")
+        if self.adversary == "patchgan" and not (16 <= self.patchgan_side <= self.crop and self.patchgan_count >= 1):
+            raise ModelError(f"patchgan_side = {self.patchgan_side}, patchgan_count = {self.patchgan_count}: expected 16 to "
+                             f"crop = {self.crop}, and 1 or more")
         if min(self.token_steps, self.token_width) < 1:
             raise ModelError(f"token_steps = {self.token_steps}, token_width = {self.token_width}: expected 1 or more")
         if self.patch < 0 or self.codes < 2 or self.token_images < 1:
@@ -96,7 +105,8 @@ class TuneConfig(TuneSettings):
         """Those of the trainer; its label holds all that decides what is plugged in."""
         names = {f.name for f in dataclasses.fields(TuneSettings)} - {"label"}
         plugged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                   if f.name not in names | {"name", "codec", "notes", "label"}}
+                   if f.name not in names | {"name", "codec", "notes", "label"}
+                   and (self.adversary == "patchgan" or f.name not in PATCHGAN)}  # runs from before these were settings resume
         return TuneSettings(**{name: getattr(self, name) for name in names},
                             label=", ".join(f"{name} {value}" for name, value in plugged.items()))
 
@@ -115,12 +125,16 @@ def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cp
     return DecoderTuner(codec, images, loss, adversary, settings=config.settings, out=out, device=device)
 
 
-def make_adversary(config: TuneConfig, codec: Codec, images: Crops, out: Path) -> NonBinaryAdversary:
+def make_adversary(config: TuneConfig, codec: Codec, images: Crops, out: Path) -> NonBinaryAdversary | PatchAdversary:
     """The untrained adversary of a run; its tokenizer is fitted once and kept as ``tokenizer.safetensors``.
 
     Raises:
         WeightsError: the folder has a tokenizer of other settings, or a damaged one.
     """
+    if config.adversary == "patchgan":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return PatchAdversary(config.patchgan_side, config.patchgan_count, config.width)
     tokenizer: Tokenizer | None = None
     if config.adversary == "non-binary":
         path = out / "tokenizer.safetensors"
