@@ -77,6 +77,7 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
     errors = [{name: rows[i].error for name, rows in results.items() if rows[i].error is not None}
               for i in range(len(images))]
     failed = [i for i, told in enumerate(errors) if told]
+    found: list[dict[str, Any]]
     if as_json:
         facts = [{"signature": m.signature, "metric": m.name, "lower_is_better": m.lower_is_better} for m in measures.values()]
         if len(measures) == 1:
