@@ -118,6 +118,8 @@ def test_bapps_eval_finds_it_too(program, pictures):
         ("far", "near", "ref"))))
     program("bapps-eval", "run", "people.csv", "-m", "my_metric:l1", "-o", "results", cwd=pictures)
     assert len(list((pictures / "results").glob("*my_metric*.parquet"))) == 1
+    printed, loaded = program("bapps-eval", "score", "results", "--format", "csv", cwd=pictures)
+    assert "my_metric:l1" in printed and "torch" not in loaded  # scores are made from distances
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the commands share: their options, the metric, tables and JSON on stdout, errors on stderr."""
+"""What the commands share: their options, tables and JSON on stdout, errors on stderr."""
 
 from __future__ import annotations
 
