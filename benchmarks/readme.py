@@ -89,7 +89,7 @@ def _card(card: dict) -> str:
     training, kodak = card["training"], card["kodak"]
     rows = [["architecture", f"{card['arch']}, N={card['N']}, M={card['M']}, {card['parameters']:,} parameters, {card['dtype']}"],
             ["input", card["preprocessing"]], ["licence", card["licence"]],
-            ["data", ", ".join(f"`{source}`" for source in training["data"])],
+            ["data", "; ".join(training["data"])],
             ["config", f"`{training['config']}`, lambda {card['lambda']:g}, seed {training['seed']}"],
             ["training", f"{trained(training)}; {training['optimizer']}; {training['hardware']}; torch {training['torch']}"],
             ["commit", f"`{training['commit'][:12]}`"],

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from cpips.baselines.trunks import NETS
 from cpips.encoders import AnalysisTransform
-from cpips.files import replace
 from cpips.images import from_pil
 from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TotalVariationLoss
 
@@ -191,7 +190,9 @@ def train(extractor: FeatureExtractor, photos: list[Path], style: Tensor, out: P
         optimizer.step()
         if step % 100 == 99 or step == steps - 1:
             print(f"step {step + 1} of {steps}: {told(weighted(loss, parts))}", flush=True)
-    replace(out, lambda partial: torch.save(net.state_dict(), partial))
+    partial = out.with_name(out.name + ".partial")
+    torch.save(net.state_dict(), partial)
+    partial.replace(out)  # the file is there when it is whole
     return net
 
 

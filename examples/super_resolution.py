@@ -4,7 +4,7 @@
     python examples/super_resolution.py --train PHOTOS ... -o lite.pt --init start.pt --loss cpips-lite --test SET5
     python examples/super_resolution.py --smoke
 
-PHOTOS and SET5 are folders of images. Low resolution is MATLAB's bicubic, and the test is the field's: PSNR and SSIM of
+PHOTOS and SET5 are folders of images; the enlarged ones are saved in ``pictures`` beside the checkpoint. Low resolution is MATLAB's bicubic, and the test is the field's: PSNR and SSIM of
 the luma, four pixels of the border cropped. A run that is killed goes on from its checkpoint.
 """
 
@@ -26,9 +26,7 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 
 import cpips
-from cpips.baselines import weights_in
 from cpips.baselines.trunks import NETS
-from cpips.files import replace
 from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss
 
 SCALE = 4
@@ -49,7 +47,7 @@ def resize(image: Tensor, factor: float) -> Tensor:
 
 def load_pair(path: Path) -> tuple[Tensor, Tensor]:
     """An image, its sides cropped to multiples of 4, and its low resolution: uint8."""
-    image = cpips.load_image(path)
+    image = cpips.images.load(path)
     high = image[:, : image.shape[1] // SCALE * SCALE, : image.shape[2] // SCALE * SCALE]
     low = resize(high, 1 / SCALE).clamp(0, 1)
     return tuple(t.mul(255).round().to(torch.uint8) for t in (high, low))
@@ -124,7 +122,7 @@ def perceptual_loss(name: str, weights: Path | None) -> PerceptualLoss:
     if tap:
         trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
         return PerceptualLoss(FeatureExtractor(net, **trunk), distance="l2", taps=tap)
-    return PerceptualLoss(cpips.create_metric(name, **(weights_in(weights, name) if weights else {})))
+    return PerceptualLoss(cpips.create_metric(name, weights))
 
 
 def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", weights: Path | None = None,
@@ -174,7 +172,9 @@ def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", we
             optimizer.step()
         state.update(step=until, cpu_seconds=state["cpu_seconds"] + time.process_time() - start,
                      net=net.state_dict(), optimizer=optimizer.state_dict())
-        replace(out, lambda partial: torch.save(state, partial))
+        partial = out.with_name(out.name + ".partial")
+        torch.save(state, partial)
+        partial.replace(out)  # a run that is killed leaves the last whole checkpoint
         terms = ", ".join(f"{name} {value.item():.4f}" for name, value in parts.items())
         print(f"{out.stem}: step {until} of {steps}, {terms}, {state['cpu_seconds']:.0f} s of CPU time", flush=True)
     return state
@@ -195,13 +195,18 @@ def luma(image: Tensor, grey: bool) -> Tensor:
     return (16 + (image * torch.tensor([65.481, 128.553, 24.966])[:, None, None]).sum(0)).round()
 
 
-def evaluate(net: nn.Module | None, folder: Path, judges: dict[str, Callable] | None = None) -> list[dict]:
+def evaluate(net: nn.Module | None, folder: Path, judges: dict[str, Callable] | None = None,
+             save: Path | None = None) -> list[dict]:
     """PSNR and SSIM (Gaussian window, 11x11, sigma 1.5) of Y without a border of 4 px, and what ``judges`` say of the
-    whole RGB images, for every image in ``folder``."""
+    whole RGB images, for every image in ``folder``. The enlarged images become ``NAME.png`` in the folder ``save``."""
     rows = []
     for path in sorted(Path(folder).iterdir()):
         high, low = (t.float() / 255 for t in load_pair(path))
         image = upscale(net, low)
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(save / f"{path.stem}.png")
         with Image.open(path) as file:
             a, b = (luma(t, grey=file.mode == "L")[None, None, SCALE:-SCALE, SCALE:-SCALE] for t in (image, high))
         rows.append({"image": path.stem, "psnr": 10 * math.log10(255**2 / (a - b).square().mean().item()),
@@ -250,8 +255,9 @@ def main(argv: list[str]) -> None:
     train(load_pairs(folders), out, **args)
     for folder in tests:
         for name, net in (("bicubic", None), (out.stem, load(out))):
-            rows = evaluate(net, folder)
-            print(f"{folder.name}: {name} {mean(rows, 'psnr'):.2f} dB, SSIM {mean(rows, 'ssim'):.4f}")
+            save = out.parent / "pictures" / folder.name / name
+            rows = evaluate(net, folder, save=save)
+            print(f"{folder.name}: {name} {mean(rows, 'psnr'):.2f} dB, SSIM {mean(rows, 'ssim'):.4f}, images in {save}")
 
 
 if __name__ == "__main__":

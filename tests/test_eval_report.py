@@ -546,3 +546,31 @@ def test_both_schemes_can_be_read_and_a_phone_does_not_scroll_sideways(opened, s
             })""") == []  # no label is cut
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+# ---- a metric in focus ------------------------------------------------------------------------------------------------
+
+
+def test_a_metric_in_focus_is_compared_with_each_other(sets, tmp_path):
+    runs = metrics(sets[2])
+    path = write_report(runs, tmp_path / "focus.html", resamples=RESAMPLES, gallery=2, images=[sets[2]], focus="lpips-alex")
+    page = path.read_text()
+    assert "lpips-alex minus it" in page and "To the best" not in page
+    comparison = scoring.compare(runs, RESAMPLES, "lpips-alex")
+    for other, duel in comparison["duels"].items():
+        assert tables.printed("mos")(duel["difference"]) in page, other
+    assert set(comparison["duels"]) == {run.metric["name"] for run in runs} - {"lpips-alex"}
+    plain = write_report(runs, tmp_path / "plain.html", resamples=RESAMPLES).read_text()
+    assert "To the best" in plain and "minus it" not in plain
+
+
+def test_a_focus_that_was_not_run_is_refused(sets, tmp_path):
+    with pytest.raises(DistancesError, match="no run of my_metric.*lpips-alex"):
+        write_report(metrics(sets[2]), tmp_path / "page.html", resamples=RESAMPLES, focus="my_metric")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_a_data_set_lacks_is_one_note():
+    lacking = dataset("mos", n=144, families=("blur", "noise", "jpeg"), missing=["2 of 14 references.", "traditional: 5 of 9"])
+    notes = tables.notes(scoring.compare(metrics(lacking), RESAMPLES))
+    assert [note for note in notes if "PARTIAL" in note] == ["PARTIAL data set: 2 of 14 references; traditional: 5 of 9."]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LITE = "weights/codecs/cpips-lite.safetensors"  # the one whole codec that the wheel holds
 
 
 def call(*arguments: str, cwd: Path = ROOT) -> str:
@@ -29,7 +30,7 @@ def archives(tmp_path_factory) -> tuple[Path, Path]:
     if listed.returncode:
         pytest.skip("not a git checkout")
     for name in listed.stdout.splitlines():
-        if not name.startswith(("tests/", "benchmarks/", "weights/codecs/")) and (ROOT / name).is_file():
+        if (not name.startswith(("tests/", "benchmarks/", "weights/codecs/")) or name == LITE) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).symlink_to(ROOT / name)
     call("build", "--no-isolation", "-o", str(out), ".", cwd=source)
@@ -50,11 +51,15 @@ def test_the_wheel_holds_what_it_should_and_nothing_else(archives):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"cpips", "bapps_eval"}
     for package in ("cpips", "bapps_eval"):
         here = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
-        assert here == {name for name in names if name.startswith(f"{package}/") and name.endswith(".py")} - {"cpips/weights/__init__.py"}
+        assert here == {name for name in names if name.startswith(f"{package}/") and name.endswith(".py")
+                        and not name.startswith(("cpips/weights/", "cpips/configs/", "cpips/examples/"))}
         assert f"{package}/py.typed" in names
     for path in (ROOT / "weights").glob("*.*"):
         assert f"cpips/weights/{path.name}" in names
-    assert not [name for name in names if "codecs" in name or name.endswith((".pth", ".pt", ".pkl"))]
+    assert [name for name in names if "codecs" in name] == [f"cpips/{LITE}"]
+    for part, suffix in (("configs", "toml"), ("examples", "py")):
+        assert {f"cpips/{part}/{path.name}" for path in (ROOT / part).glob(f"*.{suffix}")} <= names
+    assert not [name for name in names if name.endswith((".pth", ".pt", ".pkl"))]
     in_source = {name.partition("/")[2] for name in tarfile.open(source).getnames()}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "setup.cfg", "pyproject.toml"} <= in_source
     assert not [name for name in in_source if name.startswith(("tests", "benchmarks"))]

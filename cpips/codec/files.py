@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images, pretrained
+from .._utils.io import atomic
+from ..batch import Result
 from ..errors import BitstreamError, CpipsError, ImageError, ModelError, WeightsError
 from ..metric import CPIPS, Embedding
 from ..registry import list_metrics
-from ..scoring import Result
-from ..scoring.tables import atomic
 from . import container
+from .classifier import LatentClassifier
 from .container import Compressed
 from .evaluate import load_codec
 from .model import Codec
@@ -34,13 +35,14 @@ PICTURES = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tif
 def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC) -> Codec:
     """The whole codec of a shipped model, or of a weights file that the trainer wrote.
 
-    Only encoders ship inside the package. Codecs are files of their own, checked by the digest on the model's card:
-    found in ``weights/codecs`` of the checkout that is imported or worked in, or as ``NAME.safetensors`` under
-    ``codecs`` in the cache directory (``CPIPS_HOME``).
+    The codec of ``cpips-lite`` ships inside the package. The others are found in ``weights/codecs`` of the checkout that is
+    imported or worked in, or as ``NAME.safetensors`` under ``codecs`` in the cache directory (``CPIPS_HOME``); else they are
+    downloaded there from the address in ``CPIPS_CODECS_URL``, where the project's ``weights/codecs`` lie. All are checked by
+    the digest on the model's card.
 
     Raises:
         ModelError: no such model, or a metric without a codec.
-        WeightsError: the file is missing, damaged, or not a codec.
+        WeightsError: the file is missing, damaged, not a codec, or not to be had offline.
     """
     if isinstance(model, os.PathLike) or str(model).endswith(".safetensors"):
         path = Path(model)
@@ -50,15 +52,44 @@ def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC) -> Code
     if str(model) in set(list_metrics()) - set(pretrained.list_models()):
         raise ModelError(f"{model} is a metric without a codec: choose from {', '.join(pretrained.list_models())}")
     card = pretrained.model_card(str(model))
-    roots = (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))
-    places = [root / card["codec_file"] for root in roots]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise WeightsError(f"the codec of {model} is not here: put {Path(card['codec_file']).name} of the project's "
-                           f"weights/codecs (SHA-256 {card['codec_sha256'][:12]}...) at {places[1]}, or name the file")
-    codec = load_codec(found, sha256=card["codec_sha256"])
+    codec = load_codec(_part(card, "codec"), sha256=card["codec_sha256"])
     codec.name, codec.lmbda = str(model), card.get("lambda")
     return codec
+
+
+def load_classifier(model: str = "cpips") -> LatentClassifier:
+    """The classifier of a shipped model that was trained with one (``cpips`` and ``hyperprior-tune``): 200 classes of Tiny
+    ImageNet from the rounded latent. It is small, see the accuracy on the card.
+
+    Raises:
+        ModelError: no such model, or one without a classifier.
+        WeightsError: the file of the codec or of the classifier is missing, damaged, or not to be had offline.
+
+    Example:
+        >>> classifier = load_classifier("cpips")           # doctest: +SKIP
+        >>> classifier(images).argmax(1)                    # doctest: +SKIP
+    """
+    card = pretrained.model_card(model)
+    if "classifier_file" not in card:
+        having = [name for name in pretrained.list_models() if "classifier_file" in pretrained.model_card(name)]
+        raise ModelError(f"{model} has no classifier: choose from {', '.join(having)}")
+    state = pretrained.read_weights(_part(card, "classifier"), card["classifier_sha256"])
+    return LatentClassifier(open_codec(model), state["weight"].float(), state["bias"].float())
+
+
+def _part(card: dict[str, Any], part: str) -> Path:
+    """The file of a model's codec or classifier, downloaded if need be."""
+    file, sha256 = card[f"{part}_file"], card[f"{part}_sha256"]
+    roots = (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))
+    places = [root / file for root in roots]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None and (base := os.environ.get("CPIPS_CODECS_URL")):
+        return pretrained.fetch(f"{base.rstrip('/')}/{Path(file).name}", sha256, path=places[1])
+    if found is None:
+        raise WeightsError(f"the {part} of {card['name']} is not here: put {Path(file).name} of the project's weights/codecs "
+                           f"(SHA-256 {sha256[:12]}...) at {places[1]}, set CPIPS_CODECS_URL to the address of that folder, "
+                           "or name the file")
+    return found
 
 
 def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "the file") -> Codec:
@@ -72,7 +103,7 @@ def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "th
             raise BitstreamError(f"{name} was compressed with {compressed.codec!r}, which does not ship with cpips: give "
                                  "its weights (--codec FILE)")
         codec = open_codec(compressed.codec)
-    container.check_codec(compressed, codec, name)
+    check_codec(compressed, codec, name)
     return codec
 
 
@@ -173,5 +204,12 @@ def embed(metric: CPIPS, codec: Codec, path: str | os.PathLike[str]) -> Embeddin
     if not container.is_compressed(path):
         return metric.embed(path)
     compressed = container.read(path)
-    container.check_codec(compressed, codec, str(path))
+    check_codec(compressed, codec, str(path))
     return metric.embed_latent(codec.decode_latent(compressed.stream), compressed.size)
+
+
+def check_codec(compressed: Compressed, codec: Codec, name: str = "the file") -> None:
+    """Raise :class:`BitstreamError` unless ``codec`` is the one that wrote it."""
+    if not codec.digest.startswith(compressed.codec_digest):
+        raise BitstreamError(f"{name} was compressed with {compressed.codec!r} of digest {compressed.codec_digest}, and "
+                             f"this codec has {codec.digest[:16]}: give the weights it was made with (--codec FILE)")

@@ -1,1 +1,1 @@
-"""Training from people's opinions: labels, an encoder tied over quarter turns, and the losses."""
+"""What makes the shipped weights: training of codecs, calibration to people, tuning of decoders, releases."""

@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..calibration.opinion_labels import HELD_OUT, Opinions, read_opinions
+from .._utils.io import replace
 from ..distortions import DISTORTIONS, distort, random_recipe
 from ..distortions.kadid import CONDITIONS, kadid
-from ..files import replace
+from .calibration.opinion_labels import HELD_OUT, Opinions, read_opinions
 
 OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
 TEACHERS = ("haarpsi", "mdsi")
@@ -140,7 +140,7 @@ class _Teachers:
     """Full-reference indices, each on KADID's scale."""
 
     def __init__(self, folder: Path, references: Sequence[Path], opinions: Opinions):
-        from ..calibration.teachers import create_teachers
+        from .calibration.teachers import create_teachers
 
         self.metrics = create_teachers(TEACHERS, None)
         path = folder / "teachers.npz"
