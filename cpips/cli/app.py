@@ -11,6 +11,7 @@ from . import (
     codec,
     compare,
     demo,
+    distort,
     export,
     heat,
     index,
@@ -45,6 +46,6 @@ def _cpips(
 
 for _module in (
     compare, heat, view, score, models, demo, codec, refine, tune, index, export, train, calibrate, probe, realism,
-    report,
+    report, distort,
 ):
     _module.add_to(app)
