@@ -26,9 +26,10 @@ from PIL import Image
 
 from .._utils.io import replace
 from ..distortions import DISTORTIONS, distort, random_recipe
-from ..distortions.kadid import CONDITIONS, kadid
+from ..distortions.kadid import KADID_LEVELS, kadid
 from .calibration.opinion_labels import HELD_OUT, Opinions, read_opinions
 
+CONDITIONS = tuple((kind, level) for kind, levels in KADID_LEVELS.items() for level in range(1, len(levels) + 1))
 OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
 TEACHERS = ("haarpsi", "mdsi")
 SPREAD = 0.4  # standard deviation of the teachers' qualities above which a copy is left out
