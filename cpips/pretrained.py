@@ -98,13 +98,14 @@ def unknown_model(name: str, known: Iterable[str], what: str = "model") -> Model
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model as it was stored: its encoder, what to call it, the digest of the encoder's tensors, and the calibrated
-    head if it has one."""
+    """A model as it was stored: its encoder, what to call it, the digest of the encoder's tensors, and, if it has them, the
+    calibrated head and the fit of people's opinions to its distance (middle and steepness)."""
 
     encoder: AnalysisTransform
     name: str
     digest: str
     head: Head | ContrastHead | None = None
+    quality: tuple[float, float] | None = None
 
 
 def load_model(model: Source, *, persistent: bool = True, offline: bool | None = None) -> Loaded:
@@ -116,7 +117,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
     """
     from .contrast import ContrastHead
     from .encoders import AnalysisTransform
-    from .head import Head
+    from .head import Head, quality_fit
 
     if isinstance(model, AnalysisTransform):
         return Loaded(model, "custom", model.digest())
@@ -135,7 +136,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
     else:
         raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
     encoder = AnalysisTransform.from_state_dict(state, persistent)
-    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels, persistent))
+    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels, persistent), quality_fit(state))
 
 
 def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:

@@ -13,8 +13,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips._version", "cpips._compat", "cpips.errors"),
     ("cpips._utils",),
     # core
-    ("cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells", "cpips.head", "cpips.strips",
-     "cpips.shifting", "cpips.pretrained", "cpips.base", "cpips.metric"),
+    ("cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells", "cpips.head", "cpips.tiling",
+     "cpips.contrast", "cpips.pretrained", "cpips.base", "cpips.metric"),
     ("cpips.distortions",),
     ("cpips.baselines",),
     ("cpips.registry",),

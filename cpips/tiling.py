@@ -1,5 +1,6 @@
-"""Large images in horizontal strips, large batches in portions: the features of a strip need only the rows that its cells
-can see.
+"""Where a metric encodes its images: whole, in horizontal strips, or in portions of the batch.
+
+The features of a strip need only the rows that its cells can see.
 
 A strip is cut with that many rows above and below, a whole number of cells, and what the cut's own zero padding reached
 is dropped; zero padding remains at the true borders alone. Every kept cell is computed from the very numbers that it
@@ -10,10 +11,12 @@ another size.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from .encoders import STRIDE, Architecture
 from .errors import ModelError
@@ -28,6 +31,40 @@ TRAINING_PIXELS = 1 << 18  # of one that is computed again in the backward pass,
 PORTION = 1 << 18  # of a batch, for each thread at a time, on a CPU: features of more leave its caches, which doubles the time
 
 WINDOW = 4  # cells above and below that a cell of the form 'structure' sees: 5x5 windows of 5x5 windows
+
+
+class Tiling:
+    """How images are cut before they are encoded, so that memory grows with the tile and not with the image.
+
+    Args:
+        strip, checkpoint: as :class:`cpips.CPIPS` takes them.
+    """
+
+    def __init__(self, strip: int | str | None = "auto", checkpoint: bool = False):
+        self.strip, self.checkpoint = check(strip), checkpoint
+
+    def __call__(self, function: Callable[..., list[Tensor]], *batches: Tensor, strides: Sequence[int],
+                 architecture: Architecture, windows: bool = False) -> list[Tensor]:
+        """``function(*batches)``, without more images at a time than a portion and more rows than a strip.
+
+        Args:
+            function: of images ``(N,3,H,W)`` at one scale to one map ``(N,...,ceil(H/s),ceil(W/s))`` for each stride s.
+            windows: whether a cell of its maps also sees its neighbors, as in the form ``'structure'``.
+        """
+        count = portion(*batches)
+        if count < batches[0].shape[0]:
+            portions = zip(*(batch.split(count) for batch in batches))
+            found = [self(function, *part, strides=strides, architecture=architecture, windows=windows) for part in portions]
+            return [torch.cat(maps) for maps in zip(*found)]
+        if self.checkpoint:
+            function = partial(recomputed, function, use_reentrant=False, preserve_rng_state=False)
+        unit = max(STRIDE, *strides)
+        height = rows(self.strip, *batches, checkpoint=self.checkpoint, unit=unit)
+        if height is None:
+            return function(*batches)
+        margin = WINDOW * STRIDE * windows
+        above, below = (-(-(seen + margin) // unit) * unit for seen in reach(architecture))
+        return apply(function, batches, height, (above, below), strides)
 
 
 def check(strip: int | str | None) -> int | str | None:
