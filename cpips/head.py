@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .contrast import ContrastHead
 from .errors import WeightsError
-from .forms import FORMS
+from .forms import CELL_FORMS
 
 PREFIX = "head."
 QUALITY = "head.quality"  # the fit of people's opinions to the distance
@@ -74,7 +74,7 @@ class Head:
             return ContrastHead(settings, channels, persistent)
         forms = {key.split(".")[1] for key in parts}
         weights = {key.split(".", 2)[-1]: value for key, value in parts.items()}
-        if len(forms) != 1 or not forms <= set(FORMS) or not set(weights) <= set(channels):
+        if len(forms) != 1 or not forms <= set(CELL_FORMS) or not set(weights) <= set(channels):
             raise WeightsError(f"{', '.join(sorted(parts)[:3])}: not the head of one form of the distance at taps of "
                                f"this encoder ({', '.join(channels)})")
         scales = {tuple(weight.shape[:1]) for weight in weights.values()}

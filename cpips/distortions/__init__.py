@@ -14,6 +14,8 @@ The output is a function of image, name, severity and seed alone, and equal on e
 of numpy, scipy and of Pillow's codecs, but for what the last bit of a float sum can do: single samples that are off by
 one, or, where something is rounded or cut off on purpose (posterise, poisson-noise, comfort-noise), by one step.
 
+:mod:`cpips.distortions.kadid` makes the distortions of KADID-10k itself, at the database's five levels.
+
 Needs scipy (extra ``eval``); ``import cpips`` does not import this package.
 """
 

@@ -76,6 +76,7 @@ class TrainConfig:
     N: int = 128
     M: int = 192
     init: str = ""  # a codec to start from, relative to the config file
+    widen: str = ""  # likewise weights of a narrower encoder of the same architecture, to start tied channels from
     init_head: str = ""  # likewise a run's head, or a model's weights, whose head to start from
     rate_weight: float = 1.0
     distortion: str = "mse"
@@ -151,6 +152,8 @@ class TrainConfig:
             raise ValueError("kadid, photographs, or groups with opinions in a stage, change nothing without opinion_weight")
         if self.judge_weight and self.form == "contrast":
             raise ValueError("form = 'contrast' is trained with opinions, not with judge_weight")
+        if self.widen and (self.init or not self.tied):
+            raise ValueError("widen needs tied, and changes nothing beside init")
         if self.tied and self.arch != "aligned":
             raise ValueError("tied needs arch = 'aligned', whose cells turn with the image")
         if self.init_head and not (self.judge_weight or self.opinion_weight):
@@ -183,6 +186,7 @@ class TrainConfig:
         raw["stages"] = [toml.make(f"{path}, [[stages]] number {i}", Stage, stage) for i, stage in enumerate(stages, 1)]
         config = toml.make(path, cls, raw)
         return dataclasses.replace(config, init=config.init and toml.beside(path, config.init),
+                                   widen=config.widen and toml.beside(path, config.widen),
                                    init_head=config.init_head and toml.beside(path, config.init_head))
 
     def stage_at(self, step: int) -> Stage:
