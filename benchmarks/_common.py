@@ -20,7 +20,8 @@ from cpips.files import replace
 from cpips.pretrained import read_weights, weights_dir
 
 RESULTS = Path(__file__).parent / "results"
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# docs/data.md says what belongs there
+DATA = Path(os.environ.get("CPIPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 def machine() -> dict:

@@ -20,6 +20,7 @@ from bapps_eval.metrics import create_metric
 from bapps_eval.report.tables import overview
 from bapps_eval.run import run
 from cpips.files import replace
+from cpips.pretrained import DEFAULT_MODEL
 
 SETS = ("tid2013", "live")
 BASELINES = ["random", "lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "vsi", "haarpsi", "fsimc", "mdsi",
@@ -40,7 +41,8 @@ def main() -> None:
         (dataset,) = open_datasets(DATA / "human" / name)
         # force: distances of earlier weights go
         runs = [run(dataset, metric, args.distances, force=True)[0] for metric in metrics]
-        comparisons.append(compare(runs, args.resamples))
+        default = DEFAULT_MODEL if DEFAULT_MODEL in args.metrics else None
+        comparisons.append(compare(runs, args.resamples, subject=default))  # the README compares the default model
         comparisons[-1]["dataset"]["root"] = ""
         for entry in comparisons[-1]["scores"]:
             entry["run"] = {key: entry["run"][key] for key in ("dtype", "hardware", "torch")}

@@ -1,18 +1,23 @@
-"""Write the measured numbers into the pages, from ``results/*.json`` and the model cards: ``python benchmarks/readme.py``.
+"""Write the measured numbers into README.md and docs/*.md: ``python benchmarks/readme.py``.
 
-Each stands between ``<!-- name -->`` and ``<!-- /name -->``; the tests hold the pages to what this would write.
+The numbers come from ``results/*.json`` and from the model cards. Each block stands between ``<!-- name -->`` and
+``<!-- /name -->``. The tests fail if this command would change a page.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from _common import RESULTS, kept, table
 
 import cpips
+from cpips.baselines import BASELINES
+from cpips.pretrained import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +30,113 @@ def written(name: str) -> str:
 def machine(result: dict) -> str:
     m = result["machine"]
     return f"{m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}"
+
+
+# ---- README.md ------------------------------------------------------------------------------------------------------
+
+ROWS = 8  # of the README's table: the first of these that were measured
+SUMMARY = tuple(dict.fromkeys((DEFAULT_MODEL, "cpips-lite", "cpips-base", "hyperprior-q4", "lpips-alex", "haarpsi", "vsi", "mdsi",
+                               "ms-ssim", "ssim")))
+HANDMADE = ("haarpsi", "vsi", "mdsi")
+TITLES = {"tid2013-subset": "TID2013", "live-subset": "LIVE", "lpips-alex": "LPIPS (AlexNet)", "haarpsi": "HaarPSI",
+          "vsi": "VSI", "mdsi": "MDSI", "ms-ssim": "MS-SSIM", "ssim": "SSIM"}
+FORMULAS = {
+    "latent": "d(x, x') = E|y - y'|^2 / (E|y|^2 + E|y'|^2 + eps)",
+    "local": "d(x, x') = sum_l E[ |f_l - f'_l|^2 / (|f_l|^2 + |f'_l|^2 + eps) ]",
+    "taps": "d(x, x') = sum_l E[ |u_l - u'_l|^2 ],   u = f / sqrt(|f|^2 + eps)",
+    "structure": "d(x, x') = sum_l E[ 1 - (mean similarity + covariance similarity) / 2 ]   (in windows of 5 x 5 cells)",
+}
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, f"`{name}`")
+
+
+def dataset_title(dataset: dict) -> str:
+    """A data set's name, with the share of it that was measured if it is not complete."""
+    return TITLES.get(dataset["name"], dataset["name"]) + (" (subset)" if dataset["missing"] else "")
+
+
+def loss_cell(name: str) -> str:
+    """Similarity indices of which 1 - index is a loss count, as everyone uses them so; gradients must be finite."""
+    maker = BASELINES.get(name, cpips.CPIPS)
+    return "yes" if getattr(maker, "func", maker).differentiable else "no"
+
+
+def hero() -> str:
+    facts = kept("hero")
+    return (f"![Reference, distorted image and heat map of `{facts['metric']}`; the distance is {facts['distance']:.4g}]"
+            "(docs/map.png)")
+
+
+def summary() -> str:
+    """One table of six to eight metrics: agreement, cost, and whether the metric can be minimized."""
+    from cost import all_costs
+
+    comparisons, cost = kept("agreement")["comparisons"], all_costs()
+    scores = [{score["metric"]["name"]: score for score in c["scores"]} for c in comparisons]
+    names = [name for name in SUMMARY if all(name in of_set for of_set in scores)][:ROWS]
+    rows = [[title(name) + " (default)" * (name == DEFAULT_MODEL), *(srcc(of_set[name]) for of_set in scores),
+             f"{cost[name]:.2g}x" if name in cost else "not measured", loss_cell(name)] for name in names]
+    header = ["metric", *(f"{dataset_title(c['dataset'])}, SRCC" for c in comparisons), "time", "usable as a loss"]
+    parts = [f"{TITLES.get(c['dataset']['name'], c['dataset']['name'])}: {'; '.join(c['dataset']['missing'])}"
+             for c in comparisons if c["dataset"]["missing"]]
+    what = ("SRCC is Spearman's correlation with human ratings, in brackets its 95 % bootstrap confidence interval"
+            + f" ({'. '.join(parts)})" * bool(parts) + ". No metric of the table was trained on these data sets.")
+    rated = [name for name in names if name in cpips.list_models() and "kadid" in json.dumps(cpips.model_card(name)).lower()]
+    if rated:
+        what += (f" {listed([title(name) for name in rated])} {'was' if len(rated) == 1 else 'were'} trained with ratings of KADID-10k, "
+                 "which has some kinds of distortion in common with TID2013.")
+    timing = ("Time is that of a pair of 256 px images on one CPU thread, relative to LPIPS (AlexNet); that of HaarPSI, VSI and MDSI was "
+              "measured at 512 x 384 px beside `cpips-lite`.")
+    return "\n\n".join([table(header, rows), wrapped(f"{what} {timing}"), wrapped(handmade(comparisons))])
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 125, break_on_hyphens=False, break_long_words=False)
+
+
+def srcc(score: dict) -> str:
+    low, high = score["interval"]
+    return f"{score['srcc']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def handmade(comparisons: list[dict]) -> str:
+    """How the default model compares with hand-made indices, in a sentence for each data set."""
+    said = []
+    for comparison in comparisons:
+        scores = {score["metric"]["name"]: score["srcc"] for score in comparison["scores"]}
+        others = {name: scores[name] for name in HANDMADE if name in scores}
+        if DEFAULT_MODEL not in scores or not others:
+            continue
+        duels = comparison.get("duels", {})
+        groups: dict[str, list[str]] = {}
+        for name, value in others.items():
+            order = "below" if scores[DEFAULT_MODEL] < value else "above"
+            known = {True: " (not significantly)", False: " (significantly)"}.get(duels.get(name, {}).get("tied"), "")
+            groups.setdefault(order + known, []).append(f"{title(name)} ({value:.3f})")
+        said.append(f"On {dataset_title(comparison['dataset'])}, {title(DEFAULT_MODEL)} ({scores[DEFAULT_MODEL]:.3f}) is "
+                    + " and ".join(f"{order} {listed(names)}" for order, names in groups.items()) + ".")
+    if said and not any(loss_cell(name) == "yes" for name in HANDMADE):
+        said.append("These hand-made indices cannot be used as losses, because their gradients are not finite everywhere.")
+    return " ".join(said)
+
+
+def listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def formula() -> str:
+    """The default model's distance function, layers and cost."""
+    metric = cpips.CPIPS()
+    card = cpips.model_card(DEFAULT_MODEL)
+    said = (f"The default model, `{DEFAULT_MODEL}`, uses the distance function `{metric.form}` on the features "
+            f"{listed([f'`{tap}`' for tap in metric.taps])} at {metric.scales} scale{'s' * (metric.scales > 1)}. Its encoder has "
+            f"{card['parameters'] / 1e6:.2f} M parameters and takes {metric.encoder.macs() / 1000:.1f} k multiply-accumulates a pixel.")
+    return f"    {FORMULAS[metric.form]}\n\n{wrapped(said)}"
+
+
+# ---- docs/ ----------------------------------------------------------------------------------------------------------
 
 
 def agreement() -> str:
@@ -236,14 +348,15 @@ def precision() -> str:
 
 
 PAGES = {
-    "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
+    "README.md": (hero, summary, formula),
+    "docs/index.md": (hero,),
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/calibration.md": (judged, teachers, ablation),
     "docs/limits.md": (shifts, precision),
     "docs/losses.md": (recovery, losses),
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
-    "docs/models.md": (cards,),
+    "docs/models.md": (models, cards),
     "docs/probes.md": (probe_matrix,),
     "docs/realism.md": (realism,),
     "docs/refinement.md": (refinement,),
@@ -257,7 +370,7 @@ def filled(page: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (models, cards, judged, peak):
+        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (summary, formula, models, cards, judged, peak):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
