@@ -15,13 +15,37 @@ import importlib.util as _util
 if _absent := [name for name in ("scipy", "pyarrow", "jinja2") if _util.find_spec(name) is None]:
     raise ImportError(f"bapps_eval needs {', '.join(_absent)}: pip install 'cpips[eval]' -c constraints.txt")
 
-from .dataset import Dataset, DatasetError
-from .distances import Distances, DistancesError
-from .scores import (ScoreError, human_ceiling, jnd_average_precision, krcc, majority_ceiling, plcc, rmse, srcc, two_afc,
-                     two_afc_likelihood)
-from .scoring import compare, score
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    from .dataset import Dataset, DatasetError
+    from .distances import Distances, DistancesError
+    from .scores import (ScoreError, human_ceiling, jnd_average_precision, krcc, majority_ceiling, plcc, rmse, srcc, two_afc,
+                         two_afc_likelihood)
+    from .scoring import compare, score
 
 __all__ = [
     "Dataset", "DatasetError", "Distances", "DistancesError", "ScoreError", "compare", "human_ceiling",
     "jnd_average_precision", "krcc", "majority_ceiling", "plcc", "rmse", "score", "srcc", "two_afc", "two_afc_likelihood",
 ]
+
+# Names are imported when they are first used: the command line shows its help without scipy.
+_HOMES = {"Dataset": "dataset", "DatasetError": "dataset", "Distances": "distances", "DistancesError": "distances",
+          "compare": "scoring", "score": "scoring"}
+
+if not _TYPE_CHECKING:
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name in __all__:
+            value = getattr(import_module(f".{_HOMES.get(name, 'scores')}", __name__), name)
+        elif not name.startswith("_") and _util.find_spec(f"{__name__}.{name}") is not None:
+            value = import_module(f".{name}", __name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from cpips.codec.data import prefetch
+from cpips._utils.threads import prefetch
 
 from .dataset import Dataset, DatasetError
 from .layouts import find
-from .layouts._common import check_sizes, read_image
+from .layouts.common import check_sizes, read_image
 from .layouts.packed import PackedImages, Progress, silent
 
 LIMIT = 100  # problems that a report lists; the others are counted

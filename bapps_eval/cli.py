@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 
 import typer
 
-from cpips.cli.common import (ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting,
-                              fail, place, print_json, print_table, ray_settings, say)
-from cpips.cli.program import Commands, application, version_option
+from cpips._utils.console import (
+    ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting, fail, print_json,
+    print_table, say)
+from cpips._utils.program import Commands, application, version_option
+from cpips.cli.metric import WHAT, WeightsOption, complete_metric, make_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cpips.scoring.ray_engine import RaySettings
+    from cpips.batch.ray_engine import RaySettings
 
     from .check import Report
     from .dataset import Dataset
@@ -102,12 +104,11 @@ def pack(
 def run(
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", show_default=False, help="Data sets: folders, packs, CSV.")],
     metric: Annotated[list[str], typer.Option(
-        "--metric", "-m", metavar="NAME", show_default=False,
-        help="A metric that `cpips models` lists, a weights file, or module:function. May be given often.")],
+        "--metric", "-m", metavar="NAME", show_default=False, autocompletion=complete_metric,
+        help=f"{WHAT}. May be given often.")],
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="DIR", show_default=False, help="Folder for the distances.")],
-    weights: Annotated[Optional[Path], typer.Option(
-        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS and DISTS. Default: the cache.")] = None,
+    weights: WeightsOption = None,
     split: SplitOption = "val",
     resize: ResizeOption = None,
     task: Annotated[Optional[str], typer.Option(
@@ -129,16 +130,17 @@ def run(
 
     Killed or interrupted, the same command goes on where it stopped; what is complete is not run again.
     """
-    from .metrics import create_metric
+    from cpips.batch.ray_engine import ray_settings
+
     from .run import run as run_one
 
     settings = ray_settings(engine, address, actors, device)
-    metrics = [place(create_metric(name, weights), "cpu" if settings else device, dtype) for name in metric]
+    metrics = list(make_metrics(metric, "cpu" if settings else device, dtype, weights=weights).values())
     datasets = read_datasets(data, split, resize, task, limit)
     with _engine(settings) as chosen:
         for dataset in datasets:
-            for what in dataset.missing:
-                say(f"{dataset.name} is partial: {what}", "yellow")
+            if dataset.missing:
+                say(f"{dataset.name} is partial: {'; '.join(dataset.missing)}", "yellow")
             for one in metrics:
                 with counting(f"{dataset.name}, {one.name}") as advance:
                     steps = _Steps(advance)
@@ -182,6 +184,9 @@ def report(
         help="The data sets, for the gallery of triplets on which metrics disagree. May be given often.")] = None,
     maps: Annotated[Optional[list[str]], typer.Option(
         "--map", metavar="NAME", show_default=False, help="Draw heat maps of this cpips model in the gallery.")] = None,
+    focus: Annotated[Optional[str], typer.Option(
+        metavar="NAME", show_default=False,
+        help="Compare this metric with each of the others, in tables and gallery. Default: the best of each data set.")] = None,
     split: SplitOption = "val",
     resize: ResizeOption = None,
     resamples: ResamplesOption = 10_000,
@@ -192,7 +197,7 @@ def report(
 
     datasets = read_datasets(data or [], split, resize, None, None)
     path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
-                        maps=heat_maps(maps) if maps else None)
+                        maps=heat_maps(maps) if maps else None, focus=focus)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -253,7 +258,7 @@ def _engine(settings: RaySettings | None) -> Iterator[dict[str, Any]]:
     if settings is None:
         yield {}
         return
-    from cpips.scoring.ray_engine import pool
+    from cpips.batch.ray_engine import pool
 
     from .ray_engine import circumstances, engine
 
@@ -280,7 +285,7 @@ def heat_maps(names: Sequence[str]) -> Maps:
 
 def _print_check(found: Report) -> None:
     rows = [[group, str(count)] for group, count in found.groups.items()]
-    notes = [f"partial: {what}" for what in found.missing] + list(found.notes)
+    notes = [f"partial: {'; '.join(found.missing)}"] * bool(found.missing) + list(found.notes)
     print_table(["group", "items"], rows, title=f"{found.name}: {found.items} items", right=["items"], notes=notes)
     for problem in found.problems:
         fail(problem, PROGRAM)

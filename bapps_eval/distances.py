@@ -14,8 +14,8 @@ from typing import Any, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cpips._utils.io import replace
 from cpips.errors import CpipsError
-from cpips.files import replace
 
 from .dataset import TASKS, Dataset
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 import numpy as np
 
-from cpips.protocol import FullReferenceMetric
-from cpips.scoring.pairs import block_rows
-from cpips.scoring.ray_engine import Pool
+from cpips.base import FullReferenceMetric
+from cpips.batch.pairs import block_rows
+from cpips.batch.ray_engine import Pool
 
 from .dataset import Dataset, DatasetError
 from .run import Compared, compared

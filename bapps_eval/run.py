@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import cpips
-from cpips.codec.data import prefetch
-from cpips.errors import CpipsError
+from cpips._utils.journal import Journal, journal_path
+from cpips._utils.threads import prefetch
+from cpips.base import FullReferenceMetric
+from cpips.batch.pairs import MAX_PIXELS, block_rows
+from cpips.batch.run import dtype_name
+from cpips.errors import CpipsError, TableError
 from cpips.metric import CPIPS, Embedding
-from cpips.protocol import FullReferenceMetric
-from cpips.scoring.journal import Journal, journal_path
-from cpips.scoring.pairs import MAX_PIXELS, block_rows
-from cpips.scoring.run import dtype_name
-from cpips.scoring.tables import TableError
 
 from . import distances
 from .dataset import Dataset, DatasetError, Images
@@ -49,7 +48,7 @@ def output_path(out: Path, dataset: Dataset, metric: FullReferenceMetric) -> Pat
 def compared(dataset: Dataset, metric: FullReferenceMetric, rows: range, batch_size: int,
              workers: int) -> Iterator[Compared]:
     """The engine of one machine: batches of neighbouring items of one size, none of them over a multiple of
-    :func:`~cpips.scoring.pairs.block_rows`, so that a run from any such multiple on has the same ones."""
+    :func:`~cpips.batch.pairs.block_rows`, so that a run from any such multiple on has the same ones."""
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
     return _compared(dataset, _Comparer(dataset, metric), rows, batch_size, workers)

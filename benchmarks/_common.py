@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import cpips
-from cpips.files import replace
+from cpips._utils.io import replace
 from cpips.pretrained import read_weights, weights_dir
 
 RESULTS = Path(__file__).parent / "results"

@@ -23,14 +23,14 @@ from matplotlib.figure import Figure
 import cpips
 from _common import DATA, run_metric, save, table
 from _people import SETS, interval, measured, srcc
-from cpips.calibration.agreement import agreement
-from cpips.calibration.judged import JudgedSet
-from cpips.calibration.teachers import CLASSICAL, LEARNED
-from cpips.codec.config import Stage, TrainConfig
 from cpips.codec.evaluate import load_codec, psnr_8bit
 from cpips.codec.model import Codec
-from cpips.codec.release import rounded
-from cpips.codec.train import Trainer
+from cpips.training.calibration.agreement import agreement
+from cpips.training.calibration.judged import JudgedSet
+from cpips.training.calibration.teachers import CLASSICAL, LEARNED
+from cpips.training.config import Stage, TrainConfig
+from cpips.training.release import rounded
+from cpips.training.trainer import Trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cpips-lite.toml"
 QUIET = {"judge_weight": 0.0, "judged_data": "", "stage": {"judged": 0}}
@@ -152,7 +152,7 @@ def main() -> None:
     args = parser.parse_args()
     judged = JudgedSet(args.judged)
     base = dataclasses.replace(TrainConfig.load(CONFIG), init=str(args.base), judged_data=str(args.judged.resolve()))
-    images = [cpips.load_image(path) for path in sorted((DATA / "images/kodak").glob("*.png"))[: args.kodak_images]]
+    images = [cpips.images.load(path) for path in sorted((DATA / "images/kodak").glob("*.png"))[: args.kodak_images]]
     rows = {}
     for name, (_, changes) in VARIANTS.items():
         if args.only and name not in args.only:

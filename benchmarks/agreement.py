@@ -16,11 +16,11 @@ import cpips
 from _common import DATA, save, shipped
 from bapps_eval import compare
 from bapps_eval.layouts import open_datasets
-from bapps_eval.metrics import create_metric
 from bapps_eval.report.tables import overview
 from bapps_eval.run import run
-from cpips.files import replace
+from cpips._utils.io import replace
 from cpips.pretrained import DEFAULT_MODEL
+from cpips.registry import create_metric
 
 SETS = ("tid2013", "live")
 BASELINES = ["random", "lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "vsi", "haarpsi", "fsimc", "mdsi",

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 import cpips
 from _common import kept
-from cpips.calibration.teachers import CLASSICAL
+from cpips.training.calibration.teachers import CLASSICAL
 
 ANCHOR = "lpips-alex"
 TITLES = {"tid2013-subset": "TID2013 subset", "live-subset": "LIVE subset"}

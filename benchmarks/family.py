@@ -24,7 +24,7 @@ from torch import Tensor
 import cpips
 from _common import DATA, at_rate, is_plain, save, shipped, table
 from _people import RESAMPLES, SETS, interval, read_set, srcc, srcc_difference
-from cpips.codec.data import Labelled
+from cpips.training.data import Labelled
 
 FORMS = ("full", "rounded")
 BASE = "hyperprior-q4"  # what the tuned models are compared with

@@ -48,7 +48,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FORMS = ("plain", "channels_last", "compiled")
 
 
-def create(name: str) -> cpips.protocol.FullReferenceMetric:
+def create(name: str) -> cpips.base.FullReferenceMetric:
     if name in PEERS:
         return cpips.create_metric(name, **PEERS[name])
     if name in RANDOM:

@@ -42,7 +42,7 @@ def rank(name: str, codec, metric, full, lpips, out: Path, limit: int | None) ->
     columns: dict[str, list[float]] = {"files": [], "full": [], "lpips": [], "lpips decoded": []}
 
     def views(image: str) -> tuple:
-        pixels = cpips.load_image(folder / image)[None]
+        pixels = cpips.load_image(folder / image)
         decoded = files.decompress(compressed[image], codec)[None]
         return files.embed(metric, codec, compressed[image]), full.embed(pixels), pixels, decoded
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 
 from _common import DATA, save, table
-from cpips.codec.config import TrainConfig
-from cpips.codec.data import Crops, Labelled
-from cpips.codec.train import Trainer
+from cpips.training.config import TrainConfig
+from cpips.training.data import Crops, Labelled
+from cpips.training.trainer import Trainer
 
 LABELLED = "labelled/tiny_imagenet_train.npz"
 

@@ -28,15 +28,15 @@ from torch import Tensor, nn
 
 import cpips
 from _common import DATA, save, table, trunk_and_heads
-from cpips.codec.checkerboard import checkerboard_energy, checkerboard_index
-from cpips.codec.data import Crops, Labelled
-from cpips.codec.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams
+from cpips._utils.io import replace
 from cpips.codec.evaluate import evaluate_codec, load_codec, psnr_8bit
 from cpips.codec.files import save_picture
 from cpips.codec.model import Codec
-from cpips.codec.patchgan import PatchAdversary
-from cpips.files import replace
 from cpips.losses import FeatureExtractor, PerceptualLoss
+from cpips.training.checkerboard import checkerboard_energy, checkerboard_index
+from cpips.training.data import Crops, Labelled
+from cpips.training.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams
+from cpips.training.patchgan import PatchAdversary
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "machine_codec.png"
 PHOTOGRAPHS = ("images/imagenet_sample_256", "images/bsds500_train")
@@ -165,7 +165,7 @@ def crops(folder: Path, side: int, count: int) -> list[Path]:
     paths = []
     every = sorted((DATA / "images" / "kodak").glob("*.png"))
     for path in every[::max(len(every) // count, 1)][:count]:
-        image = cpips.load_image(path)
+        image = cpips.images.load(path)
         top, left = ((length - side) // 2 for length in image.shape[1:])
         paths.append(folder / path.name)
         save_picture(image[:, top:top + side, left:left + side], paths[-1])
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name in sweep():
             decoders[name] = tune(codec, sweep()[name], photographs, args.steps, args.lr, out)
         if not kept.exists():
-            assert_same_bitstreams(codec, decoders.get(name, codec), [cpips.load_image(path) for path in paths])
+            assert_same_bitstreams(codec, decoders.get(name, codec), [cpips.images.load(path) for path in paths])
             measured = {"right": machine.right(decoders.get(name))}
             if name != UNCOMPRESSED:
                 measured |= judges(decoders[name], paths)
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for facts in found.values():
         right = facts.pop("right")
         facts |= {"accuracy": float(np.mean(right)), "change": relative_change(before, right)}
-    originals = torch.stack([cpips.load_image(path) for path in paths])
+    originals = torch.stack([cpips.images.load(path) for path in paths])
     result = {"what": "a machine codec before and after its decoder was tuned at identical bits, one setting changed at a "
                       "time: means over centre crops of Kodak's photographs, and accuracy of a classifier on decoded images",
               "steps": args.steps, "lr": args.lr, "side": args.side, "images": len(paths), "classes": args.classes,
@@ -260,7 +260,7 @@ def draw(decoders: dict[str, Codec], found: dict[str, dict], paths: Sequence[Pat
     above, below = figure.subfigures(2, 1, height_ratios=[4.6, 3])
     examples = [paths[i % len(paths)] for i in (4, 7)]
     for line, example in zip(above.subplots(2, len(shown) + 1, squeeze=False), examples):
-        image = cpips.load_image(example)
+        image = cpips.images.load(example)
         top, left = ((length - side) // 2 for length in image.shape[1:])
         pictures = {"original": image, **{name: decoders[name].decode(decoders[name].encode(image)) for name in shown}}
         for axis, (name, picture) in zip(line, pictures.items()):

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from _common import DATA, save, table
-from cpips.codec.config import Stage, TrainConfig
-from cpips.codec.train import Trainer
+from cpips.training.config import Stage, TrainConfig
+from cpips.training.trainer import Trainer
 
 RATES = {"adam": 1e-3, "soap": 3e-3}
 PHOTOGRAPHS = ["images/imagenet_sample_256", "images/bsds500_train"]

@@ -21,11 +21,11 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, save, save_picture, table, trunk_and_heads
+from bapps_eval.probes import PROBES, ProbeResult
+from bapps_eval.probes.invariance import EXACT, SHIFTS
+from cpips._utils.io import replace
+from cpips.base import FullReferenceMetric
 from cpips.distortions import DISTORTIONS
-from cpips.files import replace
-from cpips.probes import PROBES, ProbeResult
-from cpips.probes.invariance import EXACT, SHIFTS
-from cpips.protocol import FullReferenceMetric
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CROPS = {"kodim05.png": (60, 200), "kodim23.png": (100, 380)}  # top and left; the last is shown
@@ -94,7 +94,7 @@ def crops(side: int) -> Tensor:
     """``(2,3,side,side)``."""
     found = []
     for name, (top, left) in CROPS.items():
-        image = cpips.load_image(DATA / "images" / "kodak" / name)[None, :, top : top + 2 * side, left : left + 2 * side]
+        image = cpips.images.load(DATA / "images" / "kodak" / name)[None, :, top : top + 2 * side, left : left + 2 * side]
         found.append(cpips.images.halved(image))
     return torch.cat(found)
 

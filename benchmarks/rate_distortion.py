@@ -24,11 +24,11 @@ from PIL import __version__ as pillow
 
 import cpips
 from _common import DATA, at_rate, codec_file, is_plain, kept, save, shipped, table
-from cpips.codec import official
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec
 from cpips.codec.model import Codec
 from cpips.images import from_pil
+from cpips.training import official
 
 LADDER = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
 CLASSICAL = {  # name: Pillow's format, settings, qualities

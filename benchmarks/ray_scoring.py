@@ -28,8 +28,8 @@ from PIL import Image
 
 import cpips
 from cpips import images
-from cpips.scoring import Table, read_table, score_table
-from cpips.scoring.ray_engine import OBJECT_STORE, RaySettings, import_ray, score_parts
+from cpips.batch import Table, read_table, score_table
+from cpips.batch.ray_engine import OBJECT_STORE, RaySettings, import_ray, score_parts
 
 PART = 64
 QUALITIES = (90, 70, 50, 30)

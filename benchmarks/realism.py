@@ -24,9 +24,9 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, codec_file, save, table
+from cpips._utils.io import replace
 from cpips.codec.files import open_codec
 from cpips.codec.model import Codec
-from cpips.files import replace
 from cpips.images import from_pil
 from cpips.realism import WassersteinDistortion, collect, encoder_space, fid, kid, precision_recall
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--name", default="realism", help="the result is kept as results/NAME.json")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.images]
-    crops = [cpips.load_image(path)[None] for path in paths]
+    crops = [cpips.load_image(path) for path in paths]
     crops = [x[..., (x.shape[2] - args.crop) // 2 :, (x.shape[3] - args.crop) // 2 :][..., : args.crop, : args.crop] for x in crops]
     spaces = {name: encoder_space(name) for name in args.spaces}
     measured = lambda images: {name: collect(images, space, patches=args.patch) for name, space in spaces.items()}

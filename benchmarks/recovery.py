@@ -20,9 +20,9 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, save, table, trunk_and_heads
-from cpips.files import replace
+from bapps_eval.probes import Descent, descend
+from cpips._utils.io import replace
 from cpips.losses import CharbonnierLoss, CombinedLoss, Loss, PerceptualLoss, StyleLoss, TotalVariationLoss
-from cpips.probes import Descent, descend
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "recovery.png"
 
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--name", default="recovery", help="of the result")
     args = parser.parse_args()
     top, left, side = args.crop
-    target = cpips.load_image(args.image)[None, :, top:top + side, left:left + side]
+    target = cpips.images.load(args.image)[None, :, top:top + side, left:left + side]
     target = cpips.images.halved(cpips.images.halved(target))
     found, pictures, curves = {}, {}, {}
     for name in args.only:

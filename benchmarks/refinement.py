@@ -43,7 +43,7 @@ LITERATURE = -15.2  # percent: whole Kodak, 2000 steps, read off the published p
 
 def crop(name: str, side: int) -> Tensor:
     top, left = CROPS[name]
-    return cpips.load_image(DATA / "images" / "kodak" / f"{name}.png")[:, top : top + side, left : left + side]
+    return cpips.images.load(DATA / "images" / "kodak" / f"{name}.png")[:, top : top + side, left : left + side]
 
 
 def strings(stream: Bitstream) -> int:

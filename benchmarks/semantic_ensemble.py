@@ -24,12 +24,12 @@ from torch import Tensor
 import cpips
 from _common import DATA, save, save_picture, table, trunk_and_heads
 from cpips.codec.container import pack
-from cpips.codec.decoder_tuning import DecoderTuner, assert_same_bitstreams
 from cpips.codec.evaluate import psnr_8bit
 from cpips.codec.files import open_codec
-from cpips.codec.tune_config import TuneConfig, make_tuner
 from cpips.losses import NonBinaryAdversary
 from cpips.realism import Statistics, collect, fid, kid
+from cpips.training.decoder_tuning import DecoderTuner, assert_same_bitstreams
+from cpips.training.tune_config import TuneConfig, make_tuner
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, FIGURE = ROOT / "configs" / "tune-ensemble.toml", ROOT / "docs" / "semantic_ensemble.png"
@@ -55,7 +55,7 @@ HIGHER = {"psnr", "ms_ssim"}
 
 def centre(path: Path) -> Tensor:
     """The central square of an image, ``(3,SIDE,SIDE)``."""
-    image = cpips.load_image(path)
+    image = cpips.images.load(path)
     top, left = ((side - SIDE) // 2 for side in image.shape[1:])
     return image[:, top : top + SIDE, left : left + SIDE]
 

@@ -25,8 +25,8 @@ import cpips
 from _common import DATA, run_metric, save, table
 from _people import SETS, measured, srcc
 from cpips import images
-from cpips.calibration.agreement import agreement
-from cpips.calibration.judged import JudgedSet
+from cpips.training.calibration.agreement import agreement
+from cpips.training.calibration.judged import JudgedSet
 
 SIDE, MARGIN = 256, 16
 PLACES = {"right by 1 px": (0, 1), "down by 1 px": (1, 0), "right by 4 px": (0, 4), "down by 4 px": (4, 0)}

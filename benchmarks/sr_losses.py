@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 
 import cpips
 from _common import DATA, save, table
-from cpips.baselines import weights_in
-from cpips.files import replace
+from cpips._utils.io import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import super_resolution as sr  # noqa: E402
@@ -104,7 +103,7 @@ def main() -> None:
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     weights = DATA / "weights"
-    judges = {name: cpips.create_metric(name, **weights_in(weights, name)) for name in JUDGES}
+    judges = {name: cpips.create_metric(name, weights) for name in JUDGES}
     pairs = sr.load_pairs([DATA / "images" / "imagenet_sample_256", DATA / "images" / "bsds500_train"])
 
     def measured(loss: str, name: str, **settings) -> tuple[sr.EDSR, dict]:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 import cpips
 from _common import DATA, save, save_picture, table
+from cpips._utils.io import replace
 from cpips.encoders import AnalysisTransform
-from cpips.files import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import style_transfer as st  # noqa: E402

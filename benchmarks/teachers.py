@@ -19,9 +19,9 @@ import cpips
 from _common import DATA, save, table
 from _people import SETS, interval, measured, read_set, srcc
 from bapps_eval.layouts.mos import TID2013_KINDS
-from cpips.calibration.judged import normal_scores
-from cpips.calibration.teachers import CLASSICAL, create_teachers
 from cpips.images import load
+from cpips.training.calibration.judged import normal_scores
+from cpips.training.calibration.teachers import CLASSICAL, create_teachers
 from fast import interleaved, spread
 
 STUDENT, PANEL = "cpips-lite", "their panel"

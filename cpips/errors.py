@@ -29,3 +29,7 @@ class BitstreamError(CpipsError, ValueError):
 
 class RateError(CpipsError, ValueError):
     """A rate that an image cannot be compressed to."""
+
+
+class TableError(CpipsError, ValueError):
+    """A table, folder or output that cannot be used; the message says why."""

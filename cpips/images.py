@@ -33,6 +33,14 @@ _MPO_FORMATS = {"MPO"}  # phone photographs: the first frame is the photograph, 
 # ---- files and PIL images -------------------------------------------------------------------------------------------
 
 
+def load_image(path: str | os.PathLike[str], background: Background = None) -> Tensor:
+    """Read an image file as a batch of one, ``(1,3,H,W)`` float32 RGB in [0,1], which metrics and losses take.
+
+    Arguments, conversions and errors are those of :func:`load`, which gives ``(3,H,W)``.
+    """
+    return load(path, background)[None]
+
+
 def load(path: str | os.PathLike[str], background: Background = None) -> Tensor:
     """Read an image file as ``(3,H,W)`` float32 RGB in [0,1].
 

@@ -24,12 +24,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from . import forms, images, pretrained, shifting, strips
 from ._version import __version__
+from .base import FullReferenceMetric
 from .cells import cell_mean, check_mask, root_slope, wide
 from .embedding import Embedding, check_comparable
 from .encoders import STRIDE, AnalysisTransform
 from .errors import ImageError, ModelError
 from .forms import FORMS
-from .protocol import FullReferenceMetric
 
 __all__ = ["CPIPS", "Embedding"]
 
@@ -66,7 +66,7 @@ class CPIPS(FullReferenceMetric):
             size), and encode each again in the backward pass, from the images: memory grows with the strip, for the
             time of one more forward pass.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
-        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
@@ -195,6 +195,10 @@ class CPIPS(FullReferenceMetric):
         b = a if b is None else self._own(b) if isinstance(b, Embedding) else self.embed(b)
         check_comparable(a, b)
         return torch.stack([self._compare_features(one.expand(len(b)), b) for one in a])
+
+    def __repr__(self) -> str:
+        """What measures, and with which weights; the layers are in ``print(metric.encoder)``."""
+        return f"CPIPS({self.name!r}, form={self.form!r}, digest={self._digest[:12]!r})"
 
     @property
     def signature(self) -> str:

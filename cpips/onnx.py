@@ -21,8 +21,8 @@ from typing import Iterator
 import torch
 from torch import Tensor, nn
 
+from ._utils.io import replace
 from .errors import ModelError
-from .files import replace
 from .metric import CPIPS
 
 INPUTS, OUTPUT = ("x", "y"), "distance"

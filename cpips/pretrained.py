@@ -17,20 +17,21 @@ import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Union
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Union
 
 from ._version import __version__
-from .encoders import AnalysisTransform
 from .errors import ModelError, WeightsError
-from .head import Head
+
+if TYPE_CHECKING:  # names and cards are read without torch
+    from torch import Tensor
+
+    from .encoders import AnalysisTransform
+    from .head import Head
 
 DEFAULT_MODEL = "cpips-lite"
 DEFAULT_CODEC = "hyperprior-q4"  # for files and indexes
 
-Source = Union[str, "os.PathLike[str]", Mapping[str, Tensor], AnalysisTransform]
+Source = Union[str, "os.PathLike[str]", "Mapping[str, Tensor]", "AnalysisTransform"]
 
 ZOO_URL = "https://compressai.s3.amazonaws.com/models/v1/"
 # first 8 hex digits of each file's SHA-256, as the official file names carry them
@@ -112,6 +113,9 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         ModelError: an unknown name.
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
+    from .encoders import AnalysisTransform
+    from .head import Head
+
     if isinstance(model, AnalysisTransform):
         return Loaded(model, "custom", model.digest())
     if isinstance(model, Mapping):
@@ -151,6 +155,8 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
 
             state: Any = load_file(path)
         else:
+            import torch
+
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} holds more than plain tensors, or is damaged, and was not unpickled: "

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from . import images, pretrained
-from .codec._compressai import declare_torchvision_ops
+from ._utils.optional import declare_torchvision_ops
+from .base import FullReferenceMetric
 from .errors import ModelError
 from .metric import CPIPS as Distance
-from .protocol import FullReferenceMetric
 from .registry import create_metric
 
 try:
@@ -88,16 +88,16 @@ class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they
 
     @property
     def higher_is_better(self) -> bool:
-        return not self.metric.lower_is_better
+        return self.metric.higher_is_better
 
     @property
     def is_differentiable(self) -> bool:
         """Whether the value that ``forward`` returns for a batch has finite gradients."""
-        return self.metric.differentiable
+        return self.metric.is_differentiable
 
     def update(self, preds: images.ImageLike, target: images.ImageLike) -> None:
-        """Add a batch of images, as :func:`cpips.images.as_batch` accepts them."""
-        distances = self.metric(preds, target, reduction="none")
+        """Add a batch of images, as :func:`cpips.images.as_batch` accepts them; ``target`` is the reference."""
+        distances = self.metric(target, preds, reduction="none")  # torchmetrics and cpips have opposite orders
         self.total = self.total + distances.to(self.total).sum()
         self.count = self.count + distances.numel()
         if self.reduction == "none":

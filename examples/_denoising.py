@@ -48,7 +48,7 @@ class NoisyPictures(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(index)
         if self.files:
-            image = cpips.load_image(self.files[index], background="white")
+            image = cpips.images.load(self.files[index], background="white")
             image = F.pad(image[None], (0, max(self.side - image.shape[2], 0), 0, max(self.side - image.shape[1], 0)),
                           "replicate")[0]
             top, left = (int(torch.randint(size - self.side + 1, (), generator=generator)) for size in image.shape[1:])

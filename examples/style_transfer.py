@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor, nn
 
+from cpips._utils.io import replace
 from cpips.baselines.trunks import NETS
 from cpips.encoders import AnalysisTransform
-from cpips.files import replace
 from cpips.images import from_pil
 from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TotalVariationLoss
 

@@ -26,9 +26,8 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 
 import cpips
-from cpips.baselines import weights_in
+from cpips._utils.io import replace
 from cpips.baselines.trunks import NETS
-from cpips.files import replace
 from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss
 
 SCALE = 4
@@ -49,7 +48,7 @@ def resize(image: Tensor, factor: float) -> Tensor:
 
 def load_pair(path: Path) -> tuple[Tensor, Tensor]:
     """An image, its sides cropped to multiples of 4, and its low resolution: uint8."""
-    image = cpips.load_image(path)
+    image = cpips.images.load(path)
     high = image[:, : image.shape[1] // SCALE * SCALE, : image.shape[2] // SCALE * SCALE]
     low = resize(high, 1 / SCALE).clamp(0, 1)
     return tuple(t.mul(255).round().to(torch.uint8) for t in (high, low))
@@ -124,7 +123,7 @@ def perceptual_loss(name: str, weights: Path | None) -> PerceptualLoss:
     if tap:
         trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
         return PerceptualLoss(FeatureExtractor(net, **trunk), distance="l2", taps=tap)
-    return PerceptualLoss(cpips.create_metric(name, **(weights_in(weights, name) if weights else {})))
+    return PerceptualLoss(cpips.create_metric(name, weights))
 
 
 def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", weights: Path | None = None,

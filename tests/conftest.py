@@ -66,7 +66,7 @@ def compressai():
     """CompressAI, importable on a CPU-only torch; skips where it is not installed."""
     if importlib.util.find_spec("compressai") is None:
         pytest.skip("CompressAI (extra codec) is not installed")
-    from cpips.codec._compressai import import_compressai
+    from cpips._utils.optional import import_compressai
 
     return import_compressai()
 
@@ -94,7 +94,7 @@ def data_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run(compressai, data_root, tmp_path_factory) -> Path:
     """A finished run of the tests' small config, never interrupted."""
-    from cpips.codec.train import Trainer
+    from cpips.training.trainer import Trainer
     from tiny_codec import CONFIG
 
     out = tmp_path_factory.mktemp("run")

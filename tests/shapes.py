@@ -23,9 +23,10 @@ from torch import Tensor
 import bapps_eval.scores
 import bapps_eval.statistics
 import cpips.metric
-from cpips import encoders, forms, heatmap, images
+from cpips import encoders, forms, images
 from cpips.losses import adversarial, perceptual, pixels, style
 from cpips.realism import distances, wasserstein
+from cpips.viz import heatmap
 
 Reduced = Float[Tensor, "N"] | Float[Tensor, ""]
 ByTap = Mapping[str, Float[Tensor, "N _ _ _"]]  # sides and channels are each tap's own

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 import cpips
+from cpips._utils.optional import declare_torchvision_ops
+from cpips.base import FullReferenceMetric
 from cpips.baselines import BASELINES, DISTS, LPIPS, MS_SSIM, MSE, PSNR, SSIM, STLPIPS, create, stlpips
 from cpips.baselines.trunks import NETS, trunk_state
-from cpips.codec._compressai import declare_torchvision_ops
 from cpips.errors import ImageError, ModelError, WeightsError
 from cpips.images import load
-from cpips.protocol import FullReferenceMetric
 
 NETWORKS = list(NETS)
 SIMILARITIES = ["vsi", "haarpsi", "fsimc", "mdsi"]

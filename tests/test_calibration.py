@@ -21,11 +21,11 @@ if missing := [name for name in ("compressai", "piq") if importlib.util.find_spe
 
 from cpips import CPIPS, ModelError  # noqa: E402
 from cpips.baselines import LPIPS  # noqa: E402
-from cpips.calibration import agreement, fit, judged, restorers, teachers  # noqa: E402
-from cpips.calibration.config import CalibrateConfig  # noqa: E402
-from cpips.calibration.judged import (LADDERS, JudgedSet, JudgedSetError, JudgedSettings, make,  # noqa: E402
+from cpips.training.calibration import agreement, fit, judged, restorers, teachers  # noqa: E402
+from cpips.training.calibration.config import CalibrateConfig  # noqa: E402
+from cpips.training.calibration.judged import (LADDERS, JudgedSet, JudgedSetError, JudgedSettings, make,  # noqa: E402
                                       normal_scores)
-from cpips.calibration.ranking import TrainableHead, order_loss, ranking_loss  # noqa: E402
+from cpips.training.calibration.ranking import TrainableHead, order_loss, ranking_loss  # noqa: E402
 from cpips.cli.app import app  # noqa: E402
 from cpips.encoders import AnalysisTransform  # noqa: E402
 from cpips.head import Head  # noqa: E402
@@ -726,7 +726,7 @@ def test_config_finds_its_model_from_anywhere(tmp_path):
 
 def test_calibration_leaves_bapps_eval_alone():
     """Rooms import only rooms to their left."""
-    code = ("import sys, cpips.calibration.fit, cpips.calibration.config, cpips.calibration.ranking\n"
+    code = ("import sys, cpips.training.calibration.fit, cpips.training.calibration.config, cpips.training.calibration.ranking\n"
             "assert not any(name.split('.')[0] == 'bapps_eval' for name in sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)
 

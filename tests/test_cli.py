@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cpips
-import cpips.scoring
+import cpips.batch
 from cpips.cli.app import app
 
 PLAIN = {**{k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS")},
@@ -144,7 +144,7 @@ def test_an_interrupt_is_130(call, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cpips.scoring, "score_pairs", interrupted)
+    monkeypatch.setattr(cpips.batch, "score_pairs", interrupted)
     call("compare", "ref.png", "near.png", code=130)
 
 
@@ -152,7 +152,7 @@ def test_a_fault_is_one_line_and_a_traceback_with_debug(call, monkeypatch):
     def fault(*args, **kwargs):
         raise RuntimeError("something\nbroke")
 
-    monkeypatch.setattr(cpips.scoring, "score_pairs", fault)
+    monkeypatch.setattr(cpips.batch, "score_pairs", fault)
     assert "RuntimeError: something broke" in error_of(call("compare", "ref.png", "near.png", code=2))
     for args in (["--debug", "compare", "ref.png", "near.png"], ["compare", "ref.png", "near.png", "--debug"]):
         result = CliRunner().invoke(app, args)
@@ -269,7 +269,7 @@ def config(tmp_path):
 
 @pytest.mark.slow
 def test_train_trains_and_an_interrupt_keeps_the_step(call, compressai, config, tmp_path, monkeypatch):
-    from cpips.codec.train import Trainer
+    from cpips.training.trainer import Trainer
 
     args = ["train", config, "--data-root", tmp_path / "data", "-o", tmp_path / "run", "--threads", 1]
     train_step = Trainer.train_step

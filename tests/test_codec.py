@@ -14,12 +14,12 @@ if missing := [name for name in ("compressai", "lightning_fabric") if importlib.
     pytest.skip(f"{missing[0]} (extra train) is not installed", allow_module_level=True)
 
 from cpips import CPIPS, WeightsError, pretrained  # noqa: E402
-from cpips.codec.config import Stage  # noqa: E402
+from cpips.training.config import Stage  # noqa: E402
 from cpips.codec.evaluate import codec_metadata, evaluate_codec, load_codec, psnr_8bit  # noqa: E402
 from cpips.codec.files import open_codec  # noqa: E402
 from cpips.codec.model import Codec, rate_distortion  # noqa: E402
-from cpips.codec.release import classification, gap, release  # noqa: E402
-from cpips.codec.train import Trainer  # noqa: E402
+from cpips.training.release import classification, gap, release  # noqa: E402
+from cpips.training.trainer import Trainer  # noqa: E402
 from tiny_codec import CONFIG, toml  # noqa: E402
 
 
@@ -93,7 +93,7 @@ def test_release_of_a_tuned_model(run, data_root, tmp_path):
 
 
 def test_half_precision_is_not_stored_where_it_would_show(run, data_root, tmp_path, monkeypatch):
-    monkeypatch.setattr("cpips.codec.release.FP16_LIMIT", 0.0)
+    monkeypatch.setattr("cpips.training.release.FP16_LIMIT", 0.0)
     (tmp_path / "tiny.toml").write_text(toml(CONFIG))
     card = release(run, tmp_path / "tiny.toml", data_root / "photos", tmp_path, commit="abc")
     assert card["dtype"] == "float32"

@@ -17,12 +17,12 @@ if importlib.util.find_spec("compressai") is None:
 
 from cpips.cli.app import app  # noqa: E402
 from cpips.codec import files  # noqa: E402
-from cpips.codec.data import Crops  # noqa: E402
-from cpips.codec.decoder_tuning import (  # noqa: E402
+from cpips.training.data import Crops  # noqa: E402
+from cpips.training.decoder_tuning import (  # noqa: E402
     DecoderTuner, TuneSettings, assert_same_bitstreams, chosen_layers, copy_codec, synthesis_layers)
 from cpips.codec.evaluate import codec_metadata, load_codec  # noqa: E402
 from cpips.codec.model import Codec, LiteCodec, create_codec  # noqa: E402
-from cpips.codec.tune_config import TuneConfig  # noqa: E402
+from cpips.training.tune_config import TuneConfig  # noqa: E402
 from cpips.errors import BitstreamError, ModelError, WeightsError  # noqa: E402
 from cpips.losses import CharbonnierLoss, CombinedLoss, load_tokenizer  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402

@@ -16,7 +16,7 @@ from PIL import Image
 from bapps_eval.check import check, check_folder
 from bapps_eval.dataset import Dataset, DatasetError
 from bapps_eval.layouts import bapps, open_datasets, pack, packed
-from bapps_eval.layouts._common import read_image
+from bapps_eval.layouts.common import read_image
 from bapps_eval.layouts.mos import KADID10K_KINDS, PUBLISHED, TID2013_KINDS
 from bapps_eval.resize import resize
 from eval_trees import (bapps_tree, csiq_tree, kadid10k_tree, live_tree, noisy, photo, pipal_tree, save, save_share,

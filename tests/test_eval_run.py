@@ -26,11 +26,11 @@ from bapps_eval.cli import app
 from bapps_eval.dataset import Dataset, DatasetError
 from bapps_eval.distances import DistancesError
 from bapps_eval.layouts import open_datasets
-from bapps_eval.metrics import UserMetric, create_metric
 from bapps_eval.run import RunError, output_path, run
-from cpips.errors import ModelError
-from cpips.scoring.journal import journal_path
-from cpips.scoring.tables import TableError
+from cpips._utils.journal import journal_path
+from cpips.base import UserMetric
+from cpips.errors import ModelError, TableError
+from cpips.registry import create_metric
 from helpers import state_of
 
 
@@ -56,7 +56,7 @@ def metric():
     return cpips.CPIPS(state_of())
 
 
-class Spy(cpips.protocol.FullReferenceMetric):
+class Spy(cpips.base.FullReferenceMetric):
     """Mean squared difference, which tells what it was called with."""
 
     name = "spy"

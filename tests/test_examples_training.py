@@ -26,7 +26,7 @@ def example(monkeypatch):
     def load(name: str, *needs: str):
         if missing := [module for module in needs if importlib.util.find_spec(module) is None]:
             pytest.skip(f"{', '.join(missing)} not installed")
-        from cpips.codec._compressai import declare_torchvision_ops
+        from cpips._utils.optional import declare_torchvision_ops
 
         declare_torchvision_ops()  # which they import where it is there, be it of another build
         return importlib.import_module(name).main

@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageFilter
 
 import cpips
-from cpips import heatmap
 from cpips.errors import ImageError
 from cpips.images import from_pil
+from cpips.viz import heatmap
 
 
 def texture(height: int, width: int, seed: int = 0) -> Image.Image:

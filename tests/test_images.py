@@ -49,7 +49,8 @@ def test_lossless_files_are_read_exactly(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(RGB).save(path, **({"lossless": True} if suffix == "webp" else {}))
     same(load(path), unit(RGB))
-    same(cpips.load_image(str(path)), unit(RGB))
+    same(load(str(path)), unit(RGB))
+    same(cpips.load_image(str(path)), unit(RGB)[None])
     same(as_batch(path), unit(RGB)[None])
 
 

@@ -29,7 +29,7 @@ from cpips.codec import container, files  # noqa: E402
 from cpips.codec import index as module  # noqa: E402
 from cpips.codec.index import IndexFileError, LatentIndex, build, sketch, standard  # noqa: E402
 from cpips.codec.model import Codec  # noqa: E402
-from cpips.scoring.tables import TableError  # noqa: E402
+from cpips.errors import TableError  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
 SIZE = 64

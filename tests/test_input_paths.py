@@ -14,9 +14,9 @@ from PIL import Image
 
 import cpips
 from cpips import CPIPS, CpipsError, ImageError
+from cpips.batch import read_table, score_pairs, score_table
 from cpips.encoders import LITE, AnalysisTransform
 from cpips.images import decode
-from cpips.scoring import read_table, score_pairs, score_table
 
 QUICK = settings(max_examples=12, deadline=None, derandomize=True, database=None,
                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from cpips import CPIPS, create_metric
-from cpips.custom import UserMetric
+from cpips.base import FullReferenceMetric, UserMetric
 from cpips.encoders import AnalysisTransform
-from cpips.protocol import FullReferenceMetric
 
 FORMS = {
     "latent": {}, "latent, rounded": {"quantize": True}, "latent, weights": {"weights": {"y": torch.linspace(0, 2, 6)}},

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 if importlib.util.find_spec("compressai") is None:
     pytest.skip("compressai (extra codec) is not installed", allow_module_level=True)
 
-from cpips.codec.checkerboard import checkerboard_energy, checkerboard_index  # noqa: E402
-from cpips.codec.data import Crops  # noqa: E402
-from cpips.codec.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams, chosen_layers  # noqa: E402
+from cpips.training.checkerboard import checkerboard_energy, checkerboard_index  # noqa: E402
+from cpips.training.data import Crops  # noqa: E402
+from cpips.training.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams, chosen_layers  # noqa: E402
 from cpips.codec.evaluate import load_codec  # noqa: E402
-from cpips.codec.patchgan import PatchAdversary, PatchGAN, random_patches  # noqa: E402
+from cpips.training.patchgan import PatchAdversary, PatchGAN, random_patches  # noqa: E402
 from cpips.errors import ImageError, ModelError  # noqa: E402
 from tiny_codec import CONFIG, make_codec  # noqa: E402
 
@@ -217,9 +217,9 @@ def test_without_weight_patches_are_never_looked_at(data_root, tmp_path):
 @pytest.mark.shared_data
 @pytest.mark.slow
 def test_task_term_is_the_distance_of_features(data_root, tmp_path, shared_data):
-    train = pytest.importorskip("cpips.codec.train")
-    from cpips.codec.config import Stage
+    train = pytest.importorskip("cpips.training.trainer")
     from cpips.losses import FeatureExtractor, perceptual_loss
+    from cpips.training.config import Stage
 
     trunk = shared_data / "weights" / "squeezenet1_1_features.pth"
     config = dataclasses.replace(CONFIG, stages=[Stage(4, 64, 2)], lmbda=0.001, task_weight=0.7, task_trunk=str(trunk),

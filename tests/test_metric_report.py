@@ -12,11 +12,11 @@ from PIL import Image
 import cpips
 from bapps_eval import scoring
 from bapps_eval.distances import DistancesError
+from bapps_eval.probes import ProbeResult
+from bapps_eval.report import measure, write_metric_page
+from bapps_eval.report.metric_page import _factor, _flat, _nested
 from cpips import ModelError
 from cpips.cli.app import app
-from cpips.probes import ProbeResult
-from cpips.report import measure, write_metric_page
-from cpips.report.metric import _factor, _flat, _nested
 from eval_trees import tid2013_tree
 from helpers import visit
 from test_eval_report import EVIL, dataset, run

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 
 import cpips
 from cpips import CPIPS, ModelError, WeightsError, pretrained
-from cpips.baselines import DISTS, LPIPS, _common, dists, lpips, trunks
-from cpips.codec._compressai import declare_torchvision_ops
+from cpips._utils.optional import declare_torchvision_ops
+from cpips.baselines import DISTS, LPIPS, weights as _common, dists, lpips, trunks
 from cpips.encoders import AnalysisTransform
 from helpers import state_of
 

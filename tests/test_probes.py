@@ -11,11 +11,9 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d
 
 import cpips
+from bapps_eval.probes import KINDS, PROBES, Distance, ProbeResult, _bank, flips, invariance, mad, noise_floor, order, recovery, restoration
+from bapps_eval.probes.figure import draw
 from cpips import ImageError, ModelError
-from cpips.probes import (KINDS, PROBES, Distance, ProbeResult, flips, invariance, mad, noise_floor, order, recovery,
-                          restoration)
-from cpips.probes import _bank
-from cpips.probes.figure import draw
 
 GREY = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 FEW = ["desaturate", "hue-shift", "colour-diffusion", "colour-shift", "brighten", "contrast-down", "gaussian-noise",
@@ -228,7 +226,7 @@ def test_a_shift_costs_most_where_there_are_most_edges(image, smooth):
 
 
 def test_moves_are_what_they_say(image):
-    from cpips.probes.invariance import JOINTS, ROOM, SINGLE, _moved
+    from bapps_eval.probes.invariance import JOINTS, ROOM, SINGLE, _moved
 
     inner = image[..., ROOM:-ROOM, ROOM:-ROOM]
     assert torch.equal(SINGLE["shift by 1 px across"](image), image[..., ROOM:-ROOM, ROOM + 1 : 1 - ROOM])

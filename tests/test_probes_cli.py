@@ -7,8 +7,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from bapps_eval.probes import ProbeResult
 from cpips.cli.app import app
-from cpips.probes import ProbeResult
 
 
 @pytest.fixture

@@ -29,14 +29,13 @@ from bapps_eval import distances
 from bapps_eval.cli import app as eval_app
 from bapps_eval.dataset import DatasetError
 from bapps_eval.layouts.packed import pack
-from bapps_eval.run import output_path
-from bapps_eval.run import run as run_eval
+from bapps_eval.run import output_path, run as run_eval
+from cpips.base import FullReferenceMetric
+from cpips.batch import Result, read_table, score_pairs, score_table, urls
+from cpips.batch.pairs import block_rows
+from cpips.batch.parts import MANIFEST, Parts
 from cpips.cli.app import app
-from cpips.protocol import FullReferenceMetric
-from cpips.scoring import Result, read_table, score_pairs, score_table, urls
-from cpips.scoring.pairs import block_rows
-from cpips.scoring.parts import MANIFEST, Parts
-from cpips.scoring.tables import TableError
+from cpips.errors import TableError
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray (extra ray) is not installed")
 pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
@@ -211,7 +210,7 @@ def cluster():
         pytest.skip("Ray (extra ray) is not installed")
     # the second: what Ray does on other systems than Linux, all nodes on 127.0.0.1
     with mock.patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"):
-        from cpips.scoring.ray_engine import import_ray
+        from cpips.batch.ray_engine import import_ray
 
         ray = import_ray()
         from ray.cluster_utils import Cluster
@@ -280,7 +279,7 @@ def test_the_command_gives_the_numbers_of_one_machine_and_goes_on(cluster, metri
 def test_tables_images_and_parts_behind_urls(cluster, metric, gallery, server):
     import fsspec
 
-    from cpips.scoring.ray_engine import RaySettings, score_parts
+    from cpips.batch.ray_engine import RaySettings, score_parts
 
     local = table_at(gallery / "t.csv", 20, r7="cut.png")
     expected = list(score_pairs(read_table(local).pairs, metric, batch_size=BATCH))
@@ -296,7 +295,7 @@ def test_tables_images_and_parts_behind_urls(cluster, metric, gallery, server):
 @ray_test
 def test_data_sets_give_the_numbers_of_one_machine(cluster, metric, tmp_path):
     from bapps_eval.ray_engine import circumstances, engine
-    from cpips.scoring.ray_engine import RaySettings, pool
+    from cpips.batch.ray_engine import RaySettings, pool
 
     dataset = made("2afc", 40, size=(20, 24))
     expected, _ = run_eval(dataset, metric, tmp_path / "one", batch_size=BATCH)
@@ -321,7 +320,7 @@ def test_data_sets_give_the_numbers_of_one_machine(cluster, metric, tmp_path):
 @ray_test
 def test_the_command_over_a_pack_and_an_item_that_cannot_be_read(cluster, tmp_path):
     from bapps_eval.ray_engine import engine
-    from cpips.scoring.ray_engine import RaySettings, pool
+    from cpips.batch.ray_engine import RaySettings, pool
 
     dataset = made("jnd", 12)
     pack(dataset, tmp_path / "pack")
@@ -394,7 +393,7 @@ class Deadly(Mean):
 
 @ray_test
 def test_an_image_that_kills_its_worker_fails_its_row_only(cluster, gallery, tmp_path):
-    from cpips.scoring.ray_engine import RaySettings, score_parts
+    from cpips.batch.ray_engine import RaySettings, score_parts
 
     for colour in ("white", "black"):
         Image.new("RGB", (20, 24), colour).save(gallery / f"{colour}.png")
@@ -414,7 +413,7 @@ def test_an_image_that_kills_its_worker_fails_its_row_only(cluster, gallery, tmp
 
 @ray_test
 def test_a_node_killed_in_the_middle_loses_and_doubles_nothing(cluster, gallery, tmp_path):
-    from cpips.scoring.ray_engine import score_parts
+    from cpips.batch.ray_engine import score_parts
 
     table = read_table(table_at(gallery / "t.csv", 240, r100="cut.png"))
     log, node, told = tmp_path / "log", cluster.doomed.node_id, []
@@ -446,7 +445,7 @@ def test_an_item_that_kills_its_worker_is_named():
 
 @needs_ray
 def test_room_for_actors():
-    from cpips.scoring.ray_engine import RayError, RaySettings, _room
+    from cpips.batch.ray_engine import RayError, RaySettings, _room
 
     nodes = [{"CPU": 4.0}, {"CPU": 3.0, "GPU": 2.0}, {}]
     assert (_room(RaySettings(), nodes).count, _room(RaySettings(), nodes).device) == (2, "cuda")

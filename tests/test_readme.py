@@ -19,7 +19,7 @@ from eval_trees import bapps_tree
 from PIL import Image
 
 import cpips
-from cpips.codec._compressai import declare_torchvision_ops
+from cpips._utils.optional import declare_torchvision_ops
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

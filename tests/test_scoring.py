@@ -21,12 +21,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cpips
+from cpips._utils.io import atomic
+from cpips.base import FullReferenceMetric
+from cpips.batch import Result, read_folders, read_table, score_pairs, score_table
+from cpips.batch.run import journal_path
+from cpips.batch.tables import write_table
 from cpips.cli.app import app
-from cpips.errors import CpipsError
-from cpips.protocol import FullReferenceMetric
-from cpips.scoring import Result, read_folders, read_table, score_pairs, score_table
-from cpips.scoring.run import journal_path
-from cpips.scoring.tables import TableError, atomic, write_table
+from cpips.errors import CpipsError, TableError
 
 SIZES = [(40, 33), (24, 50), (40, 33), (17, 16)]
 
@@ -356,14 +357,14 @@ def test_two_runs_at_once_are_refused(metric, table_of, tmp_path):
 
 def test_a_full_disk_stops_the_run_and_keeps_the_journal(metric, table_of, tmp_path, monkeypatch):
     table, out = read_table(table_of(8)), tmp_path / "out.csv"
-    write = cpips.scoring.journal.Journal._write
+    write = cpips._utils.journal.Journal._write
 
     def full(self, entry):
         if entry.get("row") == 5:
             raise OSError(28, "No space left on device")
         write(self, entry)
 
-    monkeypatch.setattr(cpips.scoring.journal.Journal, "_write", full)
+    monkeypatch.setattr(cpips._utils.journal.Journal, "_write", full)
     with pytest.raises(OSError, match="No space left"):
         score_table(table, metric, out)
     monkeypatch.undo()

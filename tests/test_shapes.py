@@ -17,7 +17,8 @@ from jaxtyping import TypeCheckError  # noqa: E402
 
 import cpips  # noqa: E402
 from bapps_eval import scores, statistics  # noqa: E402
-from cpips import forms, heatmap  # noqa: E402
+from cpips import forms
+from cpips.viz import heatmap  # noqa: E402
 from cpips.losses import adversarial, perceptual, pixels, style  # noqa: E402
 from cpips.realism import distances, wasserstein  # noqa: E402
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import cpips
 from cpips import ImageError, ModelError
-from cpips.codec._compressai import declare_torchvision_ops
+from cpips._utils.optional import declare_torchvision_ops
 from cpips.encoders import AnalysisTransform
 from helpers import run_two
 
@@ -367,7 +367,7 @@ def test_without_torchmetrics_the_extra_is_named(monkeypatch):
 SCRIPT = """
 import json, sys, warnings
 import torch, torch.distributed as dist
-from cpips.codec._compressai import declare_torchvision_ops
+from cpips._utils.optional import declare_torchvision_ops
 
 declare_torchvision_ops()
 warnings.simplefilter("ignore")

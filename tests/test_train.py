@@ -29,12 +29,13 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from cpips import WeightsError  # noqa: E402
 from cpips.cli.app import app  # noqa: E402
-from cpips.codec.config import Stage, TrainConfig  # noqa: E402
-from cpips.codec.data import Crops, Labelled, prefetch  # noqa: E402
+from cpips.training.config import Stage, TrainConfig  # noqa: E402
+from cpips._utils.threads import prefetch
+from cpips.training.data import Crops, Labelled  # noqa: E402
 from cpips.codec.evaluate import codec_metadata, load_codec  # noqa: E402
 from cpips.codec.model import Codec  # noqa: E402
-from cpips.codec.objective import Classifier, top1_accuracy  # noqa: E402
-from cpips.codec.train import Trainer, export  # noqa: E402
+from cpips.training.objective import Classifier, top1_accuracy  # noqa: E402
+from cpips.training.trainer import Trainer, export  # noqa: E402
 from tiny_codec import CONFIG, curve, rows, toml  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -276,7 +277,7 @@ def test_killed_run_resumes(data_root, tmp_path):
     """SIGKILL in the middle of a step loses at most the steps since the last checkpoint, and none of the result."""
     config = dataclasses.replace(CONFIG, stages=[Stage(40, 64, 2)], checkpoint_every=3, log_every=1)
     (tmp_path / "tiny.toml").write_text(toml(config))
-    script = ("import sys, torch; from cpips.codec.train import Trainer, TrainConfig; torch.set_num_threads(1);"
+    script = ("import sys, torch; from cpips.training.trainer import Trainer, TrainConfig; torch.set_num_threads(1);"
               "Trainer(TrainConfig.load(sys.argv[1]), sys.argv[2], sys.argv[3]).run()")
     killed = subprocess.Popen([sys.executable, "-c", script, tmp_path / "tiny.toml", data_root, tmp_path / "killed"])
     log, deadline = tmp_path / "killed" / "log.csv", time.monotonic() + 120
@@ -325,7 +326,7 @@ def test_run_stopped_early_can_be_exported(data_root, tmp_path):
 
 PROCESS = """
 import os, signal, sys
-from cpips.codec.train import Trainer, TrainConfig
+from cpips.training.trainer import Trainer, TrainConfig
 
 config, data, out, odd = sys.argv[1:]
 rank = os.environ["RANK"]
@@ -676,7 +677,7 @@ def test_command_tells_in_a_line_what_is_wrong(data_root, tmp_path, settings, me
 @pytest.mark.parametrize("package", ["lightning_fabric", "pytorch_optimizer"])
 def test_missing_package_names_the_extra(data_root, tmp_path, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "cpips.codec.train")
+    monkeypatch.delitem(sys.modules, "cpips.training.trainer")
     (tmp_path / "tiny.toml").write_text(toml(dataclasses.replace(CONFIG, optimizer="soap")))
     args = ["train", tmp_path / "tiny.toml", "--data-root", data_root, "-o", tmp_path / "run"]
     result = CliRunner().invoke(app, [str(arg) for arg in args])

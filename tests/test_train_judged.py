@@ -19,13 +19,13 @@ if missing := [name for name in ("compressai", "lightning_fabric") if importlib.
     pytest.skip(f"{missing[0]} (extra train) is not installed", allow_module_level=True)
 
 from cpips import CPIPS, pretrained  # noqa: E402
-from cpips.calibration.agreement import agreement, shifted  # noqa: E402
-from cpips.calibration.judged import LADDERS, JudgedSet  # noqa: E402
-from cpips.codec.config import Stage, TrainConfig  # noqa: E402
+from cpips.training.calibration.agreement import agreement, shifted  # noqa: E402
+from cpips.training.calibration.judged import LADDERS, JudgedSet  # noqa: E402
+from cpips.training.config import Stage, TrainConfig  # noqa: E402
 from cpips.codec.evaluate import load_codec  # noqa: E402
 from cpips.codec.model import Codec, LiteCodec, create_codec, is_table  # noqa: E402
-from cpips.codec.release import release  # noqa: E402
-from cpips.codec.train import Trainer  # noqa: E402
+from cpips.training.release import release  # noqa: E402
+from cpips.training.trainer import Trainer  # noqa: E402
 from cpips.errors import ModelError  # noqa: E402
 from eval_trees import photo  # noqa: E402
 from tiny_codec import CONFIG, curve, toml  # noqa: E402

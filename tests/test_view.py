@@ -19,7 +19,7 @@ from test_cli import call, error_of, gallery  # noqa: F401  (fixtures)
 import cpips
 from cpips.cli import view as command
 from cpips.errors import ImageError
-from cpips.view import Peak, Picture, largest, write_page
+from cpips.viz import Peak, Picture, largest, write_page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202e&\".png"
 HEIGHT, WIDTH = 240, 320

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from cpips.codec.config import Stage, TrainConfig
 from cpips.codec.model import Codec, is_table
+from cpips.training.config import Stage, TrainConfig
 
 CONFIG = TrainConfig(name="tiny", data=["photos"], lmbda=0.01, stages=[Stage(5, 64, 2), Stage(3, 128, 1)], N=8, M=12,
                      warmup_steps=2, log_every=2, checkpoint_every=3, ema_decay=0.5)

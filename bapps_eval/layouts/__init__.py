@@ -7,7 +7,7 @@ from pathlib import Path
 from ..dataset import Dataset, DatasetError
 from ..resize import check_rule
 from . import bapps, mos, packed, tables
-from ._common import Found, folders, names, refuse
+from .common import Found, folders, names, refuse
 from .packed import pack
 
 __all__ = ["find", "open_datasets", "pack"]

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from cpips._utils.io import IMAGE_SUFFIXES
+
 from .. import resize as resizing
 from ..dataset import Dataset, DatasetError
-from ._common import SUFFIXES, Found, Item, Problem, absolute, assemble, by_stem, folders, in_chunks
+from .common import Found, Item, Problem, absolute, assemble, by_stem, folders, in_chunks
 
 LABELS = {"2afc": "judge", "jnd": "same"}
 PARTS = {"2afc": ("ref", "p0", "p1"), "jnd": ("p0", "p1")}  # in the order of dataset.TASKS
@@ -105,7 +107,7 @@ def _read_family(folder: Path, task: str, problem: Problem) -> list[Item]:
         problem(f"{folder} has no folder {' and no '.join(absent)}: a family of {task} has {', '.join(parts)}; unpack "
                 "the archive again")
         return []
-    files = {part: by_stem(folder / part, {".npy"} if part == label else SUFFIXES, problem) for part in parts}
+    files = {part: by_stem(folder / part, {".npy"} if part == label else IMAGE_SUFFIXES, problem) for part in parts}
     whole = []
     for stem in sorted(set().union(*files.values())):
         there = [part for part in parts if stem in files[part]]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import Dataset, DatasetError
-from ._common import Found, Index, Item, Problem, assemble, finite, folders, names, plain, read_csv, read_lines
+from .common import Found, Index, Item, Problem, assemble, finite, folders, names, plain, read_csv, read_lines
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cpips.codec.data import prefetch
+from cpips._utils.threads import prefetch
 from cpips.pretrained import file_sha256
 
 from ..dataset import TASKS, Dataset, DatasetError, Images
 from ..distances import describe
-from ._common import Found, Problem
+from .common import Found, Problem
 
 FORMAT = 1
 ABOUT, ITEMS, PIXELS = "pack.json", "items.parquet", "images.npy"

@@ -8,7 +8,7 @@ from typing import Sequence
 
 from ..dataset import TASKS, Dataset, DatasetError
 from . import mos
-from ._common import Found, Item, Problem, absolute, assemble, finite, plain, read_csv
+from .common import Found, Item, Problem, absolute, assemble, finite, plain, read_csv
 
 # What a column may be called; of each line a table has one at most.
 COLUMNS = {

@@ -1,6 +1,10 @@
-"""What is printed of scores: tables for papers and terminals, and one self-contained page."""
+"""What is printed of scores: tables for papers and terminals, a page of a comparison, a page of one metric."""
 
+from __future__ import annotations
+
+from .cost import measure
+from .metric_page import write_metric_page
 from .page import write_report
 from .tables import overview, table
 
-__all__ = ["overview", "table", "write_report"]
+__all__ = ["measure", "overview", "table", "write_metric_page", "write_report"]

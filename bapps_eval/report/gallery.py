@@ -202,7 +202,7 @@ def _pictures(images: Dataset, i: int, runs: Sequence[Distances], maps: Maps | N
 
 def _heated(name: str, id: str, item: dict[str, NDArray[Any]], heats: dict[str, NDArray[Any]]) -> list[Picture]:
     """Heat over the images, on one scale for the item: that of cpips' heat maps."""
-    from cpips import heatmap
+    from cpips.viz import heatmap
 
     for which, heat in heats.items():
         if np.shape(heat) != item[which].shape[:2]:

@@ -19,13 +19,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 import cpips
-from cpips.files import replace
+from cpips._utils.io import replace
 
 from .. import scores, scoring, statistics
 from ..dataset import Dataset
 from ..distances import Distances, DistancesError
-from . import gallery as galleries
-from . import plots, tables
+from . import gallery as galleries, plots, tables
 from .gallery import Maps
 from .tables import Cell, Column, Comparison, Grid
 
@@ -37,7 +36,8 @@ _HERE = Path(__file__).parent
 
 
 def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Dataset] = (),
-                 resamples: int = statistics.RESAMPLES, gallery: int = 12, maps: Maps | None = None) -> Path:
+                 resamples: int = statistics.RESAMPLES, gallery: int = 12, maps: Maps | None = None,
+                 focus: str | None = None) -> Path:
     """Write an HTML page about runs on one or more data sets; it takes its name when it is whole.
 
     Args:
@@ -46,9 +46,10 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
         gallery: items of each pair of metrics; 0 for no gallery.
         maps: ``(metric name, reference, image) -> (H,W)`` heat maps of ``(H,W,3)`` uint8 images, shown beneath them;
             None for a metric that has none.
+        focus: a metric that differences and the gallery are with, in place of the best, where it was run.
 
     Raises:
-        DistancesError: no runs, or a metric twice on one data set.
+        DistancesError: no runs, a metric twice on one data set, or none of the metric in focus.
         ScoreError: opinions that no score can be made of.
         DatasetError: an image of the gallery cannot be read.
         OSError: the page cannot be written.
@@ -58,10 +59,14 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
     together = scoring.same_items(runs)
     known = {dataset.digest: dataset for dataset in images}
     shown = sum(group[0].dataset["digest"] in known for group in together)  # they share the room for pictures
-    comparisons = [scoring.compare(group, resamples) for group in together]
+    names = {run.metric["name"] for run in runs}
+    if focus is not None and focus not in names:
+        raise DistancesError(f"there is no run of {focus}: choose --focus from {', '.join(sorted(names))}")
+    focuses = [focus if focus in {run.metric["name"] for run in group} else None for group in together]
+    comparisons = [scoring.compare(group, resamples, one) for group, one in zip(together, focuses)]
     sections = [section(f"set{i}", comparison, group, known.get(group[0].dataset["digest"]), bool(images), gallery,
-                        PICTURES // max(shown, 1), maps)
-                for i, (comparison, group) in enumerate(zip(comparisons, together))]
+                        PICTURES // max(shown, 1), maps, one, one)
+                for i, (comparison, group, one) in enumerate(zip(comparisons, together, focuses))]
     page = render("page.html", sections=sections, overview=tables.overview_grid(comparisons), resamples=resamples,
                   runs=[about(run) for run in runs])
     replace(Path(out), lambda partial: partial.write_text(page, encoding="utf-8"))
@@ -92,13 +97,15 @@ def _soft(name: str) -> Markup:
 
 
 def section(id: str, comparison: Comparison, runs: Sequence[Distances], images: Dataset | None, any_images: bool,
-            gallery: int, budget: int, maps: Maps | None, subject: str | None = None) -> dict[str, Any]:
+            gallery: int, budget: int, maps: Maps | None, subject: str | None = None,
+            focus: str | None = None) -> dict[str, Any]:
     """What the macro ``dataset`` shows of one data set.
 
     Args:
         images: of the data set; None for no pictures. ``any_images``: whether there are some of any set.
         gallery: items of each pair of metrics, which are those with ``subject`` (default: with the best).
         budget: bytes of pictures, about.
+        focus: the metric that the table has differences with, if the comparison has its duels; default: the best.
     """
     of_name = {run.metric["name"]: run for run in runs}
     runs = [of_name[s["metric"]["name"]] for s in comparison["scores"]]  # best first
@@ -107,7 +114,7 @@ def section(id: str, comparison: Comparison, runs: Sequence[Distances], images: 
         "id": id, "title": tables.label(comparison["dataset"]), "dataset": comparison["dataset"],
         "task": comparison["task"], "headline": tables.headline_title(comparison), "best": comparison["best"],
         "tied": [s["metric"]["name"] for s in comparison["scores"] if tables.tied(s)],
-        "grid": _with_differences(tables.grid(comparison), comparison),
+        "grid": _with_differences(tables.grid(comparison), comparison, focus),
         "latex": tables.table([comparison], format="latex"),
         "csv": base64.b64encode(tables.table([comparison], format="csv").encode()).decode(),
         "cost": _cost(comparison),
@@ -120,12 +127,12 @@ def section(id: str, comparison: Comparison, runs: Sequence[Distances], images: 
     }
 
 
-def _with_differences(grid: Grid, comparison: Comparison) -> Grid:
+def _with_differences(grid: Grid, comparison: Comparison, focus: str | None = None) -> Grid:
     """A page has room for the paired differences."""
     text = tables.printed(comparison["task"])
 
     def cell(s: dict[str, Any]) -> Cell:
-        if (against := s["against_best"]) is None:
+        if (against := comparison["duels"].get(s["metric"]["name"]) if focus else s["against_best"]) is None:
             return Cell(tables.ABSENT)
         low, high = against["interval"]
         return Cell(text(against["difference"]), against["difference"], (text(low), text(high)))
@@ -137,11 +144,11 @@ def _with_differences(grid: Grid, comparison: Comparison) -> Grid:
         return [cells[first], difference, *cells[:first], *cells[first + 1 :]]
 
     return dataclasses.replace(
-        grid, columns=order(grid.columns, Column("To the best")),
+        grid, columns=order(grid.columns, Column(f"{focus} minus it" if focus else "To the best")),
         rows=[[row[0], *order(row[1:], cell(s))] for row, s in zip(grid.rows, comparison["scores"])],
         feet=[[foot[0], *order(foot[1:], Cell(tables.ABSENT))] for foot in grid.feet],
         notes=[*(note for note in grid.notes if not note.startswith("PARTIAL")),  # the section begins with that
-               "To the best: paired difference of the headline, with its interval."])
+               f"{f'{focus} minus it' if focus else 'To the best'}: paired difference of the headline, with its interval."])
 
 
 def _number(task: str) -> Callable[[float], str]:

@@ -125,7 +125,7 @@ _RESAMPLED = {"2afc": "triplets, within their family", "jnd": "pairs, within the
 def notes(comparison: Comparison) -> list[str]:
     """What must stand under a table."""
     dataset, first = comparison["dataset"], comparison["scores"][0]
-    found = [f"PARTIAL data set: {what.rstrip('.')}." for what in dataset["missing"]]
+    found = [f"PARTIAL data set: {'; '.join(what.rstrip('.') for what in dataset['missing'])}."] * bool(dataset["missing"])
     found.append(f"{dataset['name']}: {dataset['items']:,} items, resize rule {dataset['resize']}, digest "
                  f"{dataset['digest'][:16]}.")
     found += dataset["notes"]

@@ -1,4 +1,4 @@
-"""The metrics that others use, behind the protocol of :class:`~cpips.protocol.FullReferenceMetric`.
+"""The metrics that others use, behind the protocol of :class:`~cpips.base.FullReferenceMetric`.
 
 Frozen, checked and finite like :class:`cpips.CPIPS`, so that a comparison compares metrics and not conventions.
 LPIPS and DISTS find their weights in a path, in the cache, or download them and verify their SHA-256; ST-LPIPS reads
@@ -7,37 +7,54 @@ them from the package that holds them. Each has a control that needs no file (``
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..pretrained import unknown_model
-from ..protocol import FullReferenceMetric
-from .classical import MS_SSIM, MSE, PSNR, SSIM
-from .dists import DISTS
-from .lpips import LPIPS
-from .similarity import MDSI, VSI, FSIMc, HaarPSI
-from .stlpips import STLPIPS
-from .trunks import NETS
+
+if TYPE_CHECKING:
+    from ..base import FullReferenceMetric
+    from .classical import MS_SSIM, MSE, PSNR, SSIM
+    from .dists import DISTS
+    from .lpips import LPIPS
+    from .similarity import MDSI, VSI, FSIMc, HaarPSI
+    from .stlpips import STLPIPS
 
 __all__ = ["BASELINES", "DISTS", "FSIMc", "HaarPSI", "LPIPS", "MDSI", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "VSI",
            "create", "weights_in"]
 
+_MODULES = {"MSE": "classical", "PSNR": "classical", "SSIM": "classical", "MS_SSIM": "classical", "VSI": "similarity",
+            "HaarPSI": "similarity", "FSIMc": "similarity", "MDSI": "similarity", "LPIPS": "lpips", "STLPIPS": "stlpips",
+            "DISTS": "dists"}
+
+
+def __getattr__(name: str) -> Any:  # the names of metrics are known without importing torch
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _made(kind: str, *args: Any, **settings: Any) -> FullReferenceMetric:
+    return __getattr__(kind)(*args, **settings)
+
+
 BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
-    "mse": MSE,
-    "psnr": PSNR,
-    "ssim": SSIM,
-    "ms-ssim": MS_SSIM,
-    "vsi": VSI,
-    "haarpsi": HaarPSI,
-    "fsimc": FSIMc,
-    "mdsi": MDSI,
-    "lpips-alex": partial(LPIPS, "alex"),
-    "lpips-squeeze": partial(LPIPS, "squeeze"),
-    "lpips-vgg": partial(LPIPS, "vgg"),
-    "stlpips-alex": partial(STLPIPS, "alex"),
-    "stlpips-vgg": partial(STLPIPS, "vgg"),
-    "dists": DISTS,
+    "mse": partial(_made, "MSE"),
+    "psnr": partial(_made, "PSNR"),
+    "ssim": partial(_made, "SSIM"),
+    "ms-ssim": partial(_made, "MS_SSIM"),
+    "vsi": partial(_made, "VSI"),
+    "haarpsi": partial(_made, "HaarPSI"),
+    "fsimc": partial(_made, "FSIMc"),
+    "mdsi": partial(_made, "MDSI"),
+    "lpips-alex": partial(_made, "LPIPS", "alex"),
+    "lpips-squeeze": partial(_made, "LPIPS", "squeeze"),
+    "lpips-vgg": partial(_made, "LPIPS", "vgg"),
+    "stlpips-alex": partial(_made, "STLPIPS", "alex"),
+    "stlpips-vgg": partial(_made, "STLPIPS", "vgg"),
+    "dists": partial(_made, "DISTS"),
 }
 
 
@@ -55,6 +72,8 @@ def create(name: str, **kwargs: Any) -> FullReferenceMetric:
 def weights_in(folder: Path, name: str) -> dict[str, Path]:
     """Settings under which the baseline ``name`` reads its weights from ``folder``, for the files that lie there under
     the names that ``$CPIPS_HOME/trunks`` has them."""
+    from .trunks import NETS
+
     wanted: dict[str, str] = {}
     if name.startswith("lpips-"):
         net = name.removeprefix("lpips-")

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric, widen
-from ._common import no_autocast
+from ..base import FullReferenceMetric, no_autocast, widen
 
 
 class MSE(FullReferenceMetric):

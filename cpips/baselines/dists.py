@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric, widen
-from ._common import Source, digest, find, load_state, no_autocast
+from ..base import FeatureMetric, no_autocast, widen
 from .trunks import NETS, Net, Trunk, trunk_state
+from .weights import Source, digest, find, load_state
 
 _C1 = _C2 = 1e-6
 _URL = "https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch/weights.pt"
 _SHA256 = "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218"
 
 
-class DISTS(FullReferenceMetric):
+class DISTS(FeatureMetric):
     """Distance of the means (texture) and covariances (structure) of VGG16's features and of the pixels: 0 to about 1.
 
         d = 1 - sum_c [ alpha_c (2 m m' + c1) / (m^2 + m'^2 + c1) + beta_c (2 cov + c2) / (v + v' + c2) ]
@@ -35,7 +35,7 @@ class DISTS(FullReferenceMetric):
             ``DISTS_weights.pt`` there, or else the authors' file, downloaded likewise (12 kB).
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
-        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         WeightsError: weights missing, damaged, of another network, or not to be had offline.

@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric, widen
-from ._common import Shapes, Source, digest, find, load_state
+from .. import images
+from ..base import FeatureMetric, widen
 from .trunks import Trunk, find_net, trunk_state
+from .weights import Shapes, Source, digest, find, load_state
 
 _HEADS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
 _HEADS_SHA256 = {
@@ -23,7 +25,7 @@ _HEADS_SHA256 = {
 }
 
 
-class LinearDistance(FullReferenceMetric):
+class LinearDistance(FeatureMetric):
     """What LPIPS and its offspring share: a trunk's features, and one weight for each of its channels (buffers ``lin0``
     ...)."""
 
@@ -45,6 +47,23 @@ class LinearDistance(FullReferenceMetric):
             difference = (_unit(a) - _unit(b)).square().mean((2, 3))
             total = total + (difference * getattr(self, f"lin{i}").to(a.dtype)).sum(1)
         return total
+
+    def map(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
+        """Where the images differ: ``(N,1,H,W)``, whose mean over H and W is the distance.
+
+        As with ``spatial=True`` in the authors' program, the map of each layer is enlarged bilinearly; here it is scaled
+        to keep its mean.
+        """
+        x, y = widen(*self._prepare_pair(reference, image))
+        total: Any = 0
+        for i, pair in enumerate(zip(self._features(x), self._features(y))):
+            a, b = widen(*pair)
+            weight = getattr(self, f"lin{i}").to(a.dtype).view(-1, 1, 1)
+            cells = ((_unit(a) - _unit(b)).square() * weight).sum(1, keepdim=True)
+            large = F.interpolate(cells, x.shape[2:], mode="bilinear", align_corners=False)
+            kept = cells.mean((2, 3), keepdim=True) / large.mean((2, 3), keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
+            total = total + large * kept
+        return self._mark_invalid(total, x, y)
 
     @property
     def digest(self) -> str:
@@ -75,7 +94,7 @@ class LPIPS(LinearDistance):
             ``None`` for ``lpips_v0.1_{net}.pth`` there, or else the authors' file, downloaded likewise (6 to 11 kB).
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
-        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         ModelError: an unknown net.

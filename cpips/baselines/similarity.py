@@ -17,8 +17,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from ..protocol import FullReferenceMetric, widen
-from ._common import no_autocast
+from ..base import FullReferenceMetric, no_autocast, widen
 
 
 class _Similarity(FullReferenceMetric):
@@ -94,7 +93,7 @@ def import_piq(name: str) -> ModuleType:
     """The package, which imports torchvision."""
     if importlib.util.find_spec("piq") is None:
         raise ImportError(f"{name} needs piq, which is not installed: pip install 'cpips[calibrate]' -c constraints.txt")
-    from ..codec._compressai import declare_torchvision_ops
+    from .._utils.optional import declare_torchvision_ops
 
     declare_torchvision_ops()
     with warnings.catch_warnings():

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..pretrained import verify
-from ._common import Source, load_state
 from .lpips import LinearDistance, head_shapes
 from .trunks import POOL, Conv, Net, Trunk, TrunkConv, find_net, random_state
+from .weights import Source, load_state
 
 _INSTALL = "pip install --no-deps stlpips-pytorch==0.0.2"
 _URL = "https://pypi.org/project/stlpips-pytorch/0.0.2/"
@@ -55,7 +55,7 @@ class STLPIPS(LinearDistance):
             installed package, verified by its SHA-256, or ``'random'`` for a fixed random draw and equal heads (for
             timing and tests).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
-        reduction, check, background: see :class:`~cpips.protocol.FullReferenceMetric`.
+        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         ModelError: an unknown net.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ._common import Shapes, Source, find, load_state
+from .weights import Shapes, Source, find, load_state
 
 
 class Conv(NamedTuple):
@@ -114,7 +114,7 @@ def find_net(net: str, nets: Mapping[str, Net] = NETS) -> Net:
 
 
 def trunk_state(net: Net, source: Source, offline: bool | None = None) -> dict[str, Tensor]:
-    """Weights for ``net``: ``'random'`` (one fixed draw), or as :func:`~cpips.baselines._common.load_state` says."""
+    """Weights for ``net``: ``'random'`` (one fixed draw), or as :func:`~cpips.baselines.weights.load_state` says."""
     if isinstance(source, str) and source == "random":
         return random_state(net)
     return load_state(source, net.shapes, default=partial(find, net.file, net.url, net.sha256, offline),

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
+from .._utils.program import Commands, application, version_option
 from . import (
     calibrate,
     codec,
     compare,
     demo,
     export,
-    heat,
     index,
+    map,
     models,
     probe,
     realism,
@@ -21,10 +22,9 @@ from . import (
     report,
     score,
     train,
-    tune,
+    tune_decoder,
     view,
 )
-from .program import Commands, application, version_option
 
 EPILOG = """Exit codes: 0 all well; 1 some pairs could not be compared; 2 wrong usage or input; 130 interrupted.
 
@@ -44,7 +44,7 @@ def _cpips(
 
 
 for _module in (
-    compare, heat, view, score, models, demo, codec, refine, tune, index, export, train, calibrate, probe, realism,
+    compare, map, view, score, models, demo, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
     report,
 ):
     _module.add_to(app)

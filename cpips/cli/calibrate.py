@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .common import DataRootOption, DeviceOption, ThreadsOption, counting, needing, number, open_device, print_table, say
+from .._utils.console import DataRootOption, DeviceOption, ThreadsOption, counting, number, print_table, say
+from .._utils.devices import open_device
+from .._utils.optional import needing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bapps_eval import Dataset
 
-    from ..calibration.config import CalibrateConfig
-    from ..calibration.fit import Fitted, Statistics
     from ..metric import CPIPS
+    from ..training.calibration.config import CalibrateConfig
+    from ..training.calibration.fit import Fitted, Statistics
 
 _TASKS = {"bapps": "2afc", "mos": "mos"}
 
@@ -48,14 +50,13 @@ def calibrate(
     Writes OUT/NAME.safetensors, with which `cpips compare --metric OUT/NAME.safetensors` measures, and OUT/NAME.json,
     the report. Started again after a kill or Ctrl-C, it goes on where it stopped.
     """
+    from .._utils.io import finite, replace
     from ..errors import CpipsError
-    from ..files import replace
-    from ..scoring.tables import finite
 
     where = open_device(device, threads)
     with needing("calibrating", "calibrate,eval"):
-        from ..calibration import fit
-        from ..calibration.config import CalibrateConfig
+        from ..training.calibration import fit
+        from ..training.calibration.config import CalibrateConfig
 
         try:
             settings = CalibrateConfig.load(config)
@@ -90,7 +91,7 @@ def calibrate(
 def _by_people(config: CalibrateConfig, metric: CPIPS, data_root: Path, output: Path) -> Outcome:
     from bapps_eval import human_ceiling, majority_ceiling, srcc, two_afc
 
-    from ..calibration import fit
+    from ..training.calibration import fit
 
     dataset = _open(data_root / config.data, config.judges)
     for what in (*dataset.missing, *dataset.notes):
@@ -120,7 +121,7 @@ def _by_people(config: CalibrateConfig, metric: CPIPS, data_root: Path, output: 
                 if of:
                     agreement[when][f"two_afc, {family}"] = two_afc(d[of, 0], d[of, 1], judge[of])
     else:
-        from ..calibration.judged import normal_scores
+        from ..training.calibration.judged import normal_scores
 
         quality = opinions if dataset.higher_is_better else -opinions
         fitted = fit.fit_opinions(statistics, normal_scores(-quality[:, None])[:, 0], fitting, config)
@@ -148,10 +149,9 @@ def _open(path: Path, judges: str) -> Dataset:
 
 def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output: Path, folder: Path | None,
                  weights: Path | None) -> Outcome:
-    from ..calibration import agreement as agreements
-    from ..calibration import fit
-    from ..calibration.judged import LADDERS, JudgedSet, make
     from ..errors import CpipsError
+    from ..training.calibration import agreement as agreements, fit
+    from ..training.calibration.judged import LADDERS, JudgedSet, make
 
     assert config.judged is not None  # judges = 'teachers' has it
     folder = folder or (data_root / config.data if config.data else output / "judged")
@@ -180,7 +180,7 @@ def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output
 
 def _statistics(config: CalibrateConfig, metric: CPIPS, count: int, load: Callable[[int], Any], output: Path,
                 digest: str) -> Statistics:
-    from ..calibration.fit import statistics
+    from ..training.calibration.fit import statistics
 
     done = 0
     with counting("comparing features") as advance:

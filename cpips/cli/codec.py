@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .common import BackgroundOption, JsonOption, print_json, say
+from .._utils.console import BackgroundOption, JsonOption, print_json, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CodecOption = Annotated[Optional[str], typer.Option(
     "--codec", "-c", metavar="NAME", show_default=False,
@@ -28,6 +31,17 @@ def codec_files() -> ModuleType:
 
         raise CpipsError(f"compressed files need the codec ({error}): pip install 'cpips[codec]' -c constraints.txt") from error
     return files
+
+
+def read_picture(path: str, background: str | None, codec: str | None) -> Tensor:
+    """The picture ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
+    from ..codec.container import is_compressed
+    from ..images import load
+
+    if not is_compressed(path):
+        return load(path, background)
+    files = codec_files()
+    return files.decompress(path, files.open_codec(codec) if codec else None)
 
 
 def compress(

@@ -2,74 +2,104 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 
 import typer
 
-from .codec import CodecOption, codec_files
-from .common import (BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, MetricOption,
-                     ReferenceArgument, fail, make_metric, number, print_json, print_table)
+from .._utils.console import (
+    BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
+    print_table)
+from .codec import CodecOption, codec_files, read_picture
+from .metric import MetricsOption, WeightsOption, make_metrics
 
 if TYPE_CHECKING:
-    from ..metric import CPIPS
-    from ..protocol import FullReferenceMetric
-    from ..scoring import Result
+    from ..base import FullReferenceMetric
+    from ..batch import Result
 
 
 def compare(
     reference: ReferenceArgument,
     images: ImagesArgument,
-    metric: MetricOption = None,
+    metrics: MetricsOption = None,
+    weights: WeightsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
     codec: CodecOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Distances of images to a reference: lower is closer, 0 is equal.
+    """Distances of images to a reference: lower is closer, 0 is equal. With several metrics, a column for each.
 
-    Any of them may be a .cpz file of `cpips compress`: then all are compared by what their bitstreams hold, the rounded
-    latent, and no picture is decoded. An image that cannot be compared is reported in its row and the others go on.
+    Where all of them are .cpz files of `cpips compress`, they are compared on the latents that their bitstreams hold, and
+    no image is decoded; with --codec images may stand beside them, and are encoded. Otherwise a .cpz file is compared as
+    the image that it decodes to. An image that cannot be compared is reported in its row and the others go on.
     """
     from ..codec.container import is_compressed
 
-    measure: FullReferenceMetric
-    if any(is_compressed(path) for path in (reference, *images)):
-        measure, results = _compare_files(reference, images, metric, device, dtype, background, codec)
-    elif codec is not None:
+    compressed = [is_compressed(path) for path in (reference, *images)]
+    measures: Mapping[str, FullReferenceMetric]
+    if codec is not None and not any(compressed):
         raise typer.BadParameter("--codec is for .cpz files, and none is given: choose with --metric")
+    if any(compressed) and (codec is not None or all(compressed)) and not metrics:
+        if dtype != "float32" or device not in ("auto", "cpu"):
+            raise typer.BadParameter("latents of .cpz files are compared in float32 on the CPU: leave out --dtype and "
+                                     "--device, or choose a metric for the decoded images with --metric")
+        files = codec_files()
+        measure, found = files.compare(reference, images, files.open_codec(codec) if codec else None, background=background)
+        measures, results = {measure.name: measure}, {measure.name: found}
     else:
-        from ..images import load
-        from ..scoring import score_pairs
+        from ..batch import score_pairs
 
-        measure = make_metric(metric, device, dtype, background)
-        original = load(reference, background)[None]  # the one image without which nothing goes
-        results = list(score_pairs(((original, image) for image in images), measure))
-    failed = [i for i, result in enumerate(results) if result.error is not None]
+        measures = make_metrics(metrics, device, dtype, background, weights)
+        original = read_picture(reference, background, codec)[None]  # the one image without which nothing goes
+        results = {name: list(score_pairs(_pairs(original, images, background, codec), measure))
+                   for name, measure in measures.items()}
+    _print(reference, images, measures, results, as_json)
+
+
+def _pairs(original: Any, images: Sequence[str], background: str | None, codec: str | None) -> Iterator[Any]:
+    """Each image with the reference; a .cpz file decoded, or the reason why it cannot be."""
+    from ..codec.container import is_compressed
+    from ..errors import CpipsError
+
+    for image in images:
+        if not is_compressed(image):
+            yield original, image
+            continue
+        try:
+            yield original, read_picture(image, background, codec)[None]
+        except (CpipsError, OSError) as error:
+            yield str(error)
+
+
+def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullReferenceMetric],
+           results: Mapping[str, Sequence[Result]], as_json: bool) -> None:
+    errors = [{name: rows[i].error for name, rows in results.items() if rows[i].error is not None}
+              for i in range(len(images))]
+    failed = [i for i, told in enumerate(errors) if told]
     if as_json:
-        found = [{"image": image, **({"distance": r.distance} if r.error is None else {"error": r.error})}
-                 for image, r in zip(images, results)]
-        print_json({"signature": measure.signature, "metric": measure.name, "lower_is_better": measure.lower_is_better,
-                    "reference": reference, "results": found})
-    elif len(failed) < len(results):
-        rows = [(image, f"error: {r.error}" if r.distance is None else number(r.distance))
-                for image, r in zip(images, results)]
-        column = "distance" if measure.lower_is_better else f"{measure.name} (higher is closer)"
-        print_table(["image", column], rows, notes=[measure.signature], right=[column], marked=failed)
+        facts = [{"signature": m.signature, "metric": m.name, "lower_is_better": m.lower_is_better} for m in measures.values()]
+        if len(measures) == 1:
+            [rows] = results.values()
+            found = [{"image": image, **({"distance": r.distance} if r.error is None else {"error": r.error})}
+                     for image, r in zip(images, rows)]
+            print_json({**facts[0], "reference": reference, "results": found})
+        else:
+            found = [{"image": image, "distances": {name: rows[i].distance for name, rows in results.items()},
+                      **({"errors": errors[i]} if errors[i] else {})} for i, image in enumerate(images)]
+            print_json({"metrics": facts, "reference": reference, "results": found})
+    elif any(len(told) < len(results) for told in errors):
+        columns = [("distance" if len(measures) == 1 else name) if measure.lower_is_better
+                   else f"{name} (higher is closer)" for name, measure in measures.items()]
+        cells = [[f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
+                 for row in zip(*results.values())]
+        print_table(["image", *columns], [[image, *row] for image, row in zip(images, cells)],
+                    notes=[m.signature for m in measures.values()], right=columns, marked=failed)
     for i in failed:
-        error = results[i].error or ""
-        fail(error if images[i] in error else f"{images[i]}: {error}")
+        for error in dict.fromkeys(str(error) for error in errors[i].values()):
+            fail(error if images[i] in error else f"{images[i]}: {error}")
     if failed:
-        raise typer.Exit(2 if len(failed) == len(results) else 1)
-
-
-def _compare_files(reference: str, images: list[str], metric: str | None, device: str, dtype: str,
-                   background: str | None, codec: str | None) -> tuple[CPIPS, list[Result]]:
-    if metric is not None or dtype != "float32" or device not in ("auto", "cpu"):
-        raise typer.BadParameter(".cpz files are compared by the encoder that wrote them, in float32 on the CPU: leave out "
-                                 "--metric, --dtype and --device, or `cpips decompress` the files first")
-    files = codec_files()
-    return files.compare(reference, images, files.open_codec(codec) if codec else None, background=background)
+        raise typer.Exit(2 if all(len(told) == len(results) for told in errors) else 1)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import (DeviceOption, DtypeOption, JsonOption, MetricOption, make_metric, number, print_json, print_table,
-                     say)
+from .._utils.console import DeviceOption, DtypeOption, JsonOption, number, print_json, print_table, say
+from .metric import MetricOption, make_metric
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,9 +23,9 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a picture and distorted copies of it, compare them, and draw where they differ."""
-    from ..scoring import score_pairs
-    from ..scoring.tables import atomic
-    from .heat import draw_map
+    from .._utils.io import atomic
+    from ..batch import score_pairs
+    from .map import draw_map
 
     measure = make_metric(metric, device, dtype, None)
     folder.mkdir(parents=True, exist_ok=True)

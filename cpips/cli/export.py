@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonOption, print_json, say
+from .._utils.console import JsonOption, print_json, say
 
 
 def export(

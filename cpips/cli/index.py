@@ -8,9 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from .._utils.console import BackgroundOption, JsonOption, counting, fail, number, print_json, print_table, say
+from .._utils.io import quiet_bombs
 from .codec import CodecOption, codec_files
-from .common import (BackgroundOption, JsonOption, counting, fail, number, print_json, print_table, quiet_bombs,
-                     say)
 
 DEFAULT = Path("cpips-index")
 _SHOWN = 20  # errors; --json has them all

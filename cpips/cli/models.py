@@ -6,7 +6,7 @@ from typing import Annotated, Any, Mapping, Optional
 
 import typer
 
-from .common import JsonOption, print_json, print_table
+from .._utils.console import JsonOption, print_json, print_table
 
 
 def models(

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 
 import typer
 
-from .common import DeviceOption, JsonOption, place, print_json, print_table, say
+from .._utils.console import DeviceOption, JsonOption, print_json, print_table, say
+from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..protocol import FullReferenceMetric
+    from ..base import FullReferenceMetric
 
 BATCHES = ("restoration", "flips", "invariance", "order")  # probes that take several images
 STEPS = ("recovery", "mad", "restoration", "flips")
@@ -26,10 +27,7 @@ smallest change above rounding."""
 
 def probe(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The probe.")],
-    metric: Annotated[Optional[str], typer.Option(
-        "--metric", "-m", metavar="METRIC", show_default=False,
-        help="A model or metric that `cpips models` lists, a weights file, or your own module:function. Default: the "
-             "default model.")] = None,
+    metric: MetricOption = None,
     against: Annotated[Optional[str], typer.Option(
         metavar="METRIC", show_default=False, help="mad: the other metric. Default: mse.")] = None,
     judge: Annotated[Optional[list[str]], typer.Option(
@@ -45,8 +43,7 @@ def probe(
     bank: Annotated[Optional[str], typer.Option(
         metavar="BANK", show_default=False, help="order: cpips (default), or imagecorruptions.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of all that is drawn.")] = 0,
-    weights: Annotated[Optional[Path], typer.Option(
-        metavar="DIR", show_default=False, help="A folder with weights of LPIPS and DISTS.")] = None,
+    weights: WeightsOption = None,
     output: Annotated[Optional[Path], typer.Option(
         "--output", "-o", metavar="FILE.json", show_default=False, help="Keep the result.")] = None,
     figure: Annotated[Optional[Path], typer.Option(
@@ -54,9 +51,9 @@ def probe(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    from ..pretrained import DEFAULT_MODEL, unknown_model
-    from ..probes import PROBES
-    from ..probes.figure import draw
+    from bapps_eval.probes import PROBES
+    from bapps_eval.probes.figure import draw
+    from ..pretrained import unknown_model
 
     if name not in PROBES:
         raise unknown_model(name, PROBES, "probe")
@@ -67,16 +64,14 @@ def probe(
             raise typer.BadParameter(f"--{option.removesuffix('s') if option == 'judges' else option} is for "
                                      f"{', '.join(takers)}, not for {name}")
 
-    def made(spec: str) -> FullReferenceMetric:
-        from ..custom import create_metric
-
-        return place(create_metric(spec, weights), device, "float32")
+    def made(spec: str | None) -> FullReferenceMetric:
+        return make_metric(spec, device, "float32", weights=weights)
 
     if "judges" in settings:
         settings["judges"] = [made(spec) for spec in settings["judges"]]
     if "against" in settings:
         settings["against"] = made(settings["against"])
-    found = PROBES[name](made(metric or DEFAULT_MODEL), _images(name, image, side), seed=seed, **settings)
+    found = PROBES[name](made(metric), _images(name, image, side), seed=seed, **settings)
     if output is not None:
         found.save(output)
     if figure is not None:

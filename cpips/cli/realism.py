@@ -9,8 +9,9 @@ from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .common import (BackgroundOption, DeviceOption, JsonOption, console, number, open_device, print_json, print_table,
-                     quiet_bombs)
+from .._utils.console import BackgroundOption, DeviceOption, JsonOption, console, number, print_json, print_table
+from .._utils.devices import open_device
+from .._utils.io import quiet_bombs
 
 
 def realism(

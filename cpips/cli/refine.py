@@ -8,8 +8,8 @@ from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
+from .._utils.console import BackgroundOption, JsonOption, console, fail, print_json, say
 from .codec import CodecOption, codec_files
-from .common import BackgroundOption, JsonOption, console, fail, print_json, say
 
 
 def refine(
@@ -60,8 +60,7 @@ def refine(
     box = None if roi_box is None else _box(roi_box)
     tensor = load(image, background)
     files = codec_files()
-    from ..codec.refine import BG_WEIGHT, FG_WEIGHT
-    from ..codec.refine import refine as run
+    from ..codec.refine import BG_WEIGHT, FG_WEIGHT, refine as run
 
     model = files.open_codec(codec or DEFAULT_CODEC)
     path = output or Path(image).with_suffix(".cpz")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Iterator, Optional, Sequence
 
 import typer
 
-from .common import DeviceOption, place, say
+from .._utils.console import DeviceOption, say
+from .metric import WeightsOption, make_metrics
 
 if TYPE_CHECKING:
-    from ..probes import ProbeResult
+    from bapps_eval.probes import ProbeResult
 
 commands = typer.Typer(help="Self-contained HTML pages.", no_args_is_help=True)
 
@@ -30,8 +31,7 @@ def metric(
     probes: Annotated[Optional[list[Path]], typer.Option(
         "--probes", "-p", metavar="PATH", show_default=False,
         help="Results of `cpips probe -o` (.json), or folders of them, of this metric and of others.")] = None,
-    weights: Annotated[Optional[Path], typer.Option(
-        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS and DISTS. Default: the cache.")] = None,
+    weights: WeightsOption = None,
     limit: Annotated[Optional[int], typer.Option(
         min=1, metavar="N", show_default=False, help="N items of each data set, evenly spread: for a quick look.")] = None,
     side: Annotated[Optional[list[int]], typer.Option(
@@ -46,13 +46,12 @@ def metric(
     What is not given has no section: no --data, no agreement; no --probes, no weaknesses.
     """
     from bapps_eval.cli import heat_maps, read_datasets
-    from bapps_eval.metrics import create_metric
     from bapps_eval.run import run
 
+    from bapps_eval.report import measure, write_metric_page
     from .. import list_models
-    from ..report import measure, write_metric_page
 
-    metrics = [place(create_metric(each, weights), device, "float32") for each in dict.fromkeys([name, *(against or [])])]
+    metrics = list(make_metrics([name, *(against or [])], device, "float32", weights=weights).values())
     datasets = read_datasets(data or [], "val", None, None, limit)
     runs = []
     for dataset in datasets:
@@ -67,8 +66,8 @@ def metric(
 
 
 def _probes(paths: Sequence[Path]) -> Iterator[tuple[Path, ProbeResult]]:
+    from bapps_eval.probes import ProbeResult
     from ..errors import ModelError
-    from ..probes import ProbeResult
 
     for path in paths:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Mapping, Optional
 
 import typer
 
-from .common import (ActorsOption, AddressOption, BackgroundOption, DeviceOption, DtypeOption, EngineOption, JsonOption,
-                     MetricOption, counting, fail, make_metric, print_json, ray_settings, say)
+from .._utils.console import (
+    ActorsOption, AddressOption, BackgroundOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting, fail,
+    print_json, say)
+from .metric import MetricsOption, WeightsOption, make_metrics
 
 if TYPE_CHECKING:
-    from ..scoring import Result
-    from ..scoring.ray_engine import RaySettings
+    from ..base import FullReferenceMetric
+    from ..batch import Result
+    from ..batch.ray_engine import RaySettings
 
 
 def score(
@@ -34,7 +37,8 @@ def score(
     root: Annotated[Optional[str], typer.Option(
         metavar="DIR", show_default=False,
         help="Folder (path or URL) that relative paths start from. Default: the table's.")] = None,
-    metric: MetricOption = None,
+    metrics: MetricsOption = None,
+    weights: WeightsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
@@ -54,12 +58,13 @@ def score(
     """Distances of many pairs: of a table, or of two folders by path without suffix.
 
     The output has all columns of the table, one row for each of its rows in their order, and `distance`, `error` and
-    `signature`. A pair that cannot be compared is reported in its row, and the exit code is 1. Killed or interrupted,
+    `signature`; of several metrics a column each, under its name, in place of `distance`. A pair that cannot be compared is reported in its row, and the exit code is 1. Killed or interrupted,
     the same command goes on where it stopped (from OUT.journal.jsonl, which goes when OUT is written; with
     --engine ray from the parts in OUT).
     """
-    from ..scoring import read_folders, read_table, urls
-    from ..scoring.tables import TableError
+    from ..batch import read_folders, read_table, urls
+    from ..batch.ray_engine import ray_settings
+    from ..errors import TableError
 
     settings = ray_settings(engine, address, actors, device)
     if settings is None and part_rows is not None:
@@ -77,49 +82,61 @@ def score(
         raise TableError("--ref-column, --image-column and --root belong to a table, came two folders")
     else:
         table = read_folders(Path(source), images)
-    measure = make_metric(metric, "cpu" if settings else device, dtype, background)
+    measures = make_metrics(metrics, "cpu" if settings else device, dtype, background, weights)
+    if len(measures) > 1 and settings is not None:
+        raise TableError(f"--engine ray takes one metric at a time, and {len(measures)} are given: one output folder each")
+    measure = next(iter(measures.values()))
     done = 0
     with counting("comparing") as advance:
 
         def count(row: int, result: Result) -> None:
             nonlocal done
             done += 1
-            advance(result.error, len(table))
+            advance(result.error, len(measures) * len(table))
 
         try:
-            summary = work(table, measure, out, batch_size=batch_size, workers=workers, force=force, restart=restart,
+            summary = work(table, measures if len(measures) > 1 else measure, out, batch_size=batch_size, workers=workers, force=force, restart=restart,
                            progress=count)
         except KeyboardInterrupt:
-            say(f"interrupted: {done} of {len(table)} rows are in {kept}; "
+            where = kept if len(measures) == 1 else f"{output}.*.journal.jsonl"
+            say(f"interrupted: {done} of {len(measures) * len(table)} rows are in {where}; "
                 "the same command goes on from there")
             raise
     if as_json:
-        print_json({"signature": measure.signature, "metric": measure.name, "output": output, "rows": summary.rows,
+        print_json({**_facts(measures), "output": output, "rows": summary.rows,
                     "compared": summary.rows - summary.failed, "failed": summary.failed, "resumed": summary.resumed})
     else:
         resumed = f", {summary.resumed} of them by an earlier run" if summary.resumed else ""
-        say(f"{summary.rows - summary.failed} of {summary.rows} pairs compared{resumed}: {output}\n{measure.signature}")
+        say(f"{summary.rows - summary.failed} of {summary.rows} pairs compared{resumed}: {output}")
+        for measure in measures.values():
+            say(measure.signature)
     for row, error in summary.errors:
         fail(f"row {row + 1}: {error}")
     if summary.failed > len(summary.errors):
         fail(f"and {summary.failed - len(summary.errors)} more: see the column 'error' of {output}")
     if summary.failed:
-        raise typer.Exit(2 if summary.failed == summary.rows else 1)
+        raise typer.Exit(2 if summary.failed == summary.rows and len(measures) == 1 else 1)
+
+
+def _facts(measures: Mapping[str, FullReferenceMetric]) -> dict[str, Any]:
+    facts = [{"signature": measure.signature, "metric": measure.name} for measure in measures.values()]
+    return facts[0] if len(facts) == 1 else {"metrics": facts}
 
 
 def _engine(settings: RaySettings | None, part_rows: int | None,
             out: Path | str) -> tuple[Callable[..., Any], Callable[..., Any], Any]:
     """What checks the output, what does the work, and where an interrupted run keeps what it has."""
     if settings is None:
-        from ..scoring import score_table
-        from ..scoring.journal import journal_path
-        from ..scoring.tables import TableError, check_output
+        from .._utils.journal import journal_path
+        from ..batch import score_table
+        from ..batch.tables import check_output
+        from ..errors import TableError
 
         if not isinstance(out, Path):
             raise TableError(f"{out}: without --engine ray the output is a file on this machine")
         return check_output, score_table, journal_path(out)
-    from ..scoring.parts import check_folder
-    from ..scoring.ray_engine import score_parts
+    from ..batch.parts import check_folder
+    from ..batch.ray_engine import score_parts
 
     return check_folder, partial(score_parts, settings=settings, part_rows=part_rows), out
 

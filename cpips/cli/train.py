@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator
 
 import typer
 
-from .common import DataRootOption, DeviceOption, ThreadsOption, console, needing, open_device, say
+from .._utils.console import DataRootOption, DeviceOption, ThreadsOption, console, say
+from .._utils.devices import open_device
+from .._utils.optional import needing
 
 if TYPE_CHECKING:
-    from ..codec.train import Trainer
+    from ..training.trainer import Trainer
 
 
 def train(
@@ -33,8 +35,8 @@ def train(
 
     where = open_device(device, threads)
     with needing("training", "train"):
-        from ..codec.config import TrainConfig
-        from ..codec.train import Trainer
+        from ..training.config import TrainConfig
+        from ..training.trainer import Trainer
 
         try:
             trainer = Trainer(TrainConfig.load(config), data_root, output, str(where))

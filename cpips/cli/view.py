@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from .codec import CodecOption, codec_files
-from .common import (BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument,
-                     make_metric, print_json, say)
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .._utils.console import (
+    BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument, print_json, say)
+from .codec import CodecOption, read_picture
+from .metric import WHAT, WeightsOption, complete_metric, make_metrics
 
 HEAVY = 40_000_000  # bytes of a page from which a browser needs patience
 
@@ -25,8 +23,9 @@ def view(
     browse: Annotated[Optional[bool], typer.Option(
         "--open/--no-open", show_default=False, help="Open the page in a browser. Default: if a terminal is attached.")] = None,
     metrics: Annotated[Optional[list[str]], typer.Option(
-        "--metric", "-m", metavar="NAME", show_default=False,
-        help="A metric to show, as `cpips compare` takes it; may be given several times. Default: the default model, and psnr.")] = None,
+        "--metric", "-m", metavar="NAME", show_default=False, autocompletion=complete_metric,
+        help=f"{WHAT}; may be given several times. Default: the default model, and psnr.")] = None,
+    weights: WeightsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
@@ -40,14 +39,14 @@ def view(
     """
     from ..errors import ImageError
     from ..pretrained import DEFAULT_MODEL
-    from ..view import Picture, write_page
+    from ..viz import Picture, write_page
 
     sources = [Path(path) for path in (reference, *images)]
     if output.exists() and any(path.exists() and output.samefile(path) for path in sources):
         raise ImageError(f"{output} is one of the images: choose another output")
-    chosen = [make_metric(name, device, dtype, background) for name in dict.fromkeys(metrics or [DEFAULT_MODEL, "psnr"])]
+    chosen = list(make_metrics(metrics or [DEFAULT_MODEL, "psnr"], device, dtype, background, weights).values())
     names = _names([reference, *images])
-    first, *others = (Picture(name, _read(path, background, codec)) for name, path in zip(names, (reference, *images)))
+    first, *others = (Picture(name, read_picture(path, background, codec)) for name, path in zip(names, (reference, *images)))
     facts = write_page(first, others, output, chosen)
     size = output.stat().st_size
     if as_json:
@@ -62,17 +61,6 @@ def view(
 
         if not webbrowser.open(output.resolve().as_uri()):
             say(f"no browser was found: open {output} yourself")
-
-
-def _read(path: str, background: str | None, codec: str | None) -> Tensor:
-    """The picture ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
-    from ..codec.container import is_compressed
-    from ..images import load
-
-    if not is_compressed(path):
-        return load(path, background)
-    files = codec_files()
-    return files.decompress(path, files.open_codec(codec) if codec else None)
 
 
 def _names(paths: list[str]) -> list[str]:

@@ -26,16 +26,17 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from .._compat import moved_names
 from ..errors import BitstreamError
-
-if TYPE_CHECKING:
-    from .model import Codec
 
 SUFFIX = ".cpz"
 MAGIC = b"\x89CPZ\r\n\x1a\n"
 VERSION = 1
 _FIXED = struct.Struct("<8sIIIII")  # after the name
 SEAL = 8
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,6 @@ def read(path: str | os.PathLike[str]) -> Compressed:
         return unpack(path.read_bytes(), str(path))
     except OSError as error:
         raise BitstreamError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def check_codec(compressed: Compressed, codec: Codec, name: str = "the file") -> None:
-    """Raise :class:`BitstreamError` unless ``codec`` is the one that wrote it."""
-    if not codec.digest.startswith(compressed.codec_digest):
-        raise BitstreamError(f"{name} was compressed with {compressed.codec!r} of digest {compressed.codec_digest}, and "
-                             f"this codec has {codec.digest[:16]}: give the weights it was made with (--codec FILE)")
 
 
 def seal(body: bytes) -> bytes:

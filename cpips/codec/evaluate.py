@@ -16,7 +16,7 @@ from .model import Codec
 
 
 def load_codec(path: Path, sha256: str | None = None) -> Codec:
-    """A codec ready for coding, from a file that :func:`cpips.codec.train.export` wrote.
+    """A codec ready for coding, from a file that :func:`cpips.training.trainer.export` wrote.
 
     Args:
         sha256: expected digest of the file.

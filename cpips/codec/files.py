@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images, pretrained
+from .._utils.io import atomic
+from ..batch import Result
 from ..errors import BitstreamError, CpipsError, ImageError, ModelError, WeightsError
 from ..metric import CPIPS, Embedding
 from ..registry import list_metrics
-from ..scoring import Result
-from ..scoring.tables import atomic
 from . import container
 from .container import Compressed
 from .evaluate import load_codec
@@ -72,7 +72,7 @@ def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "th
             raise BitstreamError(f"{name} was compressed with {compressed.codec!r}, which does not ship with cpips: give "
                                  "its weights (--codec FILE)")
         codec = open_codec(compressed.codec)
-    container.check_codec(compressed, codec, name)
+    check_codec(compressed, codec, name)
     return codec
 
 
@@ -173,5 +173,12 @@ def embed(metric: CPIPS, codec: Codec, path: str | os.PathLike[str]) -> Embeddin
     if not container.is_compressed(path):
         return metric.embed(path)
     compressed = container.read(path)
-    container.check_codec(compressed, codec, str(path))
+    check_codec(compressed, codec, str(path))
     return metric.embed_latent(codec.decode_latent(compressed.stream), compressed.size)
+
+
+def check_codec(compressed: Compressed, codec: Codec, name: str = "the file") -> None:
+    """Raise :class:`BitstreamError` unless ``codec`` is the one that wrote it."""
+    if not codec.digest.startswith(compressed.codec_digest):
+        raise BitstreamError(f"{name} was compressed with {compressed.codec!r} of digest {compressed.codec_digest}, and "
+                             f"this codec has {codec.digest[:16]}: give the weights it was made with (--codec FILE)")

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._utils.optional import import_compressai
 from ..encoders import HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
 from ..errors import BitstreamError, WeightsError
 from ..images import halved
-from ._compressai import import_compressai
 from .container import Bitstream
 
 ScaleHyperprior: Any = import_compressai("compressai.models").ScaleHyperprior

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from .. import images
+from .._utils.io import replace
 from ..errors import ImageError, ModelError, RateError, WeightsError
-from ..files import replace
 from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss
 from ..pretrained import DEFAULT_MODEL
 from .annealing import soft_round, temperature
@@ -131,8 +131,10 @@ def refine(
     if not isinstance(codec, Codec):
         raise ModelError(f"codec is a {type(codec).__name__}, which has no decoder: expected a whole codec, "
                          "cpips.codec.files.open_codec(name)")
+    if isinstance(image, Tensor) and image.dim() == 4 and len(image) == 1:
+        image = image[0]
     if not isinstance(image, Tensor) or image.dim() != 3:
-        raise ImageError("expected one image, a tensor (3,H,W) in [0,1]: cpips.load_image(path)")
+        raise ImageError("expected one image, a tensor (3,H,W) or (1,3,H,W) in [0,1]: cpips.load_image(path)")
     batch = images.as_batch(image[None])
     images.check_values(batch)
     if alpha is None and (alpha := codec.lmbda) is None:

@@ -10,9 +10,9 @@ and deviation) and NaN do not. Modules have no parameters, nothing in ``state_di
 adversary, which is a network to be trained.
 """
 
-from ._base import Loss
 from .adversarial import (
     NonBinaryAdversary, UNetDiscriminator, nonbinary_discriminator_loss, nonbinary_generator_loss)
+from .base import Loss
 from .combined import CombinedLoss
 from .ensemble import SemanticEnsembleLoss
 from .features import FeatureExtractor

@@ -9,18 +9,14 @@ one, of the non-saturating loss of Goodfellow et al. (NIPS 2014).
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import Any, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ImageError, ModelError
-
-if TYPE_CHECKING:
-    from .tokens import Tokenizer
-
-CELL = 8  # px, each way, that a label stands for
+from .tokens import CELL, Residual, Tokenizer
 
 
 def nonbinary_generator_loss(fake: Tensor, labels: Tensor) -> Tensor:
@@ -118,18 +114,6 @@ class UNetDiscriminator(nn.Module):
         return self.head(F.leaky_relu(h, 0.2))
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions and a shortcut, ``(N,before,h,w)`` to ``(N,after,h,w)``."""
-
-    def __init__(self, before: int, after: int):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
-        self.shortcut = nn.Conv2d(before, after, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
-
-
 class NonBinaryAdversary(nn.Module):
     """A discriminator with the labels it learns: both losses of images, as decoder tuning takes them.
 
@@ -141,7 +125,7 @@ class NonBinaryAdversary(nn.Module):
         ModelError: numbers of codes that differ.
     """
 
-    def __init__(self, discriminator: UNetDiscriminator, tokenizer: "Tokenizer | None" = None):
+    def __init__(self, discriminator: UNetDiscriminator, tokenizer: Tokenizer | None = None):
         super().__init__()
         codes = 1 if tokenizer is None else tokenizer.codes
         if codes != discriminator.codes:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Mapping, Union
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ._base import OUTPUT, TARGET, FeatureLoss, Features, Loss, Target
+from .base import OUTPUT, TARGET, FeatureLoss, Features, Loss, Target
 
 Term = Callable[[Tensor, Tensor], Tensor]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import pretrained
+from ..base import FullReferenceMetric
 from ..errors import ModelError
-from ..protocol import FullReferenceMetric
-from ._base import Target
 from .adversarial import NonBinaryAdversary, held
+from .base import Target
 from .combined import CombinedLoss, Term
 from .perceptual import PerceptualLoss
 from .pixels import CharbonnierLoss

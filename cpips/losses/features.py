@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from .. import pretrained
-from ..baselines._common import Source, digest
 from ..baselines.trunks import NETS, Trunk, trunk_state
+from ..baselines.weights import Source, digest
 from ..encoders import AnalysisTransform
 from ..errors import ImageError, ModelError
 

@@ -8,12 +8,12 @@ from typing import Any, Mapping, Sequence
 from torch import Tensor
 
 from .. import forms, pretrained
+from ..base import FullReferenceMetric, reduced
 from ..baselines.trunks import NETS
 from ..cells import cell_mean
 from ..errors import ImageError, ModelError
 from ..metric import CPIPS, Embedding
-from ..protocol import FullReferenceMetric, reduced
-from ._base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
+from .base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from .features import FeatureExtractor
 
 DISTANCES = ("l1", "l2", "normalised")
@@ -127,10 +127,10 @@ class PerceptualLoss(FeatureLoss):
                 raise ImageError(f"the target was embedded by another loss than one of {self.metric.name}: give its "
                                  "images")
             output = self._prepare(output, OUTPUT)
-            distance = self.metric.distance(self.metric.embed(output), target, reduction="none")
+            distance = self.metric.distance(target, self.metric.embed(output), reduction="none")
             return self._reduce(self._mark_invalid(distance, output))
         output, target = self._prepare_all({OUTPUT: output, TARGET: target})
-        return self._reduce(self._mark_invalid(self.metric(output, target, reduction="none"), output, target))
+        return self._reduce(self._mark_invalid(self.metric(target, output, reduction="none"), output, target))
 
     def embed(  # type: ignore[override]  # of some metrics, the images themselves
             self, target: Tensor, *, features: Features | None = None) -> Target:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..base import reduced, widen
 from ..errors import ImageError
-from ..protocol import reduced, widen
-from ._base import OUTPUT, TARGET, Loss, positive
+from .base import OUTPUT, TARGET, Loss, positive
 
 
 def charbonnier_loss(output: Tensor, target: Tensor, eps: float = 1e-3, reduction: str = "mean") -> Tensor:

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import pretrained
-from ..baselines._common import no_autocast
+from ..base import no_autocast, reduced
 from ..cells import wide
 from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from ..protocol import reduced
-from ._base import FeatureLoss, Features, TapWeights, check_taps
+from .base import FeatureLoss, Features, TapWeights, check_taps
 from .features import FeatureExtractor
 
 

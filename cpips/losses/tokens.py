@@ -14,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .._utils.io import replace
 from ..encoders import tensors_digest
 from ..errors import ImageError, ModelError, WeightsError
-from ..files import replace
-from .adversarial import CELL, Residual
 
 log = logging.getLogger(__name__)
+
+CELL = 8  # px, each way, that a label stands for
 
 
 class Tokenizer(nn.Module):
@@ -293,6 +294,18 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if made.digest != digest:
         raise WeightsError(f"{path} is damaged: its tensors are not those that were written; delete it, and it is made anew")
     return made
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a shortcut, ``(N,before,h,w)`` to ``(N,after,h,w)``."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
+        self.shortcut = nn.Conv2d(before, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
 
 
 def _check(image: Tensor) -> None:

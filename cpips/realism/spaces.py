@@ -225,7 +225,7 @@ def _torch_fidelity() -> Any:
     Raises:
         ImportError: it is not installed; the message names the extra to install.
     """
-    from ..codec._compressai import declare_torchvision_ops
+    from .._utils.optional import declare_torchvision_ops
 
     declare_torchvision_ops()
     try:

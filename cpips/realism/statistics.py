@@ -14,11 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import images as checked
+from .._utils.io import list_images, replace
+from ..batch.pairs import MAX_PIXELS
 from ..errors import ImageError, ModelError
-from ..files import replace
 from ..pretrained import DEFAULT_CODEC
-from ..scoring.pairs import MAX_PIXELS
-from ..scoring.tables import IMAGE_SUFFIXES
 from .spaces import Space, SpaceLike, check_resize, make_space, resize
 
 KEEP = 10_000  # features
@@ -280,11 +279,11 @@ def _listed(images: Images) -> Iterable[checked.ImageLike]:
     folder = Path(images)
     if not folder.is_dir():
         raise ImageError(f"{folder} is no folder: give a folder of images, or a list")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return list_images(folder)
 
 
 def _read(images: Iterable[checked.ImageLike], background: checked.Background, workers: int) -> Iterator[Tensor]:
-    from ..codec.data import prefetch
+    from .._utils.threads import prefetch
 
     def read(item: tuple[int, checked.ImageLike]) -> Tensor:
         i, image = item

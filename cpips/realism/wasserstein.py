@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import images, pretrained
-from ..baselines._common import no_autocast
+from ..base import no_autocast, reduced
 from ..cells import cell_mean
 from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from ..losses._base import FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
+from ..losses.base import FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
 from ..losses.features import FeatureExtractor
-from ..protocol import reduced
 
 Sigma = Union[float, Tensor]
 

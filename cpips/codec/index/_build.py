@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import images
+from ..._utils.io import IMAGE_SUFFIXES, atomic
+from ..._utils.journal import Appended
 from ...encoders import STRIDE
 from ...errors import BitstreamError, CpipsError
-from ...scoring.journal import Appended
-from ...scoring.tables import IMAGE_SUFFIXES, atomic
 from .. import container
 from ..model import Codec
 from ._format import (DIMS, MAGIC, RESIZE, SIZE, SKETCH, VERSION, IndexFileError, fits, is_index, read_file, read_image,

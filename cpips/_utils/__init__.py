@@ -1,0 +1,1 @@
+"""What all layers share. Nothing here knows of metrics."""

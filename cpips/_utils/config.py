@@ -1,0 +1,79 @@
+"""Config files in TOML, read into dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping, TypeVar
+
+from ..errors import ModelError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in the file at ``path``, as they stand there.
+
+    Raises:
+        ModelError: not TOML; the message names the file.
+        OSError: the file cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{path}: not valid TOML: {error}") from None
+
+
+def make(where: Path | str, cls: type[T], raw: Mapping[str, Any]) -> T:
+    """The dataclass ``cls`` with the settings ``raw``.
+
+    Raises:
+        ModelError: an unknown or missing setting, or one that ``cls`` refuses; the message begins with ``where``.
+    """
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # of a dataclass, which T cannot say
+    if unknown := sorted(set(raw) - known):
+        raise ModelError(f"{where}: unknown settings {unknown}; known are {sorted(known)}")
+    try:
+        return cls(**raw)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{where}: {error}") from None
+
+
+def beside(path: Path, name: str) -> str:
+    """The file ``name``, relative to the config at ``path``, from any folder."""
+    return str((path.parent / name).resolve())
+
+
+def with_defaults(cls: type[DataclassInstance], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were ``saved`` with a checkpoint: one of ``cls`` that came after it had its default."""
+    return {f.name: f.default for f in dataclasses.fields(cls)} | dict(saved)
+
+
+def check_types(settings: DataclassInstance) -> None:
+    """Refuse numbers, texts and switches, or lists of them, that are not what the annotation of their field says.
+
+    Fields of other types are not looked at.
+
+    Raises:
+        ModelError: the message names the first such field.
+    """
+    for f in dataclasses.fields(settings):
+        several = str(f.type).startswith(("list[", "tuple["))
+        kind = str(f.type).removeprefix("list[").removeprefix("tuple[").removesuffix("]").removesuffix(", ...")
+        if kind not in _KINDS:
+            continue
+        value = getattr(settings, f.name)
+        each = [value] if not several else value if isinstance(value, (list, tuple)) else [None]
+        if not all(isinstance(v, _KINDS[kind]) and isinstance(v, bool) == (kind == "bool") for v in each):
+            raise ModelError(f"{f.name} = {value!r}: must be {'a list of' if several else 'of type'} {kind}")

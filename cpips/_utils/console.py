@@ -1,0 +1,133 @@
+"""What the commands share: their options, the metric, tables and JSON on stdout, errors on stderr."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, Sequence
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ReferenceArgument = Annotated[str, typer.Argument(
+    metavar="REF", show_default=False, help="The image, or .cpz file, to compare with.")]
+ImagesArgument = Annotated[list[str], typer.Argument(
+    metavar="IMG", show_default=False, help="Images or .cpz files of the same size.")]
+DeviceOption = Annotated[str, typer.Option(
+    metavar="DEVICE", help="cpu, cuda, cuda:0, mps, or auto: the fastest there is.")]
+DtypeOption = Annotated[str, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+BackgroundOption = Annotated[Optional[str], typer.Option(
+    metavar="COLOUR", show_default=False,
+    help="Lay images with alpha over this colour ('white', '#ff8000'). Default: such images are refused.")]
+
+EngineOption = Annotated[str, typer.Option(metavar="ENGINE", help="local, or ray: Ray Data, on many machines.")]
+ActorsOption = Annotated[Optional[int], typer.Option(
+    min=1, metavar="N", show_default=False, help="Of Ray: models at once. Default: one a GPU, or one a core.")]
+AddressOption = Annotated[Optional[str], typer.Option(
+    "--ray-address", metavar="HOST:PORT", show_default=False,
+    help="Of Ray: a running cluster. Default: one is started on this machine.")]
+
+# of the commands that run for long, after a config
+DataRootOption = Annotated[Path, typer.Option(
+    metavar="DIR", show_default=False, help="Folder that holds the folders and data sets which the config names.")]
+ThreadsOption = Annotated[Optional[int], typer.Option(min=1, metavar="N", show_default=False, help="CPU threads.")]
+
+
+# ---- output ---------------------------------------------------------------------------------------------------------
+
+
+def console(stderr: bool = False) -> Console | None:
+    """A rich console if the stream is a terminal, else None: what goes into a pipe or file stays plain."""
+    stream = sys.stderr if stderr else sys.stdout
+    if not stream.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes: Sequence[str] = (),
+                title: str = "", right: Sequence[str] = (), marked: Sequence[int] = ()) -> None:
+    """A table on a terminal; in a pipe a header and rows with tabs between cells, and notes after ``# ``.
+
+    Args:
+        right: names of the columns that are aligned right.
+        marked: rows that tell of an error.
+    """
+    terminal = console()
+    if terminal is None:
+        for row in (columns, *rows):
+            print("\t".join(one_line(cell) for cell in row))
+        for note in notes:
+            print(f"# {one_line(note)}")
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for i, row in enumerate(rows):
+        table.add_row(*(Text(one_line(cell)) for cell in row), style="red" if i in marked else None)
+    terminal.print(table)
+    for note in notes:
+        terminal.print(Text(note, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[str | None, int], None]]:
+    """Call it after each item with its error, or None, and how many there are; draws a bar if stderr is a terminal."""
+    terminal = console(stderr=True)
+    if terminal is None:
+        yield lambda error, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("[red]{task.fields[note]}"))
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None, note="")
+        failed = 0
+
+        def advance(error: str | None, total: int) -> None:
+            nonlocal failed
+            failed += error is not None
+            bar.update(task, advance=1, total=total, note=f"{failed} failed" if failed else "")
+
+        yield advance
+
+
+def print_json(value: Any) -> None:
+    import json
+
+    from .io import finite
+
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for people on stderr, out of the way of results."""
+    terminal = console(stderr=True)
+    if terminal is None:
+        print(text, file=sys.stderr)
+    else:
+        terminal.print(text, style=style or None, markup=False, soft_wrap=True)
+
+
+def fail(message: str, program: str = "cpips") -> None:
+    """``PROGRAM: error: message`` on stderr, on one line."""
+    say(f"{program}: error: {one_line(message)}", "bold red")
+
+
+def one_line(text: str) -> str:
+    return " ".join(str(text).split("\n")).replace("\t", " ").replace("\r", " ")
+
+
+def number(value: float) -> str:
+    """Six digits: more than two machines agree on."""
+    return f"{value:.6g}" if abs(value) < 1e-4 or abs(value) >= 1e4 else f"{value:.6f}"

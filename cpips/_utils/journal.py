@@ -1,0 +1,110 @@
+"""A file beside an output to which a long run appends its rows, so that a kill loses nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any, Callable, Generic, TypeVar
+
+from ..errors import TableError
+from .io import json_line
+
+Row = TypeVar("Row")
+
+
+def journal_path(output: Path) -> Path:
+    return output.with_name(output.name + ".journal.jsonl")
+
+
+class Appended:
+    """A file of one process to which records are appended; whoever opens it reads first what an earlier run left."""
+
+    def __init__(self, path: Path, restart: bool, read: Callable[[], None]):
+        self.path = path
+        self.stream = path.open("a+b")
+        try:
+            lock(self.stream, path)
+            if restart:
+                self.stream.truncate(0)
+            read()
+        except BaseException:
+            self.stream.close()
+            raise
+
+    def _append(self, record: bytes) -> None:
+        self.stream.write(record)
+        self.stream.flush()  # a kill loses nothing that the kernel has
+
+    def remove(self) -> None:
+        self.stream.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        try:
+            self.stream.close()
+        except OSError:  # what could not be flushed was reported when it was written
+            pass
+
+
+class Journal(Appended, Generic[Row]):
+    """A header line, then a line per row in order. Reading drops a last line that a kill left half written.
+
+    Args:
+        header: what the run is; a journal with another header is refused. ``header["rows"]`` is the number of rows.
+        parse: makes a row of the fields that were given to :meth:`append`.
+        restart: forget what an earlier run has left.
+
+    Raises:
+        TableError: damaged, of another run, or in use.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], parse: Callable[[dict[str, Any]], Row], restart: bool = False):
+        self._parse = parse
+        self.rows: list[Row] = []
+        header = json.loads(json.dumps(header))  # as it is when read back: tuples are lists
+        super().__init__(path, restart, lambda: self._read(header))
+
+    def _read(self, header: dict[str, Any]) -> None:
+        self.stream.seek(0)
+        lines = self.stream.read().split(b"\n")[:-1]  # after the last newline: nothing, or half a line
+        for number, line in enumerate(lines):
+            try:
+                entry = json.loads(line)
+                if number:
+                    self.rows.append(self._parse(entry))
+                damaged = number > 0 and not entry["row"] == number - 1 < header["rows"]
+            except (ValueError, KeyError, TypeError):
+                damaged = True
+            if damaged:
+                raise TableError(f"{self.path}, line {number + 1}, is damaged: start anew with --restart")
+            if number == 0 and entry != header:
+                changed = [key for key in header if not isinstance(entry, dict) or entry.get(key) != header[key]]
+                raise TableError(f"{self.path} is the journal of another run ({', '.join(changed)} differ): "
+                                 "finish that one, start anew with --restart, or choose another output")
+        end = sum(len(line) + 1 for line in lines)
+        self.stream.truncate(end)
+        self.stream.seek(end)
+        self._next = len(self.rows)
+        if not end:
+            self._write(header)
+
+    def append(self, **fields: Any) -> None:
+        self._write(dict(row=self._next, **fields))
+        self._next += 1
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._append(json_line(entry).encode())
+
+
+def lock(stream: IO[bytes], path: Path) -> None:
+    """Two runs at once would write every row twice. The lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TableError(f"{path} is in use by another run: wait for it, or choose another output") from None
+    except OSError:  # a file system without locks
+        pass

@@ -1,0 +1,76 @@
+"""What becomes of a program's arguments and errors; `cpips` and `bapps-eval` share it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any, Sequence
+
+import typer
+from typer.core import TyperGroup
+
+from .console import fail
+
+
+class Commands(TyperGroup):
+    """Prints an error as one line, `PROGRAM: error: ...`, and turns it into an exit code."""
+
+    program = "cpips"
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+             standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any) -> Any:
+        args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        options = args[: args.index("--")] if "--" in args else args
+        debug = "--debug" in options  # anywhere on the line
+        args = [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(options)]
+        try:
+            code = super().main(args or ["--help"], prog_name or self.program, standalone_mode=False, **extra)
+        except (KeyboardInterrupt, typer.Abort):
+            code = 130
+        except Exception as error:
+            if debug:
+                traceback.print_exception(error)
+            fail(_describe(error), self.program)
+            code = 2
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:  # Click's context, or that of the Click which typer carries
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # cpips ... | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141)
+
+
+def _describe(error: Exception) -> str:
+    from ..errors import CpipsError
+
+    if hasattr(error, "format_message"):  # wrong usage, found by typer
+        context = getattr(error, "ctx", None)
+        return error.format_message() + (f" (see {context.command_path} --help)" if context else "")
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, CpipsError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, (CpipsError, OSError, ImportError)):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def application(commands: type[Commands], epilog: str) -> typer.Typer:
+    """An empty program with these manners."""
+    return typer.Typer(cls=commands, add_completion=True, epilog=epilog, rich_markup_mode="markdown",
+                       pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def version_option(program: str) -> Any:
+    """A ``--version`` that prints the package's version under the program's name, and ends."""
+    def told(wanted: bool) -> None:
+        if wanted:
+            from .._version import __version__
+
+            typer.echo(f"{program} {__version__}")
+            raise typer.Exit
+
+    return typer.Option("--version", callback=told, is_eager=True, help="Print the version.")

@@ -1,0 +1,247 @@
+"""Distances of a stream of pairs: decoded ahead in threads, batched by size, given back in order.
+
+A distance depends on the other pairs of its batch in its last bits. So that a run that is resumed, or spread over
+machines, gives the numbers of one that is not, no batch reaches over a multiple of :func:`block_rows`, and how pairs
+are put together depends on nothing but the pairs of the block and ``batch_size``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Generator, Iterable, Iterator
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import images
+from ..base import FullReferenceMetric
+from ..errors import CpipsError, ImageError
+from ..metric import CPIPS, Embedding
+from .urls import fetch, is_url
+
+MAX_PIXELS = 2_000_000  # of one side of a batch: an encoder's first features need about 500 bytes a pixel
+_BAD_IMAGE = (CpipsError, OSError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a pair: a distance, or else the reason why there is none."""
+
+    distance: float | None = None
+    error: str | None = None
+
+
+def block_rows(batch_size: int) -> int:
+    """Pairs after which batches begin anew: runs that begin at multiples of it give the same numbers bit for bit."""
+    return 8 * batch_size
+
+
+def score_pairs(
+    pairs: Iterable[tuple[images.ImageLike, images.ImageLike] | str],
+    metric: FullReferenceMetric,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    max_pixels: int = MAX_PIXELS,
+) -> Generator[Result, None, None]:
+    """Distances of pairs of single images, in the order in which they come; ``pairs`` may be endless.
+
+    A pair that cannot be compared gives a :class:`Result` with its error, and the others go on. Images of one size
+    that come near each other share a batch. A reference that consecutive pairs share is decoded once, and by
+    :class:`cpips.CPIPS` encoded once.
+
+    Args:
+        pairs: (reference, image), each as :func:`cpips.images.as_batch` takes it or a URL that fsspec opens, one
+            image each; or the reason why there is no pair, which becomes its error.
+        batch_size: most pairs in a batch.
+        workers: threads that decode.
+        max_pixels: most pixels of a batch, in its references or its images; a larger pair goes alone.
+
+    Raises:
+        ValueError: a batch size or a number of workers below 1.
+    """
+    if batch_size < 1 or workers < 1:
+        raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
+    return _score(iter(pairs), metric, batch_size, workers, max_pixels)
+
+
+# ---- the window -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Item:
+    """A pair on its way: being decoded, then decoded, then done."""
+
+    block: int
+    reference: Any
+    pixels: int
+    futures: tuple[Future[Any], ...]
+    decoded: tuple[Tensor, Tensor] | None = field(default=None)
+    result: Result | None = field(default=None)
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """The pixels of one that is settled, and not done."""
+        assert self.decoded is not None
+        return self.decoded
+
+    def settle(self) -> None:
+        """Wait for the decoders."""
+        if self.result is None and self.decoded is None:
+            try:
+                self.decoded = (self.futures[0].result(), self.futures[1].result())
+                images.check_same_size(*self.decoded)
+            except _BAD_IMAGE as error:
+                self.finish(Result(error=_reason(error)))
+
+    def finish(self, result: Result) -> None:
+        self.result, self.decoded, self.futures = result, None, ()  # the pixels are free again
+
+
+def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, workers: int,
+           max_pixels: int) -> Generator[Result, None, None]:
+    window: deque[_Item] = deque()
+    encoder = _SharedReferences(metric)
+    exhausted, count = False, 0
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="cpips-decode")
+    last: tuple[Any, Future[Any]] | None = None  # the last reference, for the pair that repeats it
+    try:
+        while True:
+            # twice a batch, so that two sizes that take turns still fill one; four batches of pixels at most
+            while (not exhausted and len(window) < 2 * batch_size + workers
+                   and (not window or sum(item.pixels for item in window if item.result is None) < 4 * max_pixels)):
+                try:
+                    pair = next(pairs)
+                except StopIteration:
+                    exhausted = True
+                    break
+                block, count = count // block_rows(batch_size), count + 1
+                if isinstance(pair, str):
+                    window.append(_Item(block, None, 0, (), result=Result(error=pair)))
+                    continue
+                reference, image = pair
+                if last is None or not _same(last[0], reference):
+                    last = (reference, pool.submit(_decode, reference, metric))
+                window.append(_Item(block, reference, _pixels(image), (last[1], pool.submit(_decode, image, metric))))
+            if not window:
+                return
+            if window[0].result is None:
+                _compare_next(window, encoder, batch_size, max_pixels)
+            while window and (result := window[0].result) is not None:
+                window.popleft()
+                yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compare_next(window: deque[_Item], encoder: "_SharedReferences", batch_size: int, max_pixels: int) -> None:
+    """Finish the head of the window, and with it others of its size."""
+    head = window[0]
+    head.settle()
+    if head.decoded is None:
+        return
+    height, width = head.decoded[0].shape[2:]
+    room = max(1, min(batch_size, max_pixels // (height * width)))
+    batch: list[_Item] = []
+    for item in islice(window, 2 * batch_size):  # what lies ahead of it depends on the number of threads
+        if len(batch) == room or item.block != head.block:
+            break
+        item.settle()
+        if item.decoded is not None and item.decoded[0].shape == head.decoded[0].shape:
+            batch.append(item)
+    for item, result in zip(batch, _distances(batch, encoder)):
+        item.finish(result)
+
+
+# ---- one batch ------------------------------------------------------------------------------------------------------
+
+
+def _distances(batch: list[_Item], encoder: "_SharedReferences") -> list[Result]:
+    try:
+        with torch.inference_mode():
+            values = encoder.distances(batch).cpu().numpy()
+    except Exception as error:
+        if len(batch) > 1:  # find the pair that is to blame, or live with less memory
+            return [_distances([item], encoder)[0] for item in batch]
+        if isinstance(error, (CpipsError, MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+            return [Result(error=_reason(error))]
+        raise
+    # float32 in its shortest digits, 0.1 and not 0.10000000149011612: the same number when read back
+    return [Result(error="the distance is NaN") if math.isnan(v) else Result(float(str(v))) for v in values]
+
+
+class _SharedReferences:
+    """Compares batches; keeps the embeddings of the references of the last one, since tables repeat them."""
+
+    def __init__(self, metric: FullReferenceMetric):
+        self.metric = metric
+        self.known: list[_Slot] = []
+        self.block = -1
+
+    def distances(self, batch: list[_Item]) -> Tensor:
+        metric = self.metric
+        image = torch.cat([item.pair[1] for item in batch]).to(metric.device)
+        if not isinstance(metric, CPIPS):
+            return metric(torch.cat([item.pair[0] for item in batch]).to(metric.device), image)
+        if batch[0].block != self.block:
+            self.block, self.known = batch[0].block, []
+        slots: list[_Slot] = []
+        fresh: list[tuple[_Slot, Tensor]] = []
+        for item in batch:
+            size = item.pair[0].shape
+            known = (s for s in [*slots, *self.known] if s.size == size and _same(s.reference, item.reference))
+            slot = next(known, None)
+            if slot is None:
+                slot = _Slot(item.reference, size)
+                fresh.append((slot, item.pair[0]))
+            slots.append(slot)
+        if fresh:
+            embeddings = metric.embed(torch.cat([pixels for _, pixels in fresh]).to(metric.device))
+            for (slot, _), embedding in zip(fresh, embeddings):
+                slot.embedding = embedding
+        self.known = slots
+        return metric.distance(Embedding.cat([slot.embedding for slot in slots]), metric.embed(image))
+
+
+@dataclass(eq=False)
+class _Slot:
+    reference: Any
+    size: torch.Size
+    embedding: Embedding = field(init=False)  # once its batch is encoded
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two images are one and the same file or object."""
+    paths = (str, os.PathLike)
+    return a is b or (isinstance(a, paths) and isinstance(b, paths) and os.fspath(a) == os.fspath(b))
+
+
+def _decode(image: images.ImageLike, metric: FullReferenceMetric) -> Tensor:
+    batch = fetch(image, metric.background) if is_url(image) else images.as_batch(image, background=metric.background)
+    if len(batch) != 1:
+        raise ImageError(f"a pair holds single images, came a batch of {len(batch)}")
+    return batch
+
+
+def _pixels(image: images.ImageLike) -> int:
+    """How large the image is, before it is decoded; 0 where that is not to be had."""
+    try:
+        if isinstance(image, (str, os.PathLike)):
+            with Image.open(image) as header:
+                return header.width * header.height
+        return math.prod(sorted(image.shape)[-2:]) if hasattr(image, "shape") else 0
+    except Exception:  # the decoder will tell what is wrong with it
+        return 0
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"out of memory: {text}".rstrip(": ")
+    return text or type(error).__name__

@@ -1,0 +1,255 @@
+"""Tables of pairs in and tables of distances out: CSV, JSON lines, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping, Sequence, Union
+
+from .._compat import moved_names
+from .._utils.io import IMAGE_SUFFIXES, atomic, json_line, list_images
+from ..errors import TableError
+from . import urls
+from .pairs import Result
+
+REFERENCE_COLUMNS = ("reference", "ref", "ref_image", "reference_image", "original", "p0")
+IMAGE_COLUMNS = ("image", "img", "distorted", "dist", "dist_image", "distorted_image", "test", "p1")
+ADDED = ("distance", "error", "signature")
+OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__)
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+Results = Union[Sequence[Result], Mapping[str, Sequence[Result]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns as they came (each a list of one length), and per row the pair to compare or the reason why not."""
+
+    columns: dict[str, list[Any]]
+    pairs: list[tuple[Path | str, Path | str] | str]  # in a tuple, str is a URL
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def digest(self) -> str:
+        """SHA-256 over the columns and the resolved pairs."""
+        sha = hashlib.sha256(json.dumps(list(self.columns)).encode())
+        for row in zip(self.pairs, *self.columns.values()):
+            sha.update(repr([str(cell) for cell in row]).encode())
+        return sha.hexdigest()
+
+
+# ---- in -------------------------------------------------------------------------------------------------------------
+
+
+def read_table(path: Path | str, reference_column: str | None = None, image_column: str | None = None,
+               root: Path | str | None = None) -> Table:
+    """Read a CSV (with a header) or Parquet table of pairs; the table and the images may be URLs that fsspec opens.
+
+    Args:
+        reference_column, image_column: default: the first of the usual names that the table has.
+        root: what relative paths start from; default: the table's folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        TableError: not such a table; the message names the columns found.
+    """
+    path = urls.local(path)
+    columns = _read_parquet(path) if urls.suffix(path) == ".parquet" else _read_csv(path)
+    if clash := [name for name in ADDED if name in columns]:
+        raise TableError(f"{path} has a column {clash[0]!r} already, which the output adds: rename it")
+    reference = _find_column(path, columns, reference_column, REFERENCE_COLUMNS, "--ref-column")
+    image = _find_column(path, columns, image_column, IMAGE_COLUMNS, "--image-column")
+    root = urls.parent(path) if root is None else urls.local(root)
+    return Table(columns, [_pair(a, b, root, reference, image) for a, b in zip(columns[reference], columns[image])])
+
+
+def _pair(reference: Any, image: Any, root: Path | str, *names: str) -> tuple[Path | str, Path | str] | str:
+    for cell, name in zip((reference, image), names):
+        if cell is None or not str(cell).strip():
+            return f"column {name!r} is empty"
+    return urls.join(root, str(reference).strip()), urls.join(root, str(image).strip())
+
+
+def _find_column(path: Path | str, columns: dict[str, list[Any]], wanted: str | None, usual: Sequence[str],
+                 option: str) -> str:
+    found = f"{path} has the columns {', '.join(map(repr, columns))}"
+    if wanted is not None:
+        if wanted not in columns:
+            raise TableError(f"no column {wanted!r}: {found}")
+        return wanted
+    names = {name.strip().lower(): name for name in reversed(columns)}
+    for name in usual:
+        if name in names:
+            return names[name]
+    raise TableError(f"{found}, none of which is one of {', '.join(usual)}: say which with {option}")
+
+
+def _read_csv(path: Path | str) -> dict[str, list[Any]]:
+    try:
+        with io.TextIOWrapper(io.BytesIO(urls.read(path)), "utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, [])
+            rows = []
+            for row in reader:
+                if not row:  # a blank line
+                    continue
+                if len(row) != len(header):
+                    raise TableError(f"{path}, line {reader.line_num}: {len(row)} fields, but the header has "
+                                     f"{len(header)}")
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path} is not a CSV table in UTF-8: {error}") from None
+    if not header:
+        raise TableError(f"{path} is empty: expected a header line such as reference,image")
+    if len(set(header)) < len(header):
+        raise TableError(f"{path} has two columns of one name: {', '.join(map(repr, header))}")
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+
+
+def _read_parquet(path: Path | str) -> dict[str, list[Any]]:
+    pyarrow, parquet = import_pyarrow()
+    try:
+        table = parquet.read_table(path if isinstance(path, Path) else io.BytesIO(urls.read(path)))
+    except pyarrow.ArrowException as error:
+        raise TableError(f"{path} is not a Parquet table: {error}") from None
+    if len(set(table.column_names)) < len(table.column_names):
+        raise TableError(f"{path} has two columns of one name: {', '.join(map(repr, table.column_names))}")
+    return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def read_folders(references: Path, images: Path) -> Table:
+    """Pair the images below two folders by their path without suffix; what has no partner becomes a row with an error.
+
+    Raises:
+        TableError: not a folder, or no images in it.
+    """
+    ours, theirs = _images_below(references), _images_below(images)
+    rows: list[tuple[str, str, tuple[Path, Path] | str]] = []
+    for key in sorted({*ours, *theirs}):
+        left, right = ours.get(key, []), theirs.get(key, [])
+        if len(left) > 1:
+            problem = f"more than one reference: {', '.join(path.name for path in left)}"
+        elif not left:
+            problem = f"no reference {key}.* in {references}"
+        elif not right:
+            problem = f"no image {key}.* in {images}"
+        else:
+            problem = ""
+        reference = str(left[0]) if left else ""
+        if not right:
+            rows.append((reference, "", problem))
+        for image in right:
+            rows.append((reference, str(image), problem or (left[0], image)))
+    return Table({"reference": [row[0] for row in rows], "image": [row[1] for row in rows]}, [row[2] for row in rows])
+
+
+def _images_below(folder: Path) -> dict[str, list[Path]]:
+    if not folder.is_dir():
+        raise TableError(f"{folder} is not a folder: give a table of pairs, or two folders")
+    found: dict[str, list[Path]] = {}
+    for path in list_images(folder):
+        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    if not found:
+        raise TableError(f"no images below {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
+
+
+# ---- out ------------------------------------------------------------------------------------------------------------
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output that could not be written at the end, before the work begins."""
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise TableError(f"{path}: the output's suffix says its format: choose from {', '.join(OUTPUT_SUFFIXES)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise TableError(f"{path} is a folder: name a file" if path.is_dir() else f"no folder {path.parent}: create it")
+    if path.suffix.lower() == ".parquet":
+        import_pyarrow()
+
+
+def write_table(path: Path, table: Table, results: Results, signature: str) -> None:
+    """All columns of ``table``, then ``distance``, ``error`` and ``signature``; appears under its name only when whole.
+
+    Results of several metrics come by the names of their columns, which stand in place of ``distance``.
+
+    Columns of a CSV that hold nothing but numbers become numbers in Parquet and JSON lines. JSON knows no infinity
+    (the PSNR of equal images): there it is the string "Infinity".
+    """
+    suffix = path.suffix.lower()
+    columns = {**(table.columns if suffix == ".csv" else typed_columns(table)), **added(results, signature)}
+    with atomic(path) as stream:
+        if suffix == ".parquet":
+            import_pyarrow()[1].write_table(arrow_table(columns, list(_by_name(results))), stream)
+            return
+        text = io.TextIOWrapper(stream, "utf-8", newline="")
+        if suffix == ".csv":
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values()))
+        else:
+            for row in zip(*columns.values()):
+                text.write(json_line(dict(zip(columns, row))))
+        text.flush()
+        text.detach()
+
+
+def typed_columns(table: Table) -> dict[str, list[Any]]:
+    """The columns of a table; those that hold nothing but numbers as numbers."""
+    return {name: _typed(column) for name, column in table.columns.items()}
+
+
+def added(results: Results, signature: str) -> dict[str, list[Any]]:
+    """The columns that an output has besides those of its table."""
+    errors = errors_of(results)
+    return {**{name: [r.distance for r in rows] for name, rows in _by_name(results).items()}, "error": errors,
+            "signature": [signature] * len(errors)}
+
+
+def errors_of(results: Results) -> list[str | None]:
+    """For each row its error; of several metrics those of all that have one, which are named where not all say the same."""
+    errors: list[str | None] = []
+    for row in zip(*_by_name(results).values()):
+        said = {name: r.error for name, r in zip(_by_name(results), row) if r.error is not None}
+        alike = len(said) == len(row) and len(set(said.values())) == 1
+        errors.append(None if not said else row[0].error if alike
+                      else "; ".join(f"{name}: {error}" for name, error in said.items()))
+    return errors
+
+
+def _by_name(results: Results) -> Mapping[str, Sequence[Result]]:
+    return results if isinstance(results, Mapping) else {"distance": results}
+
+
+def arrow_table(columns: dict[str, list[Any]], distances: Sequence[str] = ("distance",)) -> Any:
+    """A ``pyarrow.Table``; of the columns that an output adds with their types, even where all are empty."""
+    pyarrow, _ = import_pyarrow()
+    types = {**dict.fromkeys(distances, pyarrow.float64()), "error": pyarrow.string(), "signature": pyarrow.string()}
+    return pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
+
+
+def _typed(column: list[Any]) -> list[Any]:
+    """The strings of a CSV column as numbers, if all that are not empty are plain numbers (007 is none)."""
+    cells = [cell for cell in column if cell != ""]
+    if not cells or not all(isinstance(cell, str) and _NUMBER.fullmatch(cell) for cell in cells):
+        return column
+    kind = int if all(cell.lstrip("+-").isdigit() for cell in cells) else float
+    return [kind(cell) if cell != "" else None for cell in column]
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
+        raise TableError(f"Parquet needs pyarrow, which {why}: pip install 'cpips[eval]', or use .csv") from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,58 @@
+"""``cpips tune-decoder``: train the decoder of a codec, and nothing else, from a config file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .._utils.console import DataRootOption, DeviceOption, ThreadsOption, say
+from .._utils.devices import open_device
+from .._utils.optional import needing
+from .train import step_progress
+
+
+def tune_decoder(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file as configs/tune-*.toml.")],
+    data_root: DataRootOption,
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", metavar="OUT", show_default=False,
+        help="Folder for the checkpoint, the history and the codec.")],
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+) -> None:
+    """Tune a codec's decoder with the semantic ensemble loss; its files stay as they are, to the last bit.
+
+    Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights.
+    """
+    from ..errors import CpipsError
+
+    where = open_device(device, threads)
+    with needing("tuning", "train"):
+        from ..training.tune_config import TuneConfig, make_tuner
+
+        try:
+            tuner = make_tuner(TuneConfig.load(config), data_root, output, str(where))
+        except (ValueError, FloatingPointError) as error:  # settings or data that do not fit; a tokenizer that diverged
+            raise CpipsError(str(error)) from error
+    steps = tuner.settings.steps
+    if tuner.step:
+        say(f"resumed at step {tuner.step} of {steps}")
+    try:
+        with step_progress(tuner.step, steps, True, _losses) as show:
+            weights = tuner.run(progress=show)
+    except FloatingPointError as error:
+        raise CpipsError(str(error)) from error
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on from the last checkpoint")
+        raise
+    say(f"tuned {steps} steps, bitstreams unchanged: {weights}\ntry it:  cpips decompress FILE.cpz --codec {weights}")
+
+
+def _losses(row: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "seconds"))
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(tune_decoder)

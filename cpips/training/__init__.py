@@ -1,0 +1,1 @@
+"""What makes the shipped weights: training of codecs, calibration to people, tuning of decoders, releases."""

@@ -1,0 +1,90 @@
+"""How a metric's judgement of groups compares with that of the teachers."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from ...metric import CPIPS
+from .judged import LADDERS, JudgedSet
+
+
+@torch.inference_mode()
+def agreement(metric: CPIPS, judged: JudgedSet) -> dict[str, Any]:
+    """:func:`group_agreement` and :func:`panel_facts` on the groups that are kept aside."""
+    count = judged.kept_aside
+    distances = []
+    for reference, copies in zip(judged.references[:count], judged.distorted[:count]):
+        images = torch.from_numpy(np.concatenate([reference[None], copies, shifted(reference)]))
+        embedding = metric.embed(images.permute(0, 3, 1, 2))
+        distances.append(metric.distance(embedding[0], embedding[1:]).cpu().numpy())
+    scores, normal = judged.scores[:count], judged.normal[:count]
+    return {"groups": count, **group_agreement(np.stack(distances), scores, normal, judged.teachers, LADDERS),
+            **panel_facts(scores, judged.teachers)}
+
+
+def shifted(image: NDArray[Any]) -> NDArray[Any]:
+    """``(2,H,W,3)`` of ``(H,W,3)``: one pixel to the right and one pixel down, the border doubled: to people the same picture."""
+    return np.stack([np.concatenate([image[:, :1], image[:, :-1]], 1), np.concatenate([image[:1], image[:-1]])])
+
+
+def group_agreement(distances: NDArray[Any], scores: NDArray[Any], normal: NDArray[Any], teachers: Sequence[str],
+                    ladders: int) -> dict[str, Any]:
+    """How a metric's order of copies compares with the teachers'.
+
+    Args:
+        distances: ``(G,K+2)``, of K copies and of the reference :func:`shifted` by a pixel, in both directions.
+        scores, normal: the teachers' distances ``(G,K,T)``, and the same as normal scores.
+        ladders: pairs of severities that each group's copies begin with.
+
+    Returns:
+        ``srcc``: Spearman's correlation with the mean of the teachers' normal scores over all copies;
+        ``srcc_teachers``: with each; ``panel``: :func:`panel_agreement`; ``severity_order``: share of the ladders of which the worse step
+        is held farther; ``below_shift``: share of the copies that are held nearer than the shifted
+        reference, the mean over both directions.
+    """
+    copies, shifts = distances[:, :-2], distances[:, -2:]
+    rungs = copies[:, : 2 * ladders]
+    return {
+        "srcc": float(spearmanr(copies.ravel(), normal.mean(2).ravel()).statistic),
+        "srcc_teachers": {name: float(spearmanr(copies.ravel(), normal[..., t].ravel()).statistic)
+                          for t, name in enumerate(teachers)},
+        "panel": panel_agreement(copies, scores),
+        "severity_order": float((rungs[:, 1::2] > rungs[:, ::2]).mean()) if ladders else None,
+        "below_shift": float((copies[:, :, None] < shifts[:, None]).mean()),
+    }
+
+
+def panel_agreement(distances: NDArray[Any], scores: NDArray[Any]) -> float:
+    """Mean share of the teachers who agree with ``distances``, ``(G,K)``, on which of two copies is nearer to their
+    reference, over all triplets of a reference and two of its copies: 2AFC with teachers as the judges."""
+    i, j = np.triu_indices(distances.shape[1], 1)
+    first = _votes(distances[:, i], distances[:, j])
+    votes = panel_votes(scores)
+    return float((first * votes + (1 - first) * (1 - votes)).mean())
+
+
+def panel_votes(scores: NDArray[Any]) -> NDArray[Any]:
+    """Share of the teachers to whom the first of two copies is the farther, ``(G,K(K-1)/2)`` of ``(G,K,T)``."""
+    i, j = np.triu_indices(scores.shape[1], 1)
+    return _votes(scores[:, i], scores[:, j]).mean(2)
+
+
+def panel_facts(scores: NDArray[Any], teachers: Sequence[str]) -> dict[str, Any]:
+    """What to read :func:`panel_agreement` against: its ceiling, who always sides with the majority, and the teachers
+    themselves, each against all (its own vote is among them) and against the others alone."""
+    votes = panel_votes(scores)
+    facts = {"triplets": votes.size, "ceiling": float(np.maximum(votes, 1 - votes).mean()),
+             "teachers": {name: panel_agreement(scores[..., t], scores) for t, name in enumerate(teachers)}}
+    if len(teachers) > 1:
+        facts["teachers_against_the_others"] = {
+            name: panel_agreement(scores[..., t], np.delete(scores, t, 2)) for t, name in enumerate(teachers)}
+    return facts
+
+
+def _votes(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    return (first > second) + 0.5 * (first == second)

@@ -1,0 +1,174 @@
+"""What a training config (TOML, one per shipped model in ``configs/``) may say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .._utils import config as toml
+from ..codec.model import CODECS, HYPER_STRIDE
+from ..errors import ModelError
+from ..losses.features import TRUNK_TAPS
+
+CHOICES = {
+    "arch": tuple(CODECS),
+    "form": ("latent", "local", "taps"),
+    "distortion": ("mse", "ms-ssim", "none"),
+    "task_net": tuple(TRUNK_TAPS),
+    "optimizer": ("adam", "soap"),
+    "autocast": ("none", "bfloat16", "float16"),
+}
+POSITIVE = ("N", "M", "scales", "lr", "clip_norm", "log_every", "checkpoint_every")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "task_weight", "order_weight", "shift_weight", "seed",
+                "aux_lr", "warmup_steps", "ema_decay")
+MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labelled images and
+    ``judged`` groups of judged copies.
+
+    A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
+    so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
+    """
+
+    steps: int
+    crop: int
+    batch: int
+    labelled: int = 0
+    micro_batches: int = 1
+    judged: int = 0
+
+    def __post_init__(self) -> None:
+        toml.check_types(self)
+        if min(self.steps, self.crop, self.batch, self.micro_batches) < 1 or self.crop % HYPER_STRIDE:
+            raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {HYPER_STRIDE}")
+        counts = self.batch, self.labelled, self.judged
+        if min(counts) < 0 or any(count % self.micro_batches for count in counts):
+            raise ValueError(f"{self}: batch, labelled and judged must be multiples of micro_batches")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J + task_weight T``, where D is ``255² MSE`` or
+    ``1 - MS-SSIM``.
+
+    J compares distances in ``form`` at ``taps`` with the judgements in ``judged_data``; T is the distance of the decoded
+    image to the original in the features of a frozen task network, for codecs whose pictures machines look at. See
+    :class:`~cpips.training.objective.Objective`.
+
+    Learning rate: linear warm-up, then a cosine to zero over all stages.
+    """
+
+    name: str
+    data: list[str]  # folders of photographs, under the data root
+    lmbda: float
+    stages: list[Stage]
+    arch: str = "hyperprior"
+    N: int = 128
+    M: int = 192
+    init: str = ""  # a codec to start from, relative to the config file
+    init_head: str = ""  # likewise a run's head, or a model's weights, whose head to start from
+    rate_weight: float = 1.0
+    distortion: str = "mse"
+    class_weight: float = 0.0
+    labelled_data: list[str] = field(default_factory=list)  # .npz shards, or folders of class folders
+    judge_weight: float = 0.0
+    order_weight: float = 0.2
+    shift_weight: float = 0.2
+    judged_data: str = ""  # a folder of judged groups, as cpips calibrate makes them
+    judged_copies: int = 8  # of each group in a step, half of them ladders
+    teachers: list[str] = field(default_factory=list)  # of those who judged; all of them if empty
+    form: str = "local"
+    taps: list[str] = field(default_factory=lambda: ["y"])
+    scales: int = 1
+    task_weight: float = 0.0
+    task_net: str = "squeeze"
+    task_trunk: str = ""  # file of the task network's weights, under the data root
+    task_taps: list[str] = field(default_factory=list)  # features that are compared, normalised; all of them if empty
+    seed: int = 0
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    aux_lr: float = 1e-3
+    warmup_steps: int = 300
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    autocast: str = "none"
+    log_every: int = 50
+    checkpoint_every: int = 500
+    notes: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        toml.check_types(self)
+        for name in POSITIVE + NOT_NEGATIVE:
+            value = getattr(self, name)
+            if not (0 < value < math.inf or (value == 0 and name in NOT_NEGATIVE)):
+                raise ValueError(f"{name} = {value}: must be positive{' or 0' if name in NOT_NEGATIVE else ''}")
+        if self.ema_decay >= 1:
+            raise ValueError(f"ema_decay = {self.ema_decay}: must be below 1")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(choices)}")
+        if not self.stages:
+            raise ValueError("needs at least one [[stages]] with steps, crop and batch")
+        if not self.data:
+            raise ValueError("data must name at least one folder of photographs")
+        if not (self.rate_weight or self.distortion != "none" or self.class_weight or self.judge_weight
+                or self.task_weight):
+            raise ValueError("every term of the loss is switched off: rate_weight, distortion, class_weight, "
+                             "judge_weight and task_weight")
+        if self.distortion == "ms-ssim" and min(s.crop for s in self.stages) < MS_SSIM_SIDE:
+            raise ValueError(f"distortion = 'ms-ssim' needs crops of {MS_SSIM_SIDE} px or more")
+        if self.class_weight and not (self.labelled_data and all(s.labelled for s in self.stages)):
+            raise ValueError("class_weight needs labelled_data, and labelled = IMAGES in every stage")
+        if not self.class_weight and (self.labelled_data or any(s.labelled for s in self.stages)):
+            raise ValueError("labelled_data, or labelled images in a stage, change nothing without class_weight")
+        if self.judge_weight and not (self.judged_data and all(s.judged for s in self.stages)):
+            raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
+        if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):
+            raise ValueError("judged_data, or judged groups in a stage, change nothing without judge_weight")
+        if self.init_head and not self.judge_weight:
+            raise ValueError("init_head changes nothing without judge_weight")
+        if bool(self.task_weight) != bool(self.task_trunk):
+            raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other")
+        if unknown := set(self.task_taps) - set(TRUNK_TAPS[self.task_net]):
+            raise ValueError(f"task_taps {', '.join(sorted(unknown))}: must be some of "
+                             f"{', '.join(TRUNK_TAPS[self.task_net])}")
+        if not self.taps or set(self.taps) - set(CODECS[self.arch].architecture.taps):
+            raise ValueError(f"taps = {self.taps}: must be some of {', '.join(CODECS[self.arch].architecture.taps)}")
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainConfig":
+        """Read a TOML config; ``init`` and ``init_head`` become paths that hold from any folder.
+
+        Raises:
+            ModelError: an unknown, missing or unreadable setting; the message names it.
+            OSError: the file cannot be read.
+        """
+        path = Path(path)
+        raw = toml.read(path)
+        stages = raw.get("stages", [])
+        if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
+            raise ModelError(f"{path}: stages must be tables in double brackets, [[stages]]")
+        raw["stages"] = [toml.make(f"{path}, [[stages]] number {i}", Stage, stage) for i, stage in enumerate(stages, 1)]
+        config = toml.make(path, cls, raw)
+        return dataclasses.replace(config, init=config.init and toml.beside(path, config.init),
+                                   init_head=config.init_head and toml.beside(path, config.init_head))
+
+    def stage_at(self, step: int) -> Stage:
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        raise IndexError("step past the end of the run")
+
+    def lr_at(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))

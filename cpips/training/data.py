@@ -1,0 +1,161 @@
+"""Training images: random crops of photographs, and labelled images; every batch a pure function of its key."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterable
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from .._compat import moved_names
+from .._utils.io import list_images
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 4 << 30
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__)
+
+
+class Crops:
+    """Random square crops with random horizontal flips from every image under ``folders``.
+
+    Decoded images stay in memory as uint8 up to ``cache_bytes`` (4 GiB hold about 14,000 of 400x256); the rest are
+    decoded when drawn, which :func:`~cpips._utils.threads.prefetch` does beside the training step.
+
+    Raises:
+        ValueError: a folder is missing, or no image in it is large enough for ``min_side``.
+    """
+
+    def __init__(self, folders: list[Path], min_side: int, cache_bytes: int = CACHE_BYTES):
+        paths = []
+        for folder in map(Path, folders):
+            found = list_images(folder)
+            if not found:
+                raise ValueError(f"no images in {folder}: give --data-root the folder that holds the training images")
+            paths += found
+        with ThreadPoolExecutor() as pool:
+            sides = list(pool.map(_size, paths))
+        self.paths = [path for path, size in zip(paths, sides) if min(size) >= min_side]
+        if not self.paths:
+            raise ValueError(f"none of the {len(paths)} training images has both sides of {min_side} px or more")
+        if len(self.paths) < len(paths):
+            log.warning("%d of %d training images are smaller than %d px and left out",
+                        len(paths) - len(self.paths), len(paths), min_side)
+        self._room = cache_bytes
+        self._cache: dict[int, NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, size: int, crop: int, *key: int) -> Tensor:
+        """``(size,3,crop,crop)`` uint8, a function of ``key`` (seed, step, part) alone."""
+        rng = np.random.default_rng(key)
+        out = np.empty((size, crop, crop, 3), np.uint8)
+        for i in range(size):
+            image = self._image(int(rng.integers(len(self.paths))))
+            top = rng.integers(image.shape[0] - crop + 1)
+            left = rng.integers(image.shape[1] - crop + 1)
+            patch = image[top : top + crop, left : left + crop]
+            out[i] = patch[:, ::-1] if rng.random() < 0.5 else patch
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def _image(self, index: int) -> NDArray[Any]:
+        if (image := self._cache.get(index)) is None:
+            image = _decode(self.paths[index])
+            if image.nbytes <= self._room:
+                self._room -= image.nbytes
+                self._cache[index] = image
+        return image
+
+
+class Labelled:
+    """Labelled images of one size, all in memory: ``images`` uint8 ``(n,3,h,w)`` and ``labels`` ``(n,)``.
+
+    A source is an ``.npz`` shard (``jpeg``: concatenated files, uint8; ``offsets``: where each begins, and perhaps
+    where the last ends; ``labels``) or a folder with a folder of images for each class, whose sorted names are the
+    classes.
+
+    Raises:
+        ValueError: a source is missing or is neither, or its images differ in size.
+    """
+
+    def __init__(self, sources: Iterable[Path]):
+        images, labels = [], []
+        for source in map(Path, sources):
+            found = _read_shard(source) if source.suffix == ".npz" else _read_classes(source)
+            images += found[0]
+            labels += found[1]
+        if not images:
+            raise ValueError("no labelled images")
+        if len({image.shape for image in images}) > 1:
+            raise ValueError("labelled images must be of one size: resize them first")
+        self.images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        self.labels = torch.tensor(labels)
+        if self.labels.is_floating_point() or self.labels.min() < 0:
+            raise ValueError("labels of labelled images must be whole numbers from 0")
+
+    @property
+    def classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, size: int, *key: int) -> tuple[Tensor, Tensor]:
+        """``(size,3,h,w)`` uint8 and ``(size,)``: drawn with replacement, flipped, and shifted by up to an eighth."""
+        rng = np.random.default_rng(key)
+        index = rng.integers(len(self), size=size)
+        images = self.images[index]
+        height, width = images.shape[-2:]
+        reach = (height // 8, width // 8)
+        padded = np.pad(images.numpy(), ((0, 0), (0, 0), (reach[0],) * 2, (reach[1],) * 2), mode="reflect")
+        out = np.empty(images.shape, np.uint8)
+        for i in range(size):
+            top, left = (int(rng.integers(2 * r + 1)) for r in reach)
+            patch = padded[i, :, top : top + height, left : left + width]
+            out[i] = patch[..., ::-1] if rng.random() < 0.5 else patch
+        return torch.from_numpy(out), self.labels[index]
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _decode(source: Path | io.BytesIO) -> NDArray[Any]:
+    with Image.open(source) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _read_shard(path: Path) -> tuple[list[NDArray[Any]], list[int]]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as shard:
+            data, offsets, labels = shard["jpeg"].tobytes(), shard["offsets"].tolist(), shard["labels"].tolist()
+        if len(offsets) - len(labels) not in (0, 1):
+            raise ValueError(f"{len(offsets)} offsets for {len(labels)} labels")
+        bounds = [*offsets, len(data)][: len(labels) + 1]
+        files = [io.BytesIO(data[begin:end]) for begin, end in zip(bounds, bounds[1:])]
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(_decode, files)), labels
+    except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a labelled shard of jpeg, offsets and labels: {error}") from error
+
+
+def _read_classes(folder: Path) -> tuple[list[NDArray[Any]], list[int]]:
+    classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    found = [(path, label) for label, name in enumerate(classes) for path in list_images(name)]
+    if not found:
+        raise ValueError(f"{folder}: neither an .npz shard nor a folder with a folder of images for each class")
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_decode, [path for path, _ in found])), [label for _, label in found]

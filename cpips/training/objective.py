@@ -1,0 +1,114 @@
+"""The joint objective: rate, distortion, recognition (a classifier on the quantised latent), judgement (distances
+that agree with teachers or people) and what a task network sees in the decoded image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..codec.model import Codec, rate_distortion
+from ..losses import PerceptualLoss
+from .calibration.ranking import TrainableHead, group_losses
+from .config import TrainConfig
+
+
+class Classifier(nn.Linear):
+    """Global average pooling of the quantised latent, then a linear layer: ``(N,M,h,w)`` to ``(N,classes)`` logits."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return super().forward(latent.mean((2, 3)))
+
+
+class Objective(nn.Module):
+    """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J
+    + task_weight T``.
+
+    Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
+    would pull the codec towards their statistics. Their latents get the same quantisation noise. Judged groups carry J,
+    the cross-entropy of the metric's preferences, with two guards against the teachers' blind spots: the order of
+    severities (``order_weight``), and shifts by a pixel, milder than what the teachers hold bad (``shift_weight``).
+    T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
+    """
+
+    def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0, task: PerceptualLoss | None = None):
+        super().__init__()
+        self.config, self.codec, self.task = config, codec, task
+        self.classifier = Classifier(config.M, classes) if config.class_weight else None
+        self.head: TrainableHead | None = None
+        if config.judge_weight:
+            channels = codec.analysis_channels
+            self.head = TrainableHead(config.form, {tap: channels[tap] for tap in channels if tap in config.taps},
+                                      config.scales)
+        # DDP waits for the gradient of every parameter that wants one
+        codec.g_s.requires_grad_(config.distortion != "none" or task is not None)
+
+    def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None,
+                references: Tensor | None = None, copies: Tensor | None = None, ladders: int = 0,
+                normal: Tensor | None = None) -> dict[str, Tensor]:
+        """Terms of the loss.
+
+        Args:
+            images: uint8 ``(N,3,H,W)``, sides multiples of 64.
+            labelled: uint8 ``(L,3,h,w)``, with ``labels`` ``(L,)``.
+            references, copies: uint8 ``(G,3,S,S)`` and ``(G*K,3,S,S)``, K copies of each; the first ``2 * ladders`` of the
+                K are pairs of one distortion, the worse second.
+            normal: the teachers' normal scores of the copies, ``(G*K,T)``.
+
+        Returns:
+            ``loss``, ``aux_loss`` (of the entropy bottleneck's quantiles, which no other term touches), ``bpp``,
+            ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy``, ``accuracy``, ``judgement``,
+            ``order``, ``shift`` and ``task``.
+        """
+        config = self.config
+        images = images.float() / 255  # here, as Fabric would round float arguments to autocast's type
+        output = self.codec(images)
+        terms = rate_distortion(output, images, config.lmbda)
+        loss = config.rate_weight * terms["bpp"]
+        if config.distortion == "mse":
+            loss = loss + config.lmbda * 255**2 * terms["mse"]
+        elif config.distortion == "ms-ssim":
+            from pytorch_msssim import ms_ssim
+
+            terms["ms_ssim"] = ms_ssim(output["x_hat"].float(), images, data_range=1.0)
+            loss = loss + config.lmbda * (1 - terms["ms_ssim"])
+        if self.classifier is not None:
+            assert labelled is not None and labels is not None
+            logits = self.classifier(self.codec.noisy_latent(labelled.float() / 255)).float()
+            terms["cross_entropy"] = F.cross_entropy(logits, labels)
+            terms["accuracy"] = (logits.argmax(1) == labels).float().mean()
+            loss = loss + config.class_weight * terms["cross_entropy"]
+        if self.head is not None:
+            assert references is not None and copies is not None and normal is not None
+            terms |= self._judge(self.head, references, copies, ladders, normal)
+            guards = config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
+            loss = loss + config.judge_weight * (terms["judgement"] + guards)
+        if self.task is not None:
+            terms["task"] = self.task(output["x_hat"].float(), images)
+            loss = loss + config.task_weight * terms["task"]
+        return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
+
+    def _judge(self, head: TrainableHead, references: Tensor, copies: Tensor, ladders: int,
+               normal: Tensor) -> dict[str, Tensor]:
+        config, groups = self.config, references.shape[0]
+        count = len(copies) // groups
+        # one pixel to the right and one down, the border doubled: to people the same pictures
+        right = torch.cat([references[..., :1], references[..., :-1]], 3)
+        down = torch.cat([references[..., :1, :], references[..., :-1, :]], 2)
+        features = self.codec.features(torch.cat([references, copies, right, down]).float() / 255, tuple(head.weights),
+                                       config.scales)
+        whose = torch.arange(groups, device=copies.device)
+        whose = torch.cat([whose.repeat_interleave(count), whose, whose])
+        distances, shifts = head([f[whose] for f in features], [f[groups:] for f in features]).split(
+            [len(copies), 2 * groups])
+        return group_losses(head, distances.view(groups, count), shifts.view(2, groups).T, normal.view(groups, count, -1), ladders)
+
+
+@torch.no_grad()
+def top1_accuracy(codec: Codec, classifier: Classifier, images: Tensor, labels: Tensor, batch: int = 100) -> float:
+    """Share of ``images``, uint8 ``(N,3,h,w)``, whose class the rounded latent tells."""
+    right = 0
+    for begin in range(0, len(images), batch):
+        latent = codec.g_a(images[begin : begin + batch].float() / 255).round()
+        right += (classifier(latent).argmax(1) == labels[begin : begin + batch]).sum().item()
+    return right / len(images)

@@ -1,0 +1,363 @@
+"""Train a codec from a config file: seedable, and resumable after a kill at any moment to the same curve.
+
+Everything random in a step (crops, labelled images, quantisation noise) is a function of (seed, step, part), and a
+checkpoint holds the model, its moving average and both optimisers. So a run that was killed and started again ends
+where an uninterrupted one ends, bit for bit on the same machine with the same number of threads. Under ``torchrun`` the
+parts of a step are shared out among the processes (Lightning Fabric, DDP); the curve is that of one process up to the
+order of summation.
+"""
+
+from __future__ import annotations
+
+import atexit
+import csv
+import dataclasses
+import gc
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
+
+from .._utils import config as toml
+from .._utils.io import replace
+from .._utils.threads import prefetch
+from ..codec.evaluate import load_codec
+from ..codec.model import Codec, create_codec
+from ..errors import ModelError
+from ..head import Head
+from ..losses import FeatureExtractor, PerceptualLoss
+from ..pretrained import read_weights
+from .calibration.judged import JudgedSet
+from .calibration.ranking import TrainableHead
+from .config import TrainConfig
+from .data import Crops, Labelled
+from .objective import Objective
+
+log = logging.getLogger(__name__)
+
+LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
+              "accuracy", "judgement", "order", "shift", "task"]
+
+
+class Trainer:
+    """One training run in folder ``out``: ``last.pt`` (checkpoint) and ``log.csv``; at the end ``codec.safetensors``,
+    ``classifier.safetensors`` and ``head.safetensors`` if there are such, and ``curve.png``.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", ...; under ``torchrun`` the kind alone counts, each process gets its own.
+    """
+
+    def __init__(self, config: TrainConfig, data_root: Path, out: Path, device: str = "cpu"):
+        self.config, self.out = config, Path(out)
+        self.precision = _precision(config.autocast, torch.device(device))
+        self.fabric = _fabric(torch.device(device), self.precision)
+        for stage in config.stages:
+            if stage.micro_batches % self.fabric.world_size:
+                raise ValueError(f"{self.fabric.world_size} processes cannot share {stage.micro_batches} micro_batches "
+                                 "equally: start as many as divide the micro_batches of every stage")
+        self.out.mkdir(parents=True, exist_ok=True)
+        root = Path(data_root)
+        self.data = Crops([root / name for name in config.data], max(s.crop for s in config.stages))
+        self.labelled = Labelled(root / name for name in config.labelled_data) if config.class_weight else None
+        self.judged = None
+        if config.judge_weight:
+            self.judged = JudgedSet(root / config.judged_data, teachers=config.teachers or None)
+
+        torch.manual_seed(config.seed)
+        codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
+        if (shape := (codec.architecture.name, codec.N, codec.M)) != (config.arch, config.N, config.M):
+            raise ValueError(f"{config.init} has arch, N, M = {shape}, the config {(config.arch, config.N, config.M)}")
+        task = None
+        if config.task_weight:
+            trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
+            task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
+        objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
+        if objective.head is not None and config.init_head:
+            head = Head.from_state_dict(read_weights(Path(config.init_head)), codec.analysis_channels)
+            if head is None:
+                raise ModelError(f"{config.init_head} has no head to start from: it is not calibrated")
+            objective.head.start_from(head)
+        objective.to(self.fabric.device)
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
+        objective.train()
+        named = list(objective.named_parameters())
+        main = [p for name, p in named if not name.endswith(".quantiles")]
+        aux = [p for name, p in named if name.endswith(".quantiles")]
+        optimizer, aux_optimizer = _optimizer(config, main), torch.optim.Adam(aux, lr=config.aux_lr)
+        self.module, self.optimizer, self.aux_optimizer = self.fabric.setup(objective, optimizer, aux_optimizer)
+        self.ema = AveragedModel(objective, multi_avg_fn=_moving_average(config.ema_decay))
+        self.step, self.seconds = 0, 0.0
+        self._resume()
+
+    @property
+    def model(self) -> Codec:
+        return self.module.module.codec
+
+    # ---- one step -----------------------------------------------------------------------------------------------
+
+    def draw(self, step: int) -> list[tuple[int, dict[str, Any]]]:
+        """This process's parts of a step's data: their numbers, and what the objective's ``forward`` takes."""
+        config, stage = self.config, self.config.stage_at(step)
+        key, share = (config.seed, step), stage.micro_batches
+        parts = []
+        for part in range(self.fabric.global_rank, share, self.fabric.world_size):
+            drawn: dict[str, Any] = {"images": self.data.batch(stage.batch // share, stage.crop, *key, part)}
+            if self.labelled:
+                drawn["labelled"], drawn["labels"] = self.labelled.batch(stage.labelled // share, *key, part)
+            if self.judged:
+                drawn |= self.judged.batch(stage.judged // share, config.judged_copies, *key, part)
+            parts.append((part, drawn))
+        return parts
+
+    def train_step(self, parts: list[tuple[int, dict[str, Any]]]) -> dict[str, float]:
+        """One step on what :meth:`draw` gave; returns the terms of the loss, means over all parts."""
+        config, share = self.config, 1 / len(parts)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr_at(self.step)
+        self.optimizer.zero_grad()
+        self.aux_optimizer.zero_grad()
+        sums: dict[str, torch.Tensor] = {}
+        for i, (part, drawn) in enumerate(parts):
+            torch.manual_seed(hash((config.seed, self.step, part)) % 2**63)  # the quantisation noise
+            ready = {name: self._ready(value) for name, value in drawn.items()}
+            with self.fabric.no_backward_sync(self.module, enabled=i + 1 < len(parts)):
+                terms = self.module(**ready)
+                # the quantiles' own loss shares no parameter with the other: one backward pass serves both
+                self.fabric.backward((terms["loss"] + terms.pop("aux_loss")) * share)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0) + value.detach() * share
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+        # float16's loss scaler meets infinite gradients on its way to the right scale, and skips those steps itself
+        judged = sums["loss"] if config.autocast == "float16" else norm
+        assert judged is not None  # norms are None where values are clipped
+        if not judged.isfinite():
+            raise FloatingPointError(f"training diverged at step {self.step}: lower lr (now {config.lr})")
+        self.optimizer.step()
+        self.aux_optimizer.step()
+        if (head := self.module.module.head) is not None:
+            head.clamp_()
+        self.ema.update_parameters(self.module.module)
+        self.step += 1
+        means = self.fabric.all_reduce(sums, reduce_op="mean")
+        assert isinstance(means, dict)  # as what went in
+        return {name: value.item() for name, value in means.items()}
+
+    def _ready(self, drawn: Any) -> Any:
+        if not isinstance(drawn, torch.Tensor):
+            return drawn
+        layout = torch.channels_last if drawn.ndim == 4 else torch.preserve_format
+        return drawn.to(self.fabric.device, memory_format=layout)
+
+    def run(self, until: int | None = None, progress: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
+        """Train to step ``until`` (default: the end), then export if the end is reached.
+
+        Args:
+            progress: called, in the first process only, with a dict of ``LOG_FIELDS`` every ``log_every`` steps.
+        """
+        config = self.config
+        until = config.steps if until is None else min(until, config.steps)
+        window: list[dict[str, float]] = []
+        begun = time.monotonic()
+        images = 0
+        for parts in prefetch(self.draw, range(self.step, until)):
+            stage = config.stage_at(self.step)
+            images += stage.batch + stage.labelled + stage.judged * (1 + config.judged_copies)
+            window.append(self.train_step(parts))
+            if self.step % config.log_every == 0 or self.step == until:
+                elapsed, begun = time.monotonic() - begun, time.monotonic()
+                self.seconds += elapsed
+                mean = {key: sum(row[key] for row in window) / len(window) for key in window[0]}
+                row = dict(step=self.step, seconds=round(self.seconds, 1), lr=config.lr_at(self.step - 1),
+                           psnr=-10 * math.log10(mean.pop("mse")), images_per_second=images / elapsed, **mean)
+                if self.fabric.is_global_zero:
+                    self._log(row)
+                    progress(row)
+                window, images = [], 0
+            if self.step % config.checkpoint_every == 0 or self.step == until:
+                self.save()
+        if self.step == config.steps and self.fabric.is_global_zero:
+            export(self.checkpoint, self.out)
+        self.fabric.barrier()  # torchrun ends all when one has ended badly: none goes before the export is there
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "last.pt"
+
+    def save(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        state = dict(config=dataclasses.asdict(self.config), step=self.step, seconds=self.seconds,
+                     model=self.module.module.state_dict(), ema=self.ema.state_dict(),
+                     optimizer=self.optimizer.state_dict(), aux_optimizer=self.aux_optimizer.state_dict(),
+                     precision=self.precision.state_dict())
+        replace(self.checkpoint, lambda path: torch.save(state, path))
+
+    def _resume(self) -> None:
+        if self.checkpoint.exists():
+            self._load()
+            log.info("resumed at step %d of %d", self.step, self.config.steps)
+        if self.fabric.is_global_zero:
+            self._trim_log()  # also of a run that was killed before its first checkpoint
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
+        ours = dataclasses.asdict(self.config)
+        theirs = toml.with_defaults(TrainConfig, state["config"])
+        files = ("init", "init_head")
+        changed = [k for k in ours if k not in ("notes", *files) and ours[k] != theirs[k]]
+        changed += [k for k in files if Path(ours[k]).name != Path(theirs[k]).name]  # the same file may lie elsewhere now
+        if changed:
+            raise ValueError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): "
+                             "use another output folder, or delete this one")
+        self.module.module.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.aux_optimizer.load_state_dict(state["aux_optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _log(self, row: dict[str, Any]) -> None:
+        path = self.out / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, LOG_FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+    def _trim_log(self) -> None:
+        """Drop the lines that a killed run logged after its last checkpoint, and a line it left half written."""
+        path = self.out / "log.csv"
+        if not path.exists():
+            return
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines[1:]
+                if line.count(",") == len(LOG_FIELDS) - 1 and int(line.split(",", 1)[0]) <= self.step]
+        replace(path, lambda partial: partial.write_text("\n".join([",".join(LOG_FIELDS), *kept]) + "\n"))
+
+
+def _precision(autocast: str, device: torch.device) -> Precision:
+    if autocast == "none":
+        return Precision()
+    if autocast == "float16" and device.type == "cpu":
+        raise ValueError("autocast = 'float16' needs a GPU: on a CPU use 'bfloat16' or 'none'")
+    return MixedPrecision("bf16-mixed" if autocast == "bfloat16" else "16-mixed", device.type)
+
+
+def _fabric(device: torch.device, precision: Precision) -> Fabric:
+    """One process on ``device``; as many as ``torchrun`` started, where it did."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes == 1:
+        devices = 1 if device.index is None else [device.index]
+        fabric = Fabric(accelerator=device.type, devices=devices, plugins=[precision])
+    else:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        fabric = Fabric(accelerator=device.type, devices=local, num_nodes=processes // local, strategy="ddp",
+                        plugins=[precision])
+    fabric.launch()
+    if processes > 1:
+        atexit.register(_leave)
+    return fabric
+
+
+def _leave() -> None:
+    """End the process group: its threads may abort a process that ends with them."""
+    gc.collect()  # of models that hold it
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam, or SOAP (Vyas et al., arXiv 2409.11321): Adam in the eigenbasis of Shampoo's preconditioner.
+
+    Rate and distortion pull along few, ill-scaled directions, which a diagonal preconditioner sees badly: SOAP needs a
+    third of Adam's steps here, each at twice the time (``benchmarks/optimizers.py``).
+    """
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.lr)
+    from pytorch_optimizer import SOAP
+
+    return SOAP(parameters, lr=config.lr, weight_decay=0.0, precondition_frequency=10, max_precondition_dim=256)
+
+
+def _moving_average(decay: float) -> Callable[..., Any]:
+    """Exponential moving average whose memory grows with the run up to ``decay``, so that it never lags far behind."""
+
+    @torch.no_grad()
+    def update(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+        seen = int(count)
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + seen) / (10 + seen)))
+
+    return update
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the moving average in a trainer's checkpoint into folder ``out``, and a plot of the log that lies there.
+
+    ``codec.safetensors`` is a CompressAI state dict, ready for coding; ``classifier.safetensors`` the linear layer.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    config = state["config"]
+    averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
+    model = create_codec(config["arch"], config["N"], config["M"])
+    model.load_state_dict({k.removeprefix("codec."): v for k, v in averaged.items() if k.startswith("codec.")})
+    optimizer = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-2)
+    for _ in range(500):  # the quantiles bound the coder's tables: settle them on the averaged densities
+        optimizer.zero_grad()
+        model.aux_loss().backward()
+        optimizer.step()
+    model.update(force=True)
+    metadata = {"seconds": f"{state['seconds']:.0f}", "steps": str(state["step"])}
+    metadata |= {key: str(config[key]) for key in ("name", "arch", "N", "M", "lmbda")}
+    parts = {"codec": model.state_dict()}
+    if classifier := {k.removeprefix("classifier."): v for k, v in averaged.items() if k.startswith("classifier.")}:
+        parts["classifier"] = classifier
+    if weights := {k.removeprefix("head.weights."): v for k, v in averaged.items() if k.startswith("head.weights.")}:
+        head = TrainableHead(config["form"], {tap: weight.shape[1] for tap, weight in weights.items()}, config["scales"])
+        head.load_state_dict({f"weights.{tap}": weight for tap, weight in weights.items()}, strict=False)
+        parts["head"] = head.head().state_dict()
+    for name, tensors in parts.items():
+        whole = {k: v.detach().contiguous() for k, v in tensors.items()}
+        replace(Path(out) / f"{name}.safetensors", lambda path: save_file(whole, path, metadata=metadata))
+    if (Path(out) / "log.csv").exists():
+        plot_curve(Path(out) / "log.csv", Path(out) / "curve.png")
+
+
+def plot_curve(log_path: Path, path: Path) -> None:
+    """Picture of a trainer's log: each logged term over the steps."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    with log_path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy", "judgement",
+                           "order", "shift", "task") if rows[-1].get(name)]
+    units = {"psnr": "PSNR, dB", "bpp": "bits per pixel", "ms_ssim": "MS-SSIM", "cross_entropy": "cross-entropy, nats"}
+    lines = -(-len(names) // 3)
+    figure = Figure(figsize=(3.4 * min(len(names), 3), 2.6 * lines), layout="constrained")
+    panels = iter(figure.subplots(lines, min(len(names), 3), squeeze=False).flat)
+    for name, axes in zip(names, panels):
+        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        axes.plot(*zip(*points), linewidth=1, marker="." if len(points) < 30 else "")
+        axes.set(xlabel="step", title=units.get(name, name))
+        if name == "loss":
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(alpha=0.3)
+    for axes in panels:  # left over in the last line
+        axes.remove()
+    replace(path, lambda partial: figure.savefig(partial, format="png", dpi=120))

@@ -1,0 +1,149 @@
+"""What a config of decoder tuning (TOML, ``configs/tune-*.toml``) may say, and the tuner that it asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import cpips
+
+from .._utils import config as toml
+from ..codec.files import open_codec
+from ..codec.model import Codec
+from ..errors import ModelError, WeightsError
+from ..losses import (
+    NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
+from .data import Crops
+from .decoder_tuning import DecoderTuner, TuneSettings
+
+ADVERSARIES = ("none", "binary", "non-binary")
+TOKENIZERS = (PatchTokenizer.kind, VQTokenizer.kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(TuneSettings):
+    """:class:`~cpips.training.decoder_tuning.TuneSettings`, and what is plugged in: the semantic ensemble loss.
+
+    Args:
+        name: of the run.
+        codec: a shipped model, or a codec's file, relative to the config's.
+        data: folders of photographs, under the data root.
+        charbonnier, perceptual, style, patch: of :class:`~cpips.losses.SemanticEnsembleLoss`.
+        metric: of the perceptual term, as ``cpips models`` lists it.
+        adversary: ``'non-binary'``, ``'binary'`` (one code) or ``'none'``.
+        codes: kinds of originals that the discriminator tells apart.
+        tokenizer: whose kinds these are: ``'patches'`` (k-means) or ``'vq'``, the autoencoder.
+        token_images: crops that the tokenizer is fitted to.
+        token_steps, token_width: of the autoencoder.
+        width: of the discriminator's first level.
+        notes: for people.
+    """
+
+    name: str
+    codec: str
+    data: list[str]
+    charbonnier: float = 10.0
+    perceptual: float = 1.0
+    style: float = 1.0
+    patch: int = 0
+    metric: str = "cpips-lite"
+    adversary: str = "none"
+    codes: int = 64
+    tokenizer: str = PatchTokenizer.kind
+    token_images: int = 200
+    token_steps: int = 1000
+    token_width: int = 32
+    width: int = 32
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        toml.check_types(self)
+        super().__post_init__()
+        if self.adversary not in ADVERSARIES:
+            raise ModelError(f"adversary = {self.adversary!r}: must be one of {', '.join(ADVERSARIES)}")
+        if (self.adversary == "none") != (self.lambda_adv == 0):
+            raise ModelError(f"adversary = {self.adversary!r} with lambda_adv = {self.lambda_adv}: a weight needs an "
+                             "adversary, and an adversary a weight")
+        if self.tokenizer not in TOKENIZERS:
+            raise ModelError(f"tokenizer = {self.tokenizer!r}: must be one of {', '.join(TOKENIZERS)}")
+        if min(self.token_steps, self.token_width) < 1:
+            raise ModelError(f"token_steps = {self.token_steps}, token_width = {self.token_width}: expected 1 or more")
+        if self.patch < 0 or self.codes < 2 or self.token_images < 1:
+            raise ModelError(f"patch = {self.patch}, codes = {self.codes}, token_images = {self.token_images}: expected 0 or "
+                             "more, 2 or more, 1 or more")
+        if not self.data:
+            raise ModelError("data must name at least one folder of photographs")
+
+    @classmethod
+    def load(cls, path: Path) -> "TuneConfig":
+        """Read a TOML config.
+
+        Raises:
+            ModelError: an unknown, missing or unreadable setting; the message names it.
+            OSError: the file cannot be read.
+        """
+        path = Path(path)
+        config = toml.make(path, cls, toml.read(path))
+        if config.codec.endswith(".safetensors"):
+            config = dataclasses.replace(config, codec=toml.beside(path, config.codec))
+        return config
+
+    @property
+    def settings(self) -> TuneSettings:
+        """Those of the trainer; its label holds all that decides what is plugged in."""
+        names = {f.name for f in dataclasses.fields(TuneSettings)} - {"label"}
+        plugged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                   if f.name not in names | {"name", "codec", "notes", "label"}}
+        return TuneSettings(**{name: getattr(self, name) for name in names},
+                            label=", ".join(f"{name} {value}" for name, value in plugged.items()))
+
+
+def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cpu") -> DecoderTuner:
+    """The tuner that ``config`` asks for, in folder ``out``, where it may have begun already.
+
+    LPIPS' weights are read from ``weights`` under the data root, where they lie there.
+    """
+    images = Crops([Path(data_root) / name for name in config.data], config.crop)
+    codec = open_codec(config.codec)
+    loss = SemanticEnsembleLoss(charbonnier=config.charbonnier, perceptual=config.perceptual, style=config.style,
+                                patch=config.patch or None,
+                                metric=cpips.create_metric(config.metric, Path(data_root) / "weights"))
+    adversary = make_adversary(config, codec, images, Path(out)) if config.lambda_adv else None
+    return DecoderTuner(codec, images, loss, adversary, settings=config.settings, out=out, device=device)
+
+
+def make_adversary(config: TuneConfig, codec: Codec, images: Crops, out: Path) -> NonBinaryAdversary:
+    """The untrained adversary of a run; its tokenizer is fitted once and kept as ``tokenizer.safetensors``.
+
+    Raises:
+        WeightsError: the folder has a tokenizer of other settings, or a damaged one.
+    """
+    tokenizer: Tokenizer | None = None
+    if config.adversary == "non-binary":
+        path = out / "tokenizer.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fit_tokenizer(config, images).save(path)
+        tokenizer = load_tokenizer(path)
+        asked = {"codes": config.codes, "seed": config.seed, "images": config.token_images}
+        if isinstance(tokenizer, VQTokenizer):
+            asked |= {"steps": config.token_steps, "width": config.token_width}
+        made = {name: tokenizer.settings.get(name) for name in asked}
+        if (tokenizer.kind, made) != (config.tokenizer, asked):
+            raise WeightsError(f"{path} is {tokenizer.kind} with {made}, where the config asks for {config.tokenizer} with "
+                               f"{asked}: use another output folder, or delete it")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        discriminator = UNetDiscriminator(tokenizer.codes if tokenizer else 1, codec.M, config.width)
+    return NonBinaryAdversary(discriminator, tokenizer)
+
+
+def fit_tokenizer(config: TuneConfig, images: Crops) -> Tokenizer:
+    """The tokenizer that ``config`` asks for, of crops that no step of the run draws."""
+    crops = images.batch(config.token_images, config.crop, config.seed, config.steps + 1).float() / 255
+    if config.tokenizer == VQTokenizer.kind:
+        return VQTokenizer.fit(crops, config.codes, width=config.token_width, steps=config.token_steps, seed=config.seed)
+    return PatchTokenizer.fit(crops, config.codes, seed=config.seed)
