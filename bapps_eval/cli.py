@@ -128,7 +128,7 @@ def run(
 ) -> None:
     """Every item's distance by every metric, into DIR/DATASET@METRIC.parquet.
 
-    Killed or interrupted, the same command goes on where it stopped; what is complete is not run again.
+    Killed or interrupted, the same command resumes where it stopped; what is complete is not run again.
     """
     from cpips.batch.ray_engine import ray_settings
 
@@ -148,7 +148,7 @@ def run(
                         _, path = run_one(dataset, one, output, batch_size=batch_size, workers=workers, force=force,
                                           restart=restart, progress=steps, **chosen)
                     except KeyboardInterrupt:
-                        say(f"interrupted at item {steps.done} of {len(dataset)}; the same command goes on from there")
+                        say(f"interrupted at item {steps.done} of {len(dataset)}; the same command continues from there")
                         raise
                 say(str(path))
 

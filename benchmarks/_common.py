@@ -72,7 +72,7 @@ def run_metric(run: Path) -> cpips.CPIPS:
 
 
 def save_picture(figure: Figure, path: Path, dpi: int = 120, colours: int = 200) -> None:
-    """As a PNG of few colours, a third of the bytes: in more, pictures and noise would make files of megabytes."""
+    """As a PNG of few colors, a third of the bytes: in more, images and noise would make files of megabytes."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi, format="png")
     small = Image.open(drawn).convert("RGB").quantize(colours)
@@ -100,7 +100,7 @@ def shipped() -> list[str]:
 
 
 def codec_file(name: str) -> Path | None:
-    """The whole codec of a shipped model, where it is at hand (the wheel leaves codecs out)."""
+    """The whole codec of a shipped model, where it is available (the wheel leaves codecs out)."""
     path = weights_dir() / cpips.model_card(name).get("codec_file", "")
     return path if path.is_file() else None
 

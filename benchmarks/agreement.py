@@ -1,9 +1,9 @@
-"""Agreement with people of the whole family and of all baselines at hand, by `bapps_eval`, in one run.
+"""Agreement with people of the whole family and of all baselines available, by `bapps_eval`, in one run.
 
     python benchmarks/agreement.py [--metrics NAME ...] [--distances DIR] [--cards weights]
 
-The subsets of TID2013 and LIVE in the data folder, at full size. LPIPS-VGG and DISTS are left out: their trunk is not
-at hand. Distances are kept in a folder, so that a run that was stopped goes on, and only what is new is measured.
+The subsets of TID2013 and LIVE in the data folder, at full size. LPIPS-VGG and DISTS are left out: their backbone is not
+available. Distances are kept in a folder, so that a run that was stopped goes on, and only what is new is measured.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
             entry["run"] = {key: entry["run"][key] for key in ("dtype", "hardware", "torch")}
             del entry["dataset"]
     print(overview(comparisons, format="markdown"))
-    print(save(args.name, {"what": "scores of bapps_eval on the opinion scores at hand", "resamples": args.resamples,
+    print(save(args.name, {"what": "scores of bapps_eval on the human ratings available", "resamples": args.resamples,
                            "comparisons": comparisons}))
     if args.cards:
         for model in set(args.metrics) & set(cpips.list_models()):

@@ -4,9 +4,9 @@
 
 Questions of "Exploring Compressed Image Representation as a Perceptual Proxy" (arXiv 2401.07200): does classification
 tuning help or hurt the perceptual distance, what does it cost the codec, does the distance survive low rates, and what
-does an untrained encoder reach? Agreement is |SRCC| with opinion scores, with 95 % bootstrap intervals, of the latent
+does an untrained encoder reach? Agreement is |SRCC| with human ratings, with 95 % bootstrap intervals, of the latent
 as it is (full) and as a bitstream holds it (rounded). Rate and distortion are those of the cards. The probe is a linear
-classifier on the globally pooled latent of each frozen encoder, trained alike for all, so that what they recognise
+classifier on the globally pooled latent of each frozen encoder, trained alike for all, so that what they recognize
 compares; a tuned model has seen the probe's training images with their labels before, but not the validation images.
 """
 
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="a trial with so many rows and validation images; not kept")
     args = parser.parse_args()
     names = [*shipped(), "random"]
-    result: dict = {"what": "|SRCC| with opinion scores, codec quality and linear probes of every shipped model",
+    result: dict = {"what": "|SRCC| with human ratings, codec quality and linear probes of every shipped model",
                     "resamples": RESAMPLES, "sets": {}, "models": {}, "differences": []}
     for name in names:
         card = cpips.model_card(name) if name != "random" else {}

@@ -1,7 +1,7 @@
-"""The first picture of the README: ``python benchmarks/hero.py``.
+"""The first image of the README: ``python benchmarks/hero.py``.
 
 `cpips demo` draws a reference and distorts it; `cpips map` compares the two with the default model and draws the heat map. The
-picture becomes ``docs/map.png``, its number ``results/hero.json``, from which ``benchmarks/readme.py`` writes the description.
+image becomes ``docs/map.png``, its number ``results/hero.json``, from which ``benchmarks/readme.py`` writes the description.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cpips("demo", "-o", ".", folder=folder)
-        (folder / "local.png").rename(folder / "distorted.png")  # the picture names the files
+        (folder / "local.png").rename(folder / "distorted.png")  # the image names the files
         drawn = cpips("map", "reference.png", "distorted.png", "-o", "drawn.png", folder=folder)
         output.write_bytes((folder / "drawn.png").read_bytes())
     print(save("hero", {key: drawn[key] for key in ("metric", "signature", "distance")}))

@@ -269,7 +269,7 @@ def ablation() -> str:
 
     result = kept("ablation")
     return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; the panel is {', '.join(result['teachers'])}; "
-            f"BD-rate over {result['kodak_images']} Kodak images against the variant without judgement, - where they share no "
+            f"BD-rate over {result['kodak_images']} Kodak images against the variant without judgment, - where they share no "
             "quality.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
 
 
@@ -333,8 +333,8 @@ def probe_matrix() -> str:
 
     result = kept("probe_matrix")
     return (f"{report(result)}\n\n({result['side']} px, {result['share']:.0%} of the steps; {machine(result)}.)"
-            "\n\nDistances of what was optimised for one metric (rows), judged "
-            "by another (columns), over the same of what was optimised for the MSE; geometric means over the four tasks:\n\n"
+            "\n\nDistances of what was optimized for one metric (rows), judged "
+            "by another (columns), over the same of what was optimized for the MSE; geometric means over the four tasks:\n\n"
             f"{matrix(result)}\n\n### What was found in our own models\n\n{weaknesses(result)}")
 
 
@@ -374,7 +374,7 @@ def filled(page: str) -> str:
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
             raise SystemExit(f"{page} has no place for {name}")
-        made = make().replace("](docs/", "](") if page.startswith("docs/") else make()  # pictures lie beside the page
+        made = make().replace("](docs/", "](") if page.startswith("docs/") else make()  # images lie beside the page
         text = re.sub(pattern, lambda found: f"{found[1]}{made}\n{found[2]}", text, flags=re.S)
     return text
 

@@ -2,7 +2,7 @@
 
     python benchmarks/teachers.py
 
-|SRCC| with the opinion scores at hand, with 95 % bootstrap intervals, of each classical teacher, of their panel (the mean
+|SRCC| with the human ratings available, with 95 % bootstrap intervals, of each classical teacher, of their panel (the mean
 of their normal scores over a set, as in training) and of the student; the correlation of each with the panel needs no
 people. Time is that of a pair of 512 x 384 px over the student's, in rounds of one run, of the implementations of `piq`.
 """
@@ -95,7 +95,7 @@ def main() -> None:
         for name, values in zip(judges, (*scores.T, panel, ours)):
             judges[name][s] = {"srcc": round(srcc(values, people), 4), "interval": interval(srcc, values, people),
                                "panel": round(float(stats.spearmanr(values, panel).statistic), 4)}
-    result = {"what": "|SRCC| with opinion scores and with the mean of the teachers; time over the student's",
+    result = {"what": "|SRCC| with human ratings and with the mean of the teachers; time over the student's",
               "signature": student.signature, "judges": judges, "kinds": kinds, "times": times(teachers, student, args.rounds)}
     print(report(result))
     print(save("teachers", result))

@@ -1,7 +1,7 @@
 """Features that depend less on where the encoder's grid lies: means over shifted copies of an image.
 
 The encoder keeps one of 16 x 16 places, so what it says of an image changes where the image moves by a pixel. With
-``n`` shifts an axis the image is encoded at n x n places of the grid, 16/n px apart and centred, and the features are
+``n`` shifts an axis the image is encoded at n x n places of the grid, 16/n px apart and centered, and the features are
 averaged: the low-pass filter before the subsampling that Zhang (ICML 2019, arXiv 1904.11486) puts into networks, here
 put around one that is trained. Averaging *distances* of images that are shifted together would not do: it evens out
 where the grid lies and leaves the answer to a shift of one of the images as it is.

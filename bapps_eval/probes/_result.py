@@ -1,4 +1,4 @@
-"""What every probe gives back: one schema, saved as JSON, and the pictures that belong to it."""
+"""What every probe gives back: one schema, saved as JSON, and the images that belong to it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Finding:
 
 KINDS = {
     "nan-gradient": "its gradient is not finite somewhere",
-    "no-gradient": "it has no gradient, or one that is zero everywhere: nothing can be optimised for it",
+    "no-gradient": "it has no gradient, or one that is zero everywhere: nothing can be optimized for it",
     "metamer": "an image that it takes for the reference is visibly another one",
     "ignores-colour": "it does not see the chroma",
-    "destroys": "what is optimised for it is worse than what one began with",
+    "destroys": "what is optimized for it is worse than what one began with",
     "outplayed": "another metric moves far while this one is held",
-    "fragile": "a change that nobody sees turns its judgements",
+    "fragile": "a change that nobody sees turns its judgments",
     "shift-sensitive": "a shift by one pixel costs more than a distortion that everybody sees",
     "warp-sensitive": "a slight rotation or scaling costs more than a distortion that everybody sees",
     "not-equivariant": "its distance changes if both images are turned or moved alike",
@@ -51,7 +51,7 @@ KINDS = {
     "negative": "some distance is below that of equal images",
     "triangle": "a detour is shorter than the direct way",
     "not-finite": "some distance is NaN or infinite",
-    "noisy": "it cannot tell one grey level from rounding",
+    "noisy": "it cannot tell one gray level from rounding",
 }
 
 
@@ -92,7 +92,7 @@ class ProbeResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ProbeResult":
-        """What :meth:`save` wrote, without the pictures; numbers that JSON lacks stay strings that ``float()`` reads.
+        """What :meth:`save` wrote, without the images; numbers that JSON lacks stay strings that ``float()`` reads.
 
         Raises:
             ModelError: the file is no probe's result.

@@ -21,7 +21,7 @@ JOINT = 0.15  # relative change of a distance when both images are moved alike
 
 
 def _moved(images: Tensor, x: float = 0, y: float = 0, degrees: float = 0, scale: float = 1) -> Tensor:
-    """The inner part, shifted (px), turned or magnified about its centre; whole shifts are exact, the rest bicubic."""
+    """The inner part, shifted (px), turned or magnified about its center; whole shifts are exact, the rest bicubic."""
     height, width = images.shape[2:]
     if degrees or scale != 1:
         cosine, sine = (f(math.radians(degrees)) / scale for f in (math.cos, math.sin))

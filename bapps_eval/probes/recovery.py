@@ -24,7 +24,7 @@ WORSE = 1.0  # dB
 
 def recovery(metric: MetricLike, image: ImageLike, *, starts: Sequence[str] = STARTS, steps: int = 200, rate: float = 0.03,
              seed: int = 0) -> ProbeResult:
-    """Minimise the metric, by Adam on the pixels within [0,1], from uniform noise, from JPEG and from blur.
+    """Minimize the metric, by Adam on the pixels within [0,1], from uniform noise, from JPEG and from blur.
 
     The result has for each start: the distance, PSNR (dB), and PSNR of luma and of chroma, of the start and of what was
     found. Findings: ``metamer``, ``ignores-colour``, ``destroys``, ``nan-gradient``, ``no-gradient``.
@@ -79,5 +79,5 @@ def _judge(name: str, before: dict[str, float], after: dict[str, float]) -> list
                                 f"{after['luma_psnr']:.1f} dB, the chroma to {after['chroma_psnr']:.1f} dB only"))
     if after["psnr"] < before["psnr"] - WORSE:
         findings.append(Finding("destroys", after["psnr"] - before["psnr"], -WORSE, f"from {name}, PSNR falls from "
-                                f"{before['psnr']:.1f} to {after['psnr']:.1f} dB while the distance is minimised"))
+                                f"{before['psnr']:.1f} to {after['psnr']:.1f} dB while the distance is minimized"))
     return findings

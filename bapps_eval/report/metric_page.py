@@ -32,7 +32,7 @@ def write_metric_page(metric: FullReferenceMetric, out: Path, *, runs: Sequence[
 
     Args:
         runs: distances of it and of the metrics it is compared with; data sets on which it was not run are left out.
-        probes: results of :mod:`bapps_eval.probes` by their files, of it and of others; a picture ``NAME.png`` beside
+        probes: results of :mod:`bapps_eval.probes` by their files, of it and of others; an image ``NAME.png`` beside
             ``NAME.json`` is shown, if the result is of the metric itself.
         costs: what :func:`bapps_eval.report.measure` gives.
         images, gallery, maps: see :func:`bapps_eval.report.write_report`; pairs of metrics are those with this one.

@@ -18,7 +18,7 @@ Comparison = dict[str, Any]  # what scoring.compare returns
 def table(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
     """Tables of what :func:`bapps_eval.scoring.compare` returns, metrics best first; ends with a newline.
 
-    2AFC and JND are printed in percent, likelihoods in bits a judgement, correlations as they are. Several comparisons
+    2AFC and JND are printed in percent, likelihoods in bits a judgment, correlations as they are. Several comparisons
     begin with their :func:`overview`. CSV is one long table ``dataset,metric,quantity,group,value,low,high`` of
     everything, in full precision and in units of :func:`~bapps_eval.scoring.score`.
 
@@ -114,7 +114,7 @@ def _unit(comparison: Comparison) -> str:
     return {"2afc": f"2AFC {title} %", "jnd": f"JND {title} %", "mos": title}[comparison["task"]]
 
 
-_WHAT = {"2afc": "2AFC agreement in %", "jnd": "JND average precision in %", "mos": "correlation with opinion scores"}
+_WHAT = {"2afc": "2AFC agreement in %", "jnd": "JND average precision in %", "mos": "correlation with human ratings"}
 _INTERVALS = f"Brackets: {LEVEL:.0%} percentile intervals of a bootstrap; not corrected for multiple comparisons."
 _MARKS = (f"{TIED} not told apart from the best: the paired interval of the difference holds zero (not corrected for "
           f"multiple comparisons).{BOLD}")
@@ -135,9 +135,9 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(_MARKS)
     if comparison["task"] == "2afc":
         found.append("Human: a person against all judges. Majority: always with the majority, the most that agreement "
-                     "can be. Likelihood: of one judgement, -1 bit is guessing; Known shares: the most that it can be.")
+                     "can be. Likelihood: of one judgment, -1 bit is guessing; Known shares: the most that it can be.")
     if comparison["task"] == "mos":
-        found.append("PLCC and RMSE after a logistic fit of 4 parameters, RMSE in units of the opinion score.")
+        found.append("PLCC and RMSE after a logistic fit of 4 parameters, RMSE in units of the human ratings.")
         if any(s["plcc"] is None for s in comparison["scores"]):
             found.append(f"{ABSENT}: no fit, as a distance is infinite.")
     found.append("Ties: " + ("triplets with two equal distances (half credit)." if comparison["task"] == "2afc" else

@@ -1,4 +1,4 @@
-"""``cpips calibrate``: fit a model's channel weights to judgements, of people or of other metrics."""
+"""``cpips calibrate``: fit a model's channel weights to judgments, of people or of other metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def calibrate(
     """Fit the channel weights of a model, its encoder frozen, to what people or other metrics say of images.
 
     Writes OUT/NAME.safetensors, with which `cpips compare --metric OUT/NAME.safetensors` measures, and OUT/NAME.json,
-    the report. Started again after a kill or Ctrl-C, it goes on where it stopped.
+    the report. Started again after an interruption or Ctrl-C, it resumes where it stopped.
     """
     from .._utils.io import finite, replace
     from ..errors import CpipsError
@@ -74,7 +74,7 @@ def calibrate(
             else:
                 fitted, data, agreement = _by_people(settings, metric, data_root, output)
         except KeyboardInterrupt:
-            say(f"interrupted: what is done is in {judged or output}; the same command goes on from there")
+            say(f"interrupted: what is done is in {judged or output}; the same command continues from there")
             raise
     path = output / f"{settings.name}.safetensors"
     fit.save_model(path, encoder, fitted.head)
@@ -214,7 +214,7 @@ def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict[s
         told = (f"It was calibrated by teachers, not by people: {', '.join(data['teachers'])} judged distorted copies "
                 f"of {data['groups']} crops of photographs.")
     else:
-        told = f"It was calibrated by people: their judgements in {data['dataset']}."
+        told = f"It was calibrated by people: their judgments in {data['dataset']}."
     settings = dataclasses.asdict(config)
     kept = ("epochs", "decay_epochs", "batch", "lr", "order_weight", "shift_weight", "kept_aside")
     return {
@@ -236,7 +236,7 @@ def _print(report: dict[str, Any]) -> None:
     before, after = (_flat(report["agreement"][when]) for when in ("before", "after"))
     data, agreement = report["data"], report["agreement"]
     what = "groups" if report["kind"] == "teachers" else f"items of {data['references_kept_aside']} references"
-    notes = [f"on {data['kept_aside']} {what} that were kept aside; fitted to {data['fitted']}"]
+    notes = [f"on {data['kept_aside']} {what} that were held out; fitted to {data['fitted']}"]
     if "human_ceiling" in agreement:
         notes.append(f"a person scores {agreement['human_ceiling']:.4f}, an oracle {agreement['majority_ceiling']:.4f}")
     if "panel" in agreement:

@@ -34,7 +34,7 @@ def codec_files() -> ModuleType:
 
 
 def read_picture(path: str, background: str | None, codec: str | None) -> Tensor:
-    """The picture ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
+    """The image ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
     from ..codec.container import is_compressed
     from ..images import load
 
@@ -74,10 +74,10 @@ def decompress(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A .cpz file.")],
     output: Annotated[Optional[Path], typer.Option(
         "--output", "-o", metavar="IMG", show_default=False,
-        help="Picture to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
+        help="Image to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
     codec: CodecOption = None,
 ) -> None:
-    """Decode a .cpz file into a picture."""
+    """Decode a .cpz file into an image."""
     path = output or Path(file).with_suffix(".png")
     files = codec_files()
     files.picture_format(path)  # a wrong suffix is told before the work

@@ -1,4 +1,4 @@
-"""``cpips demo``: see the metric at work without an image at hand."""
+"""``cpips demo``: see the metric at work without an image available."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def demo(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a picture and distorted copies of it, compare them, and draw where they differ."""
+    """Make an image and distorted copies of it, compare them, and draw where they differ."""
     from .._utils.io import atomic
     from ..batch import score_pairs
     from .map import draw_map
@@ -55,7 +55,7 @@ def demo(
 
 
 def _pictures() -> list[tuple[str, str, Image.Image, dict[str, Any]]]:
-    """File name, what was done, picture and settings for saving it; the reference first."""
+    """File name, what was done, image and settings for saving it; the reference first."""
     import numpy as np
     from PIL import Image, ImageFilter
 

@@ -36,7 +36,7 @@ def build(
 
     All images are brought to one square size, which is part of the measure. If INDEX is there, only new and changed
     images are encoded, and those that are gone drop out. An image that cannot be used is reported and left out, and the
-    exit code is 1. Killed or interrupted, the same command goes on where it stopped (from INDEX.journal, which goes
+    exit code is 1. Killed or interrupted, the same command resumes where it stopped (from INDEX.journal, which goes
     when INDEX is written).
     """
     from ..pretrained import DEFAULT_CODEC

@@ -39,7 +39,7 @@ def make_metric(name: str | None, device: str, dtype: str, background: str | Non
     """The metric that the options ask for, ready to be called.
 
     Raises:
-        CpipsError: an unknown metric, device, type or colour, or weights that are missing.
+        CpipsError: an unknown metric, device, type or color, or weights that are missing.
     """
     from .. import create_metric, pretrained
 
@@ -63,7 +63,7 @@ def make_metrics(names: Sequence[str] | None, device: str, dtype: str, backgroun
 
 
 def _check_background(background: str | None) -> None:
-    """Refuse a wrong colour at once, and not for each image."""
+    """Refuse a wrong color at once, and not for each image."""
     quiet_bombs()
     if background is not None:
         import torch

@@ -19,8 +19,8 @@ BATCHES = ("restoration", "flips", "invariance", "order")  # probes that take se
 STEPS = ("recovery", "mad", "restoration", "flips")
 HELP = """How a metric fails, by one of the probes:
 
-**recovery** minimises it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
-**restoration** optimises for it and lets others judge; **flips** finds the smallest change that turns its judgements;
+**recovery** minimizes it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
+**restoration** optimizes for it and lets others judge; **flips** finds the smallest change that turns its judgments;
 **invariance** shifts, turns and scales; **order** takes a bank of distortions in five steps; **noise-floor** looks for the
 smallest change above rounding."""
 
@@ -35,11 +35,11 @@ def probe(
     image: Annotated[Optional[list[Path]], typer.Option(
         "--image", "-i", metavar="IMAGE", show_default=False,
         help="The reference; restoration, flips, invariance and order take several (restoration trains on the first, "
-             "restores the last). Default: the picture of `cpips demo`.")] = None,
+             "restores the last). Default: the image of `cpips demo`.")] = None,
     side: Annotated[int, typer.Option(metavar="PX", help="Take the central square of this side, of images twice as "
                                                          "large or more their half first.")] = 176,
     steps: Annotated[Optional[int], typer.Option(
-        metavar="N", min=1, show_default=False, help="Of the descents, of probes that optimise.")] = None,
+        metavar="N", min=1, show_default=False, help="Of the descents, of probes that optimize.")] = None,
     bank: Annotated[Optional[str], typer.Option(
         metavar="BANK", show_default=False, help="order: cpips (default), or imagecorruptions.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of all that is drawn.")] = 0,

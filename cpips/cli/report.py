@@ -23,7 +23,7 @@ def metric(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", show_default=False, help="The page to write.")],
     data: Annotated[Optional[list[Path]], typer.Option(
         "--data", "-d", metavar="DATA", show_default=False,
-        help="A data set of judgements, as `bapps-eval run` takes it. May be given often.")] = None,
+        help="A data set of judgments, as `bapps-eval run` takes it. May be given often.")] = None,
     against: Annotated[Optional[list[str]], typer.Option(
         "--against", "-a", metavar="NAME", show_default=False, help="A metric to compare with. May be given often.")] = None,
     distances: Annotated[Path, typer.Option(
@@ -41,7 +41,7 @@ def metric(
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 6,
     device: DeviceOption = "auto",
 ) -> None:
-    """All that is known of one metric: agreement with people, cost, weaknesses, pictures; wins and losses both.
+    """All that is known of one metric: agreement with people, cost, weaknesses, images; wins and losses both.
 
     What is not given has no section: no --data, no agreement; no --probes, no weaknesses.
     """

@@ -59,7 +59,7 @@ def score(
 
     The output has all columns of the table, one row for each of its rows in their order, and `distance`, `error` and
     `signature`; of several metrics a column each, under its name, in place of `distance`. A pair that cannot be compared is reported in its row, and the exit code is 1. Killed or interrupted,
-    the same command goes on where it stopped (from OUT.journal.jsonl, which goes when OUT is written; with
+    the same command resumes where it stopped (from OUT.journal.jsonl, which goes when OUT is written; with
     --engine ray from the parts in OUT).
     """
     from ..batch import read_folders, read_table, urls
@@ -79,7 +79,7 @@ def score(
             raise TableError(f"{pairs} is a folder: give the folder of the images too, or a table of pairs")
         table = read_table(source, reference_column, image_column, root)
     elif reference_column or image_column or root:
-        raise TableError("--ref-column, --image-column and --root belong to a table, came two folders")
+        raise TableError("--ref-column, --image-column and --root belong to a table, got two folders")
     else:
         table = read_folders(Path(source), images)
     measures = make_metrics(metrics, "cpu" if settings else device, dtype, background, weights)
@@ -100,7 +100,7 @@ def score(
         except KeyboardInterrupt:
             where = kept if len(measures) == 1 else f"{output}.*.journal.jsonl"
             say(f"interrupted: {done} of {len(measures) * len(table)} rows are in {where}; "
-                "the same command goes on from there")
+                "the same command continues from there")
             raise
     if as_json:
         print_json({**_facts(measures), "output": output, "rows": summary.rows,

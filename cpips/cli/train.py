@@ -27,7 +27,7 @@ def train(
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a codec. Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights.
+    """Train a codec. Started again after an interruption or Ctrl-C, it resumes where it stopped, to the same weights.
 
     Several processes: `torchrun --nproc-per-node 4 -m cpips train ...`
     """
@@ -53,7 +53,7 @@ def train(
     except KeyboardInterrupt:
         trainer.save()
         if first:
-            say(f"interrupted at step {trainer.step} of {steps}: saved; the same command goes on from there")
+            say(f"interrupted at step {trainer.step} of {steps}: saved; the same command continues from there")
         raise
     weights = output / "codec.safetensors"
     if first:
@@ -112,7 +112,7 @@ def step_progress(begin: int, steps: int, first: bool,
 
 
 def _losses(row: dict[str, Any]) -> str:
-    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgement {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ",
+    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgment {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ",
              "accuracy": "accuracy {:.1%}  ", "task": "task {:.4f}  "}
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
             + "".join(text.format(row[name]) for name, text in extra.items() if name in row)

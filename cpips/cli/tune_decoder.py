@@ -24,7 +24,7 @@ def tune_decoder(
 ) -> None:
     """Tune a codec's decoder with the semantic ensemble loss; its files stay as they are, to the last bit.
 
-    Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights.
+    Started again after an interruption or Ctrl-C, it resumes where it stopped, to the same weights.
     """
     from ..errors import CpipsError
 
@@ -45,7 +45,7 @@ def tune_decoder(
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        say("interrupted: the same command goes on from the last checkpoint")
+        say("interrupted: the same command continues from the last checkpoint")
         raise
     say(f"tuned {steps} steps, bitstreams unchanged: {weights}\ntry it:  cpips decompress FILE.cpz --codec {weights}")
 

@@ -34,8 +34,8 @@ def view(
 ) -> None:
     """Look at images beside their reference: slide, flip, zoom, and go to where they differ most.
 
-    Writes one HTML page that needs nothing but itself: pictures are inside, lossless and in their own size. A .cpz file
-    is shown and measured as the picture that it decodes to.
+    Writes one HTML page that needs nothing but itself: images are inside, lossless and in their own size. A .cpz file
+    is shown and measured as the image that it decodes to.
     """
     from ..errors import ImageError
     from ..pretrained import DEFAULT_MODEL
@@ -54,7 +54,7 @@ def view(
     else:
         print(output)
     if size > HEAVY:
-        say(f"the page is large ({size / 1e6:.0f} MB), for its pictures are whole and lossless: crop them for a lighter one",
+        say(f"the page is large ({size / 1e6:.0f} MB), for its images are whole and lossless: crop them for a lighter one",
             "yellow")
     if browse or (browse is None and sys.stdout.isatty()):
         import webbrowser
