@@ -704,7 +704,7 @@ def test_a_missing_package_names_the_extra(call, monkeypatch):
 def test_validation_items_are_remarked_on(call, root):
     bapps_tree(root / "only-val", tasks=("2afc",), count=2, size=64)
     result = call(COMMON + 'judges = "bapps"\ndata = "only-val/2afc/val"\n')
-    assert "bapps-2afc-val is what metrics are scored on" in result.stderr
+    assert "bapps-2afc-val serves to evaluate metrics" in result.stderr
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("calibrate-*.toml")), ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""``cpips compress`` and ``cpips decompress``: images into ``.cpz`` files and back."""
+"""``cpips compress`` and ``cpips decompress``: compress images to ``.cpz`` files and decode them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compress(
     background: BackgroundOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compress an image into a .cpz file, from which it can be decoded, and compared without being decoded."""
+    """Compress an image to a .cpz file, which can be decoded, or compared without decoding."""
     from ..images import load
     from ..pretrained import DEFAULT_CODEC
 

@@ -22,9 +22,9 @@ def heat_map(
         help="The file to write; its suffix sets the format.")],
     raw: Annotated[Optional[Path], typer.Option(
         metavar="MAP.npy", show_default=False,
-        help="Save the map itself too: (H,W) float32, its mean is the distance.")] = None,
+        help="Also save the map itself: (H,W) float32; its mean is the distance.")] = None,
     vmax: Annotated[Optional[float], typer.Option(
-        metavar="D", show_default=False, help="Distance drawn in the brightest color, to compare images.")] = None,
+        metavar="D", show_default=False, help="Distance of the brightest color; fix it to compare figures.")] = None,
     metric: MetricOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -46,7 +46,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     """Write the figure (and the map) and return what ``--json`` prints.
 
     Raises:
-        CpipsError: images or a metric of which there is no map, or an output that cannot be.
+        CpipsError: images that cannot be compared, a metric without a map, or an impossible output.
     """
     import numpy as np
     import torch
@@ -58,7 +58,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     from ..viz import heatmap
 
     if not hasattr(metric, "map"):
-        raise ModelError(f"{metric.name} has no map, only a number: choose a model of cpips (see `cpips models`)")
+        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
     if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ImageError(f"{output}: the suffix sets the format, and {output.suffix!r} is not an image format: use .png")
     sources = [path for path in (reference, image) if path.exists()]

@@ -23,7 +23,7 @@ def refine(
         "for.")] = None,
     alpha: Annotated[Optional[float], typer.Option(
         metavar="A", show_default=False,
-        help="Bits per pixel that a squared gray level of error is worth. Default: as the codec was trained.")] = None,
+        help="Weight of the squared error, in bits per pixel per squared gray level. Default: that of the codec's training.")] = None,
     beta: Annotated[float, typer.Option(metavar="B", help="The same of a unit of perceptual distance (CPIPS).")] = 0.0,
     gamma: Annotated[float, typer.Option(metavar="G", help="The same of a unit of the style loss.")] = 0.0,
     roi: Annotated[Optional[Path], typer.Option(
@@ -45,10 +45,10 @@ def refine(
     background: BackgroundOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compress an image with latents that are optimized for it; `cpips decompress` reads the file like any other.
+    """Compress an image with latents that are optimized for it; `cpips decompress` reads the file as usual.
 
-    Stochastic Gumbel annealing of rate + A squared error + B perceptual + G style. Killed or interrupted, the same command
-    continues from the checkpoint, to the same file. If the target rate cannot be met, nothing is written and the exit code
+    Minimizes rate + A squared error + B perceptual + G style by stochastic Gumbel annealing. After an interruption, the same
+    command resumes and writes the same file. If the target rate cannot be reached, nothing is written, and the exit code
     is 1.
     """
     from ..errors import RateError

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file as in configs/.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file like those in configs/.")],
     data_root: DataRootOption,
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
@@ -27,7 +27,7 @@ def train(
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a codec. Started again after an interruption or Ctrl-C, it resumes where it stopped, to the same weights.
+    """Train a codec. After an interruption, the same command resumes and ends with the same weights.
 
     Several processes: `torchrun --nproc-per-node 4 -m cpips train ...`
     """
@@ -99,7 +99,7 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
 @contextmanager
 def step_progress(begin: int, steps: int, first: bool,
                   losses: Callable[[dict[str, Any]], str]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Call it with a trainer's rows: a bar on a terminal, a line each in a pipe; nothing but in the first process."""
+    """Show a trainer's rows as a progress bar on a terminal, as lines in a pipe, and only in the first process."""
     if console() is None or not first:
         yield lambda row: print(f"step {row['step']}/{steps}  {losses(row)}", flush=True)
         return
