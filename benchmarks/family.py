@@ -56,7 +56,7 @@ def difference(statistic, a: np.ndarray, b: np.ndarray, *rest: np.ndarray) -> di
     """A paired difference with its interval, and what it says."""
     found = {"difference": round(float(statistic(a, b, *rest)), 4), "interval": interval(statistic, a, b, *rest)}
     low, high = found["interval"]
-    return found | {"verdict": "higher" if low > 0 else "lower" if high < 0 else "no difference shown"}
+    return found | {"verdict": "higher" if low > 0 else "lower" if high < 0 else "not significant"}
 
 
 @torch.no_grad()
@@ -122,9 +122,9 @@ def answers(result: dict) -> list[str]:
 
     of = [f"{name} {form}" for form in FORMS for name in SETS]
     if tuned and BASE in models:
-        lines = [f"{'Does classification' if models[name]['classifier'] else 'Do the judgements of teachers'} change the "
+        lines = [f"{'Does classification' if models[name]['classifier'] else 'Does training with teacher labels'} change the "
                  f"distance? `{name}` minus `{BASE}`, |SRCC|: {say(name, BASE, *of)}." for name in tuned]
-        lines.append("(These models also differ from it in steps, crops and images of their training: see the cards.)")
+        lines.append("(The training of these models also differs in steps, crops and images: see the cards.)")
     else:
         lines = ["Does classification change the distance? Not measured: no model trained with it is shipped yet."]
     curve = [models[name] for name in plain if models[name]["bpp"] is not None]

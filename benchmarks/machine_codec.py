@@ -245,7 +245,7 @@ def report(result: dict) -> str:
     return (f"{table(header, rows)}\n\n({result['variants'][BEFORE]['bpp']:.3f} bits per pixel in every row; base: lambda_a "
             f"{base['lambda_adv']:g}, layers {base['layers']}, {base['count']} patches of {base['patch']} px; "
             f"{result['steps']} steps; {result['images']} crops of {result['side']} px; {result['test_images']} test images of "
-            f"{result['classes']} classes, of which {result['uncompressed']:.1%} are recognized uncompressed.)")
+            f"{result['classes']} classes, of which {result['uncompressed']:.1%} are classified correctly if uncompressed.)")
 
 
 def draw(decoders: dict[str, Codec], found: dict[str, dict], paths: Sequence[Path], path: Path) -> None:

@@ -146,7 +146,7 @@ def agreement() -> str:
 
 def severity() -> str:
     result = kept("severity")
-    return "; ".join(f"{kind}: rising in {k['steps'] - k['steps_down']} of {k['steps']} steps, in every step for "
+    return "; ".join(f"{kind}: the distance rises in {k['steps'] - k['steps_down']} of {k['steps']} steps, and in every step for "
                      f"{k['images_monotone']} of {result['images']} images" for kind, k in result["kinds"].items()) + "."
 
 
@@ -187,7 +187,7 @@ def models() -> str:
         cost = cpips.CPIPS(name).encoder.macs() / 1000
         rows.append([f"`{name}`", f"{card['arch']}, N={card['N']}, M={card['M']}", f"{card['parameters'] / 1e6:.2f} M",
                      f"{cost:.1f} k", f"{card['lambda']:g}", trained(training), f"{training['hardware']}",
-                     f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB", recognised(card.get("classification"))])
+                     f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB", top1(card.get("classification"))])
     return table(["model", "size", "encoder parameters", "MAC a pixel", "lambda", "training", "on", "Kodak", "top-1"], rows)
 
 
@@ -199,14 +199,14 @@ def cards() -> str:
 def _card(card: dict) -> str:
     training, kodak = card["training"], card["kodak"]
     rows = [["architecture", f"{card['arch']}, N={card['N']}, M={card['M']}, {card['parameters']:,} parameters, {card['dtype']}"],
-            ["input", card["preprocessing"]], ["licence", card["licence"]],
+            ["input", card["preprocessing"]], ["license", card["licence"]],
             ["data", ", ".join(f"`{source}`" for source in training["data"])],
             ["config", f"`{training['config']}`, lambda {card['lambda']:g}, seed {training['seed']}"],
             ["training", f"{trained(training)}; {training['optimizer']}; {training['hardware']}; torch {training['torch']}"],
             ["commit", f"`{training['commit'][:12]}`"],
             ["Kodak", f"{kodak['bpp']:.3f} bits per pixel, {kodak['psnr']:.2f} dB, over {kodak['images']} images"]]
-    if recognised(card.get("classification")):
-        rows.append(["top-1", f"{recognised(card['classification'])} (`{card['classification']['data']}`)"])
+    if top1(card.get("classification")):
+        rows.append(["top-1", f"{top1(card['classification'])} (`{card['classification']['data']}`)"])
     if "judgement" in card:
         judgement = card["judgement"]
         rows.append(["calibrated", f"{judgement['calibrated']} ({', '.join(judgement['teachers'])}); form {judgement['form']}, taps "
@@ -220,7 +220,7 @@ def _card(card: dict) -> str:
     return f"{description[0].upper()}{description[1:]}.\n\n" + table(["card", f"`{card['name']}`"], rows)
 
 
-def recognised(found: dict | None) -> str:
+def top1(found: dict | None) -> str:
     return f"{found['accuracy']:.1%} of {found['classes']} classes" if found else ""
 
 
@@ -256,12 +256,12 @@ def judged() -> str:
     rows.append(["always with the majority", "", f"{kept['ceiling']:.3f}", ""])
     header = ["judge", "SRCC with the panel's mean", "2AFC with the panel", "2AFC with the other teachers alone"]
     return (f"{table(header, rows)}\n\n({kept['groups']} of {card['judged_groups']} groups, {kept['triplets']:,} triplets; a "
-            f"teacher's own vote is among the panel's. Worse severities are farther in {kept['severity_order']:.1%} of the "
-            f"ladders; {kept['below_shift']:.1%} of the copies are nearer than a shift by one pixel.)")
+            f"teacher's own vote is part of the panel. The higher severity has the larger distance in {kept['severity_order']:.1%} of the "
+            f"pairs of severities; {kept['below_shift']:.1%} of the copies have a smaller distance than a shift by one pixel.)")
 
 
 def teachers() -> str:
-    return f"{written('teachers')}\n\n({machine(kept('teachers'))}; teachers as `piq` has them.)"
+    return f"{written('teachers')}\n\n({machine(kept('teachers'))}; teachers as implemented by `piq`.)"
 
 
 def ablation() -> str:
@@ -269,7 +269,7 @@ def ablation() -> str:
 
     result = kept("ablation")
     return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; the panel is {', '.join(result['teachers'])}; "
-            f"BD-rate over {result['kodak_images']} Kodak images against the variant without judgment, - where they share no "
+            f"BD-rate over {result['kodak_images']} Kodak images against the variant without teacher labels, - where the ranges of quality do not overlap "
             "quality.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
 
 
@@ -333,9 +333,9 @@ def probe_matrix() -> str:
 
     result = kept("probe_matrix")
     return (f"{report(result)}\n\n({result['side']} px, {result['share']:.0%} of the steps; {machine(result)}.)"
-            "\n\nDistances of what was optimized for one metric (rows), judged "
-            "by another (columns), over the same of what was optimized for the MSE; geometric means over the four tasks:\n\n"
-            f"{matrix(result)}\n\n### What was found in our own models\n\n{weaknesses(result)}")
+            "\n\nThe table gives the distance, by the metric of the column, of images optimized for the metric of the row, relative to images "
+            "optimized for the MSE, as geometric means over the four tasks:\n\n"
+            f"{matrix(result)}\n\n### Findings for our own models\n\n{weaknesses(result)}")
 
 
 def shifts() -> str:

@@ -77,8 +77,8 @@ def report(result: dict) -> str:
     header = ["judge", "TID2013, people", "LIVE, people", "TID2013, panel", "LIVE, panel", f"time over `{STUDENT}`'s"]
     first = result["kinds"][:3]
     told = ", ".join(f"{found['kind']} ({found['farther']:+.0%})" for found in first)
-    return (f"{table(header, rows)}\n\nOf TID2013's kinds, `{STUDENT}` ranks these most unlike its panel, farther (+) or nearer by so "
-            f"much of all images: {told}. Ranked as the panel does, these three alone would lift it to {first[-1]['srcc']:.3f}.")
+    return (f"{table(header, rows)}\n\nOf TID2013's kinds, `{STUDENT}` ranks these most differently from its panel, higher (+) or lower by "
+            f"this share of all images: {told}. Ranked like the panel, these three alone would raise it to {first[-1]['srcc']:.3f}.")
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def flips(metric: MetricLike, images: ImageLike, *, kinds: Sequence[str] = KINDS
         if still:
             findings.append(Finding("no-gradient", 0.0, 0.0, f"no gradient in any step of the {name} attack"))
         if median <= fragile:
-            findings.append(Finding("fragile", median, fragile, f"{median:g} {unit} turn half of its judgments"))
+            findings.append(Finding("fragile", median, fragile, f"a perturbation of {median:g} {unit} flips half of its rankings"))
     return ProbeResult("flips", distance.name, distance.signature,
                        {"kinds": list(kinds), "severities": [NEAR, FAR], "steps": steps, "seed": seed, "images": len(references),
                         "size": list(references.shape[2:])},

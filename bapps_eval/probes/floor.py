@@ -52,10 +52,10 @@ def noise_floor(metric: MetricLike, image: ImageLike, *, dtypes: Sequence[str] =
                                     f"distances in {name} are not finite"))
         if told > NOISY[name]:
             findings.append(Finding("noisy", told, NOISY[name], f"in {name}, noise of {told:g} gray levels is the smallest "
-                                    "that it measures"))
+                                    "that it resolves"))
         if not equal <= exact[-1].mean() * 1e-3:
             findings.append(Finding("nonzero", equal, exact[-1].mean().item() * 1e-3,
-                                    f"equal images have {equal:.3g} in {name}"))
+                                    f"equal images have the distance {equal:.3g} in {name}"))
     return ProbeResult("noise-floor", distance.name, distance.signature,
                        {"dtypes": list(dtypes), "amplitudes": list(AMPLITUDES), "draws": DRAWS, "seed": seed,
                         "size": list(reference.shape[2:])},

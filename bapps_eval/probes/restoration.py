@@ -70,8 +70,8 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
         for judge in judging:
             a, b = row["scores"][judge.name]
             if judge.name != distance.name and not b <= a * DESTROYS:
-                findings.append(Finding("destroys", b / a if a > 0 else math.inf, DESTROYS, f"{task} for it: {judge.name} goes "
-                                        f"from {a:.3g} to {b:.3g}"))
+                findings.append(Finding("destroys", b / a if a > 0 else math.inf, DESTROYS, f"{task} optimized for it raises "
+                                        f"{judge.name} from {a:.3g} to {b:.3g}"))
     return ProbeResult("restoration", distance.name, distance.signature,
                        {"judges": {one.name: one.signature for one in judging}, "tasks": list(tasks), "steps": steps,
                         "rate": rate, "seed": seed, "images": len(batch), "size": [height, width]},

@@ -38,7 +38,7 @@ _HERE = Path(__file__).parent
 def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Dataset] = (),
                  resamples: int = statistics.RESAMPLES, gallery: int = 12, maps: Maps | None = None,
                  focus: str | None = None) -> Path:
-    """Write an HTML page about runs on one or more data sets; it takes its name when it is whole.
+    """Write an HTML page about runs on one or more data sets, atomically.
 
     Args:
         images: data sets whose images the gallery shows, matched to the runs by their digest.
