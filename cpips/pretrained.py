@@ -56,7 +56,7 @@ def list_models() -> list[str]:
 
 
 def model_card(name: str) -> dict[str, Any]:
-    """What is known of a shipped model: data, training, rate-distortion, agreement with people, licence, digests.
+    """What is known of a shipped model: data, training, rate-distortion, agreement with people, license, digests.
 
     Raises:
         ModelError: no such model; the message has the nearest names.

@@ -225,7 +225,7 @@ def _same(a: Any, b: Any) -> bool:
 def _decode(image: images.ImageLike, metric: FullReferenceMetric) -> Tensor:
     batch = fetch(image, metric.background) if is_url(image) else images.as_batch(image, background=metric.background)
     if len(batch) != 1:
-        raise ImageError(f"a pair holds single images, came a batch of {len(batch)}")
+        raise ImageError(f"a pair holds single images, got a batch of {len(batch)}")
     return batch
 
 

@@ -41,7 +41,7 @@ def score_table(
 ) -> Summary:
     """Write ``output`` (.csv, .parquet or .jsonl): the rows of ``table`` with distance, error and signature.
 
-    Results are appended to ``OUTPUT.journal.jsonl`` as they come. Killed at any moment and called again, the run goes
+    Results are appended to ``OUTPUT.journal.jsonl`` as they come. Interrupted at any moment and called again, the run goes
     on after the last whole line of it; the output appears only when complete, and then the journal goes.
 
     Args:

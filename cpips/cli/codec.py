@@ -1,4 +1,4 @@
-"""``cpips compress`` and ``cpips decompress``: images into ``.cpz`` files and back."""
+"""``cpips compress`` and ``cpips decompress``: compress images to ``.cpz`` files and decode them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def codec_files() -> ModuleType:
 
 
 def read_picture(path: str, background: str | None, codec: str | None) -> Tensor:
-    """The picture ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
+    """The image ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
     from ..codec.container import is_compressed
     from ..images import load
 
@@ -52,7 +52,7 @@ def compress(
     background: BackgroundOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compress an image into a .cpz file, from which it can be decoded, and compared without being decoded."""
+    """Compress an image to a .cpz file, which can be decoded, or compared without decoding."""
     from ..images import load
     from ..pretrained import DEFAULT_CODEC
 
@@ -74,10 +74,10 @@ def decompress(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A .cpz file.")],
     output: Annotated[Optional[Path], typer.Option(
         "--output", "-o", metavar="IMG", show_default=False,
-        help="Picture to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
+        help="Image to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
     codec: CodecOption = None,
 ) -> None:
-    """Decode a .cpz file into a picture."""
+    """Decode a .cpz file into an image."""
     path = output or Path(file).with_suffix(".png")
     files = codec_files()
     files.picture_format(path)  # a wrong suffix is told before the work
