@@ -1,12 +1,13 @@
 r"""The form ``'contrast'``: local means and local contrasts of the features, with settings learned from people's scores.
 
-At each tap and scale let f be a feature map, m_c its means over 32x32 px of the (halved) image and
+At each tap and scale let f be a feature map, m_c its means over 16x16 px of the image (or over one cell, if that is
+larger) and
 
     s_k = sqrt(sum_c A_kc <f_c^2> + eps),   A >= 0,
 
 its contrasts, where <> is the mean over 2x2 cells. Channels of A gather filters that answer to one structure at several
 phases, as the energy model of complex cells does (Adelson and Bergen, JOSA A 1985): what moves by a pixel changes the
-phases and hardly the contrasts. With m', s' of the other image
+phases and hardly the contrasts. The means keep the phase, and so the structure, only of what is coarse. With m', s' of the other image
 
     means      E T(sum_c v_c (m_c - m'_c)^2 / (m_c^2 + m'_c^2 + a_c))
     contrasts  E[w T(sum_k u_k (s_k - s'_k)^2 / (s_k^2 + s'_k^2 + b_k))] / E[w],   w = (sum_k u_k max(s_k, s'_k)^2 / sum_k u_k)^p
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from .errors import WeightsError
 
 BLOCK = 2  # cells of a feature map, each way, over which its squares are averaged
-WINDOW = 32  # px of the (halved) image, each way, over which features are averaged
+WINDOW = 16  # px of the image, each way, over which features are averaged at every scale
 WHOLE = 1 << 30  # stride of a map with one cell for the whole image, whatever its size
 EPS = 1e-5  # under the root of the contrasts
 _FLOOR = 1e-4  # of the cells' weights
@@ -36,17 +37,27 @@ PER_CHANNEL = ("mean_weight", "mean_floor", "contrast_weight", "contrast_floor")
 PER_SCALE = ("mean_threshold", "contrast_threshold", "power")
 
 
-def statistics(feature: Tensor, mix: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+def strides(stride: int, scale: int) -> tuple[int, int]:
+    """Pixels of the image, halved ``scale`` times, that a cell of the means and one of the contrasts covers.
+
+    Args:
+        stride: of the feature's cells, in the same pixels.
+    """
+    return max(WINDOW >> scale, stride), BLOCK * stride
+
+
+def statistics(feature: Tensor, mix: Tensor, stride: int, scale: int) -> tuple[Tensor, Tensor]:
     """Means and contrasts of features ``(N,C,h,w)``.
 
     Args:
         mix: the matrix A, ``(K,C)``, not negative.
-        stride: px of the image that a cell of the feature covers.
+        stride: px of the image, halved ``scale`` times, that a cell of the feature covers.
 
     Returns:
-        ``(N,C,ceil(h*stride/32),...)`` and ``(N,K,ceil(h/2),ceil(w/2))``.
+        ``(N,C,ceil(h/n),ceil(w/n))``, with n cells to 16 px of the image, and ``(N,K,ceil(h/2),ceil(w/2))``.
     """
-    means = F.avg_pool2d(feature, WINDOW // stride, ceil_mode=True)
+    window = strides(stride, scale)[0] // stride
+    means = F.avg_pool2d(feature, window, ceil_mode=True) if window > 1 else feature
     energy = F.avg_pool2d(feature * feature, BLOCK, ceil_mode=True)
     return means, (F.conv2d(energy, mix[:, :, None, None]) + EPS).sqrt()
 
@@ -146,16 +157,10 @@ class ContrastHead(nn.Module):
         names = ["color", *(f"{tap}.{name}" for tap in self.taps for name in (*PER_CHANNEL, *PER_SCALE, "mix"))]
         return {f"head.contrast.{name}": self.get(name).contiguous() for name in names}
 
-    def strides(self, taps: Mapping[str, int]) -> tuple[int, ...]:
-        """Image pixels that a cell of each map of :meth:`statistics` covers, scale by scale, and of :meth:`colors`."""
-        found = [stride << scale for scale in range(self.scales) for tap in self.taps
-                 for stride in (WINDOW, BLOCK * taps[tap])]
-        return (*found, WHOLE)
-
-    def statistics(self, features: Sequence[Tensor], taps: Mapping[str, int]) -> list[Tensor]:
+    def statistics(self, features: Sequence[Tensor], taps: Mapping[str, int], scale: int) -> list[Tensor]:
         """Per tap, its means and its contrasts."""
         return [part for tap, feature in zip(self.taps, features)
-                for part in statistics(feature, self.get(f"{tap}.mix").to(feature.dtype), taps[tap])]
+                for part in statistics(feature, self.get(f"{tap}.mix").to(feature.dtype), taps[tap], scale)]
 
     def compare(self, first: Sequence[Tensor], second: Sequence[Tensor], scale: int) -> list[Tensor]:
         """Per tap, contributions ``(N,h,w)`` of the means and ``(N,2,h,w)`` of the contrasts, of what :meth:`statistics` gave."""

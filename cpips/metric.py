@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import partial
 from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from . import forms, images, pretrained
+from . import contrast, forms, images, pretrained
 from ._version import __version__
 from .base import FullReferenceMetric
 from .cells import cell_mean, check_mask, root_slope, wide
-from .contrast import BLOCK, WHOLE, WINDOW, ContrastHead
+from .contrast import ContrastHead
 from .embedding import Embedding, check_comparable
 from .encoders import STRIDE, AnalysisTransform, tensors_digest
 from .errors import ImageError, ModelError
@@ -249,8 +250,9 @@ class CPIPS(FullReferenceMetric):
 
     def _features(self, x: Tensor) -> Embedding:
         features: list[Tensor] = []
-        for scaled in self._scaled(x):
-            features += self.tiling(self._encode, scaled, strides=self._strides_of_a_scale, architecture=self.encoder.architecture)
+        for scale, scaled in enumerate(self._scaled(x)):
+            features += self.tiling(partial(self._encode, scale=scale), scaled, strides=self._strides_at(scale),
+                                    architecture=self.encoder.architecture)
         if self.contrast is not None:
             features.append(x.to(self.encoder.dtype).mean((2, 3), keepdim=True))
         return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._strides,
@@ -262,13 +264,13 @@ class CPIPS(FullReferenceMetric):
         for scale in range(self.scales):
             yield (x := images.halved(x) if scale else x)
 
-    def _encode(self, x: Tensor) -> list[Tensor]:
-        """Features of images at one scale, one per tap."""
+    def _encode(self, x: Tensor, scale: int) -> list[Tensor]:
+        """What is compared of images at one scale: a feature per tap, or its means and contrasts."""
         features = list(self.encoder(x, self.taps))
         if self.quantize:
             features[-1] = features[-1] + (features[-1].round() - features[-1]).detach()
         if self.contrast is not None:
-            return self.contrast.statistics([wide(feature) for feature in features], self.encoder.taps)
+            return self.contrast.statistics([wide(feature) for feature in features], self.encoder.taps, scale)
         return features
 
     def _compare_images(self, x: Tensor, y: Tensor, marked: bool = True) -> list[Tensor]:
@@ -281,9 +283,9 @@ class CPIPS(FullReferenceMetric):
         for scale, (a, b) in enumerate(zip(self._scaled(x), self._scaled(y))):
             def compare(a: Tensor, b: Tensor, scale: int = scale) -> list[Tensor]:
                 # one batch after the other, not as one: equal images then have equal features to the last bit
-                return self._compare_cells(self._encode(a), self._encode(b), scale)
+                return self._compare_cells(self._encode(a, scale), self._encode(b, scale), scale)
 
-            parts += self.tiling(compare, a, b, strides=self._strides_of_a_scale, architecture=self.encoder.architecture,
+            parts += self.tiling(compare, a, b, strides=self._strides_at(scale), architecture=self.encoder.architecture,
                                  windows=self.form == "structure")
         if self.contrast is not None:
             colors = (wide(batch.to(self.encoder.dtype)).mean((2, 3), keepdim=True) for batch in (x, y))
@@ -303,7 +305,7 @@ class CPIPS(FullReferenceMetric):
         return parts
 
     def _compare_features(self, a: Embedding, b: Embedding, mask: Tensor | None = None) -> Tensor:
-        count = len(self._strides_of_a_scale)
+        count = len(self._strides_at(0))
         parts = [part for scale in range(self.scales) for part in self._compare_cells(
             a.features[scale * count:][:count], b.features[scale * count:][:count], scale)]
         if self.contrast is not None:
@@ -363,14 +365,13 @@ class CPIPS(FullReferenceMetric):
     @property
     def _strides(self) -> tuple[int, ...]:
         """Image pixels that a cell covers, for each map that is compared."""
-        strides = tuple(stride << scale for scale in range(self.scales) for stride in self._strides_of_a_scale)
-        return strides if self.contrast is None else (*strides, WHOLE)
+        strides = tuple(stride << scale for scale in range(self.scales) for stride in self._strides_at(scale))
+        return strides if self.contrast is None else (*strides, contrast.WHOLE)
 
-    @property
-    def _strides_of_a_scale(self) -> tuple[int, ...]:
+    def _strides_at(self, scale: int) -> tuple[int, ...]:
         """Pixels of the images at one scale that a cell covers, for each map that is compared there."""
         taps = [self.encoder.taps[tap] for tap in self.taps]
-        return tuple(taps) if self.contrast is None else tuple(s for tap in taps for s in (WINDOW, BLOCK * tap))
+        return tuple(taps) if self.contrast is None else tuple(s for tap in taps for s in contrast.strides(tap, scale))
 
     @property
     def _share(self) -> int:

@@ -75,7 +75,7 @@ class TrainableContrastHead(nn.Module):
         for i, feature in enumerate(features):
             tap, scale = taps[i % len(taps)], i // len(taps)
             values = {name: settings[f"{tap}.{name}"][scale] for name in (*PER_CHANNEL, *PER_SCALE)}
-            m, s = statistics(feature.float(), settings[f"{tap}.mix"], self.strides[tap])
+            m, s = statistics(feature.float(), settings[f"{tap}.mix"], self.strides[tap], scale)
             means, contrasts = compare(values, m[:references][whose], s[:references][whose], m[references:], s[references:])
             error, weights = contrasts.mean((2, 3)).unbind(1)
             total = total + means.mean((1, 2)) + error / weights
