@@ -22,9 +22,9 @@ from typing import Any, Iterable, Mapping, Union
 import torch
 from torch import Tensor
 
-from ._version import __version__
 from .encoders import AnalysisTransform
 from .errors import ModelError, WeightsError
+from .files import check_regular, open_regular
 from .head import Head
 
 DEFAULT_MODEL = "cpips-lite"
@@ -38,6 +38,8 @@ _ZOO_DIGESTS = {
     "mse": "7eb97409 93677231 6d87be32 de1b779c f8b614e1 1ab9c41e 3804dcbd a583f0cf".split(),
     "ms-ssim": "5cf249be 1ff60d1f 92dd7878 4377354e c34afc8d 3a6d8229 8747d3bc cc15b5f3".split(),
 }
+MAX_BYTES = 4 << 30  # of a download: no encoder or backbone has a quarter of it
+MAX_SECONDS = 4 * 3600.0
 _FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar")
 
 
@@ -141,8 +143,13 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
     Raises:
         WeightsError: missing, damaged, tampered with, or not weights.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weights file at {path}: expected a .safetensors file or a torch checkpoint")
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights file at {path}: expected a .safetensors file or a torch checkpoint") from None
+    except OSError as error:
+        raise WeightsError(f"no weights file at {path} ({error.strerror}): expected a .safetensors file or a torch "
+                           "checkpoint") from error
     if sha256 is not None:
         verify(path, sha256)
     try:
@@ -184,7 +191,7 @@ def verify(path: Path, sha256: str) -> None:
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file of any size."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):  # VGG16's file has half a gigabyte
             digest.update(block)
     return digest.hexdigest()
@@ -222,7 +229,7 @@ def fetch_zoo(model: str, offline: bool | None) -> Path:
 
 
 def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | None = None,
-          timeout: float = 30.0) -> Path:
+          timeout: float = 30.0, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> Path:
     """Path of the cached copy of ``url``, downloaded if need be; it appears under its name only when whole and verified.
 
     Args:
@@ -231,12 +238,12 @@ def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | No
         path: the copy's place; default: the URL's last part in :func:`cache_dir`.
         offline: ``True`` forbids the download (default: the environment variable ``CPIPS_OFFLINE``).
         timeout: seconds without an answer after which the download is given up.
+        max_bytes, max_seconds: most bytes, and most time for all of them.
 
     Raises:
-        WeightsError: offline, no connection, a wrong digest, or a cache that cannot be written.
+        WeightsError: offline, no connection, too much or too slow, a wrong digest, or a cache that cannot be written.
     """
-    import http.client
-    import urllib.request  # 30 ms that a shipped model does not cost
+    from . import web  # 30 ms that a shipped model does not cost
 
     path = path or cache_dir() / url.rsplit("/", 1)[1]
     if path.is_file():
@@ -254,17 +261,14 @@ def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | No
                            "folder that can be written") from error
     try:
         with stream:
-            # some servers refuse urllib's own name
-            request = urllib.request.Request(url, headers={"User-Agent": f"cpips/{__version__}"})
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                while block := answer.read(1 << 20):
-                    stream.write(block)
+            for block in web.receive(url, limit=max_bytes, seconds=max_seconds, stall=timeout):
+                stream.write(block)
         found = file_sha256(partial)
         if not found.startswith(sha256):
             raise WeightsError(f"{url} gave other bytes than expected, cut short perhaps (SHA-256 {found}, expected "
                                f"{_told(sha256)}): try again, or put the file at {path}")
         os.replace(partial, path)
-    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
+    except OSError as error:  # timeouts among them
         raise WeightsError(f"could not download {url} ({str(error)!r}): check the connection, or put the file at "
                            f"{path} (SHA-256 {_told(sha256)})") from error
     finally:
