@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 
 import typer
 
-from cpips.cli.common import (ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting,
-                              fail, place, print_json, print_table, ray_settings, say)
+from cpips.cli.common import (ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, ForceOption, JsonOption,
+                              counting, fail, place, print_json, print_table, put, ray_settings, say)
 from cpips.cli.program import Commands, application, version_option
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def score(
     if as_json:
         print_json(found)
     else:
-        print(table(found, format=format))
+        put(table(found, format=format))
 
 
 @app.command()
@@ -186,10 +186,14 @@ def report(
     resize: ResizeOption = None,
     resamples: ResamplesOption = 10_000,
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 12,
+    force: ForceOption = False,
 ) -> None:
     """One self-contained page: tables, cost against agreement, scatter plots, and where metrics disagree."""
+    from cpips.files import check_output
+
     from .report.page import write_report
 
+    check_output(output, [*runs, *(data or [])], force=force)
     datasets = read_datasets(data or [], split, resize, None, None)
     path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
                         maps=heat_maps(maps) if maps else None)

@@ -129,7 +129,8 @@ def _status(path: PathLike, missing: bool = False) -> os.stat_result | None:
             return None
         raise
     except ValueError:
-        raise OSError(errno.EINVAL, "a file's name cannot hold a NUL character", str(path).replace("\0", "\\0")) from None
+        raise FileNotFoundError(errno.ENOENT, "a file's name cannot hold a NUL character",
+                                str(path).replace("\0", "\\0")) from None
 
 
 def _require_regular(status: os.stat_result | None, path: PathLike) -> None:
@@ -180,6 +181,19 @@ def check_outputs(paths: Sequence[PathLike | None], inputs: Sequence[Any] = (), 
         other = known.setdefault(os.path.realpath(path), path)
         if other is not path:
             raise OutputError(f"{path} and {other} are the same file: give each output its own name")
+
+
+def check_run(folder: PathLike, outputs: Sequence[str], inputs: Sequence[Any] = (), *, begun: bool, force: bool = False) -> None:
+    """:func:`check_output` of the files that a run will write into its folder, where they may be its own.
+
+    Args:
+        outputs: their names.
+        begun: whether the folder holds the state of this run, which then may write its outputs again.
+    """
+    for name in outputs:
+        path = Path(folder) / name
+        if path.exists():
+            check_output(path, inputs, force=force or begun)
 
 
 def _is_of(source: Any, path: PathLike, status: os.stat_result) -> bool:

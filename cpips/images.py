@@ -68,10 +68,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     try:
         stream = open_regular(path)
     except FileNotFoundError:
-        raise MissingImageError(f"no such file: {path}") from None
+        raise MissingImageError(f"no such file: {path}".replace("\0", "\\0")) from None
     except OSError as error:  # a name that is too long, a folder that may not be entered, a pipe
-        name = str(path)[:200].replace("\0", "\\0")
-        raise ImageError(f"{name} cannot be opened ({error.strerror}): give the path of an image file") from error
+        raise ImageError(f"{str(path)[:200]} cannot be opened ({error.strerror}): give the path of an image file") from error
     with stream, _opened(stream, str(path), os.fstat(stream.fileno()).st_size) as image:
         yield image
 

@@ -115,6 +115,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
     if isinstance(model, AnalysisTransform):
+        _check_sees(model, "this encoder")
         return Loaded(model, "custom", model.digest())
     if isinstance(model, Mapping):
         name, state = "custom", model
@@ -131,7 +132,24 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
     else:
         raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
     encoder = AnalysisTransform.from_state_dict(state, persistent)
+    _check_sees(encoder, name)
     return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels))
+
+
+def _check_sees(encoder: AnalysisTransform, name: str) -> None:
+    """Refuse an encoder that sees nothing, of which all distances would be 0, and one whose features overflow.
+
+    Raises:
+        WeightsError: one of a black image and of a ramp.
+    """
+    ramp = torch.linspace(0, 1, 32, dtype=encoder.dtype, device=encoder.g_a[0].weight.device).expand(3, 32, 32)
+    with torch.no_grad():
+        features = encoder(torch.stack([torch.zeros_like(ramp), ramp]), tuple(encoder.taps))
+    if not all(feature.isfinite().all() for feature in features):
+        raise WeightsError(f"the features of {name} overflow: its weights are finite, but too large; train or fetch them again")
+    if torch.equal(features[-1][0], features[-1][1]):
+        raise WeightsError(f"{name} gives a black image and a ramp the same latent: its weights are zeros, or as good as; train "
+                           "or fetch them again")
 
 
 def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
@@ -168,6 +186,28 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds a {type(state).__name__}: expected a state dict")
+    return state
+
+
+def read_checkpoint(path: Path, device: torch.device, *keys: str) -> dict[str, Any]:
+    """The state of a run that can be resumed, a ``torch.save`` of a dict, unpickled with ``weights_only=True``.
+
+    Args:
+        keys: what it must hold.
+
+    Raises:
+        OSError: it cannot be opened.
+        WeightsError: damaged, or something else.
+    """
+    check_regular(path)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        damaged = not isinstance(state, dict) or [key for key in keys if key not in state]
+    except Exception as error:  # torch raises almost anything for files that are not its own
+        raise WeightsError(f"{path} is no checkpoint of this kind of run, or damaged ({type(error).__name__}): delete it, or "
+                           "choose another place") from error
+    if damaged:
+        raise WeightsError(f"{path} is no checkpoint of this kind of run: delete it, or choose another place")
     return state
 
 

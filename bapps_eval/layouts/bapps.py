@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from cpips.files import read_bytes
+
 from .. import resize as resizing
 from ..dataset import Dataset, DatasetError
 from ._common import SUFFIXES, Found, Item, Problem, absolute, assemble, by_stem, folders, in_chunks
 
 LABELS = {"2afc": "judge", "jnd": "same"}
 PARTS = {"2afc": ("ref", "p0", "p1"), "jnd": ("p0", "p1")}  # in the order of dataset.TASKS
+_SHARE_BYTES = 1 << 16  # most of a file that holds one number
 UNITS = {"2afc": "triplets", "jnd": "pairs"}
 # Items of the published families. 2AFC val as in the published score tables; train as counted in a published copy;
 # of JND only "9.6k pairs" in two families is known, so that up to 50 fewer are not called missing.
@@ -144,7 +147,7 @@ def read_share(path: Path) -> float:
         DatasetError: the file is anything else; pickled objects are not loaded.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, _SHARE_BYTES)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror})") from None
     end = 10 + int.from_bytes(raw[8:10], "little")

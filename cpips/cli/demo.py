@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import (DeviceOption, DtypeOption, JsonOption, MetricOption, make_metric, number, print_json, print_table,
+from .common import (DeviceOption, DtypeOption, ForceOption, JsonOption, MetricOption, make_metric, number, print_json, print_table,
                      say)
 
 if TYPE_CHECKING:
@@ -20,18 +20,21 @@ def demo(
     metric: MetricOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a picture and distorted copies of it, compare them, and draw where they differ."""
+    from ..files import atomic, check_outputs
     from ..scoring import score_pairs
-    from ..scoring.tables import atomic
     from .heat import draw_map
 
     measure = make_metric(metric, device, dtype, None)
     folder.mkdir(parents=True, exist_ok=True)
     reference = folder / "reference.png"
     files: list[tuple[Path, str]] = []
-    for name, what, picture, settings in _pictures():
+    pictures = _pictures()
+    check_outputs([folder / name for name in (*(name for name, *_ in pictures), "map.png")], force=force)
+    for name, what, picture, settings in pictures:
         path = folder / name
         with atomic(path) as stream:
             picture.save(stream, "JPEG" if path.suffix == ".jpg" else "PNG", **settings)

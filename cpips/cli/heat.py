@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .common import (BackgroundOption, DeviceOption, DtypeOption, JsonOption, MetricOption, make_metric, number,
-                     print_json, say)
+from .common import (BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, MetricOption, make_metric,
+                     number, print_json, say)
 
 if TYPE_CHECKING:
     from ..protocol import FullReferenceMetric
@@ -29,9 +29,13 @@ def heat_map(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """A picture of where two images differ: both images, and a heat map over the second."""
+    from ..files import check_outputs
+
+    check_outputs([output, raw], [reference, image, metric], force=force)
     facts = draw_map(make_metric(metric, device, dtype, background), reference, image, output, raw=raw, vmax=vmax)
     if as_json:
         print_json(facts)
@@ -53,17 +57,13 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
 
     from .. import heatmap
     from ..errors import ImageError, ModelError
+    from ..files import atomic
     from ..images import check_same_size, load
-    from ..scoring.tables import atomic
 
     if not hasattr(metric, "map"):
         raise ModelError(f"{metric.name} has no map, only a number: choose a model of cpips (see `cpips models`)")
     if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ImageError(f"{output}: the suffix says the picture's format, and {output.suffix!r} is none: use .png")
-    sources = [path for path in (reference, image) if path.exists()]
-    for path in (output, raw):
-        if path is not None and path.exists() and any(map(path.samefile, sources)):
-            raise ImageError(f"{path} is one of the images that are compared: choose another output")
     x, y = (load(path, metric.background)[None] for path in (reference, image))
     check_same_size(x, y)
     with torch.inference_mode():

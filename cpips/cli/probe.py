@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 
 import typer
 
-from .common import DeviceOption, JsonOption, place, print_json, print_table, say
+from .common import DeviceOption, ForceOption, JsonOption, place, print_json, print_table, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +52,10 @@ def probe(
     figure: Annotated[Optional[Path], typer.Option(
         metavar="FILE.png", show_default=False, help="Draw the result.")] = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
+    from ..files import check_outputs
     from ..pretrained import DEFAULT_MODEL, unknown_model
     from ..probes import PROBES
     from ..probes.figure import draw
@@ -66,6 +68,8 @@ def probe(
         if option in settings and name not in takers:
             raise typer.BadParameter(f"--{option.removesuffix('s') if option == 'judges' else option} is for "
                                      f"{', '.join(takers)}, not for {name}")
+
+    check_outputs([output, figure], [metric, against, weights, *(judge or []), *(image or [])], force=force)
 
     def made(spec: str) -> FullReferenceMetric:
         from ..custom import create_metric

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Iterator, Optional, Sequence
 
 import typer
 
-from .common import DeviceOption, place, say
+from .common import DeviceOption, ForceOption, place, say
 
 if TYPE_CHECKING:
     from ..probes import ProbeResult
@@ -40,6 +40,7 @@ def metric(
     resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")] = 10_000,
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 6,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
 ) -> None:
     """All that is known of one metric: agreement with people, cost, weaknesses, pictures; wins and losses both.
 
@@ -50,8 +51,10 @@ def metric(
     from bapps_eval.run import run
 
     from .. import list_models
+    from ..files import check_output
     from ..report import measure, write_metric_page
 
+    check_output(output, [name, weights, *(data or []), *(against or []), *(probes or [])], force=force)
     metrics = [place(create_metric(each, weights), device, "float32") for each in dict.fromkeys([name, *(against or [])])]
     datasets = read_datasets(data or [], "val", None, None, limit)
     runs = []

@@ -34,6 +34,12 @@ def score(
     root: Annotated[Optional[str], typer.Option(
         metavar="DIR", show_default=False,
         help="Folder (path or URL) that relative paths start from. Default: the table's.")] = None,
+    url_schemes: Annotated[Optional[str], typer.Option(
+        "--urls", metavar="SCHEME,...", show_default=False,
+        help="Schemes of URLs that rows may name, such as https,s3. Default: none but places below a table or --root that is "
+        "a URL itself.")] = None,
+    private_hosts: Annotated[bool, typer.Option(
+        "--private-hosts", help="With --urls: hosts without a public address too (this machine, its network).")] = False,
     metric: MetricOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
@@ -59,6 +65,7 @@ def score(
     --engine ray from the parts in OUT).
     """
     from ..scoring import read_folders, read_table, urls
+    from ..files import check_output
     from ..scoring.tables import TableError
 
     settings = ray_settings(engine, address, actors, device)
@@ -67,16 +74,21 @@ def score(
     source, out = urls.local(pairs), urls.local(output)
     check, work, kept = _engine(settings, part_rows, out)
     check(out)
-    if isinstance(source, Path) and isinstance(out, Path) and out.exists() and out.samefile(source):
-        raise TableError(f"{output} is the table of pairs itself: choose another output")
+    if private_hosts and url_schemes is None:
+        raise TableError("--private-hosts belongs to --urls")
+    access = urls.Access([name.strip().lower() for name in (url_schemes or "").split(",") if name.strip()], private_hosts)
     if images is None:
         if isinstance(source, Path) and source.is_dir():
             raise TableError(f"{pairs} is a folder: give the folder of the images too, or a table of pairs")
-        table = read_table(source, reference_column, image_column, root)
-    elif reference_column or image_column or root:
-        raise TableError("--ref-column, --image-column and --root belong to a table, came two folders")
+        table = read_table(source, reference_column, image_column, root, access)
+    elif reference_column or image_column or root or url_schemes:
+        raise TableError("--ref-column, --image-column, --root and --urls belong to a table, got two folders")
     else:
         table = read_folders(Path(source), images)
+    if isinstance(out, Path) and settings is None:
+        named = [place for pair in table.pairs if not isinstance(pair, str) for place in pair
+                 if isinstance(place, Path) and place.suffix == out.suffix]
+        check_output(out, [source, images, metric, *named], force=force)
     measure = make_metric(metric, "cpu" if settings else device, dtype, background)
     done = 0
     with counting("comparing") as advance:
@@ -93,6 +105,8 @@ def score(
             say(f"interrupted: {done} of {len(table)} rows are in {kept}; "
                 "the same command goes on from there")
             raise
+    if summary.stale:
+        say(f"{summary.stale} rows of an earlier run were compared again: images of theirs, or before them, have changed", "yellow")
     if as_json:
         print_json({"signature": measure.signature, "metric": measure.name, "output": output, "rows": summary.rows,
                     "compared": summary.rows - summary.failed, "failed": summary.failed, "resumed": summary.resumed})

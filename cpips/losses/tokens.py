@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..encoders import tensors_digest
 from ..errors import ImageError, ModelError, WeightsError
-from ..files import replace
+from ..files import check_regular, replace
 from .adversarial import CELL, Residual
 
 log = logging.getLogger(__name__)
@@ -281,6 +281,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         WeightsError: no such file, no tokenizer, or tensors that are not those that were written.
     """
     try:
+        check_regular(path)
         with safe_open(path, "pt") as stream:
             told = stream.metadata() or {}
         made = KINDS[told["kind"]]._from_state(load_file(path))

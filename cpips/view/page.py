@@ -26,7 +26,8 @@ from .._version import __version__
 from ..errors import ImageError
 from ..images import check_same_size
 from ..protocol import FullReferenceMetric
-from ..scoring.tables import atomic, finite
+from ..files import atomic
+from ..scoring.tables import finite
 from .peaks import largest
 
 _HERE = Path(__file__).parent
