@@ -189,10 +189,11 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
     return state
 
 
-def read_checkpoint(path: Path, device: torch.device, *keys: str) -> dict[str, Any]:
+def read_checkpoint(path: Path, device: torch.device, kind: str, keys: Iterable[str]) -> dict[str, Any]:
     """The state of a run that can be resumed, a ``torch.save`` of a dict, unpickled with ``weights_only=True``.
 
     Args:
+        kind: of run, for messages: "a refinement".
         keys: what it must hold.
 
     Raises:
@@ -204,10 +205,10 @@ def read_checkpoint(path: Path, device: torch.device, *keys: str) -> dict[str, A
         state = torch.load(path, map_location=device, weights_only=True)
         damaged = not isinstance(state, dict) or [key for key in keys if key not in state]
     except Exception as error:  # torch raises almost anything for files that are not its own
-        raise WeightsError(f"{path} is no checkpoint of this kind of run, or damaged ({type(error).__name__}): delete it, or "
-                           "choose another place") from error
+        raise WeightsError(f"{path} is no checkpoint of {kind}, or damaged ({type(error).__name__}): delete it, or name another "
+                           "file") from error
     if damaged:
-        raise WeightsError(f"{path} is no checkpoint of this kind of run: delete it, or choose another place")
+        raise WeightsError(f"{path} is no checkpoint of {kind}: delete it, or name another file")
     return state
 
 

@@ -119,7 +119,8 @@ def test_force_overwrites(folder):
     assert call("map", "ref.png", "img.png", "-o", "map.png").exit_code == 2
     result = call("map", "ref.png", "img.png", "-o", "map.png", "--force")
     assert result.exit_code == 0, result.output
-    assert Image.open(folder / "map.png").format == "PNG"
+    with Image.open(folder / "map.png") as picture:
+        assert picture.format == "PNG"
 
 
 def test_a_refinement_that_cannot_be_deletes_no_file(folder, weights):

@@ -289,7 +289,7 @@ class DecoderTuner:
             stream.write((json.dumps(self.history, indent=1) + "\n").encode())
 
     def _load(self) -> None:
-        state = read_checkpoint(self.checkpoint, self.device, "settings", "start", "decoder", "optimizer", "step")
+        state = read_checkpoint(self.checkpoint, self.device, "a decoder's tuning", ("settings", "start", "decoder", "optimizer", "step"))
         ours = dataclasses.asdict(self.settings) | {"codec": self.start.own_digest}
         theirs = toml.with_defaults(TuneSettings, state["settings"]) | {"codec": state["start"]}
         free = ("log_every", "checkpoint_every")

@@ -310,7 +310,7 @@ class _Run:
         replace(path, lambda partial: torch.save(state, partial))
 
     def load(self, path: Path) -> None:
-        state = read_checkpoint(path, self.y.device, "settings", "step", "y", "offset", "optimiser", "best", "history")
+        state = read_checkpoint(path, self.y.device, "a refinement", ("settings", "step", "y", "offset", "optimiser", "best", "history"))
         theirs = state["settings"]
         if changed := [name for name, value in dataclasses.asdict(self.settings).items() if theirs.get(name) != value]:
             raise WeightsError(f"{path} is the checkpoint of another refinement (its {', '.join(changed)} differ"

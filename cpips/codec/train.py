@@ -210,7 +210,7 @@ class Trainer:
             self._trim_log()  # also of a run that was killed before its first checkpoint
 
     def _load(self) -> None:
-        state = read_checkpoint(self.checkpoint, self.fabric.device, "config", "model", "ema", "step")
+        state = read_checkpoint(self.checkpoint, self.fabric.device, "a training run", ("config", "model", "ema", "step"))
         ours = dataclasses.asdict(self.config)
         theirs = toml.with_defaults(TrainConfig, state["config"])
         files = ("init", "init_head")
@@ -318,7 +318,7 @@ def export(checkpoint: Path, out: Path) -> None:
 
     ``codec.safetensors`` is a CompressAI state dict, ready for coding; ``classifier.safetensors`` the linear layer.
     """
-    state = read_checkpoint(checkpoint, torch.device("cpu"), "config", "ema", "step")
+    state = read_checkpoint(checkpoint, torch.device("cpu"), "a training run", ("config", "ema", "step"))
     config = state["config"]
     averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
     model = create_codec(config["arch"], config["N"], config["M"])
