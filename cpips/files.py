@@ -281,8 +281,7 @@ def _naming(path: PathLike, partial: Path) -> Iterator[None]:
         if error.errno is None:  # pyarrow's, say
             raise OSError(errno.EIO, _without(str(error), path, partial), str(path)) from error
         if error.filename is None or Path(os.fsdecode(error.filename)).name == partial.name:
-            error.filename = str(path)
-        error.filename2 = None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     except Exception as error:  # of a library in its own words
         if _free(partial.parent) < 1 << 16:

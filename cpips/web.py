@@ -63,6 +63,8 @@ def receive(url: str, *, limit: int, seconds: float, stall: float = STALL,
                     if time.monotonic() > end:
                         raise TimeoutError
                     yield block
+                if expired():  # a connection that the deadline ended looks like one that was done
+                    raise TimeoutError
                 if said.isdecimal() and count < int(said):
                     raise OSError(f"it broke off after {count} of {int(said)} bytes")
         except urllib.error.HTTPError as error:
@@ -197,9 +199,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self.connections = connections
 
     def redirect_request(self, request: Any, stream: Any, code: int, message: str, headers: Any, url: str) -> Any:
-        if urlsplit(request.full_url).scheme == "https" and urlsplit(url).scheme != "https":
-            raise OSError(f"it redirects from https to {url}")
-        self.connections.check(url)
+        try:
+            if urlsplit(request.full_url).scheme == "https" and urlsplit(url).scheme != "https":
+                raise OSError(f"it redirects from https to {url}")
+            self.connections.check(url)
+        except (OSError, ValueError):
+            stream.close()
+            raise
         return super().redirect_request(request, stream, code, message, headers, url)
 
 

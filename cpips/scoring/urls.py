@@ -75,7 +75,7 @@ class Access:
             UrlError: the message says what would allow it.
         """
         scheme = _parts(url).scheme.lower()
-        if "::" in url or scheme not in SCHEMES:
+        if scheme not in SCHEMES or ("::" in url and not scheme.startswith("http")):  # http://[::1]/ is no chain
             raise UrlError(f"{url} cannot be opened: the schemes are {', '.join(SCHEMES)}, and none is chained to another")
         if scheme not in self.schemes and origin(url) not in self.origins:
             raise UrlError(f"{url} is a URL, and rows may name files of this machine alone: allow them with --urls {scheme}")
