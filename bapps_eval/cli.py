@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 import typer
 
 from cpips._utils.console import (
-    ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting, fail, print_json,
-    print_table, say)
+    ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, ForceOption, JsonOption, counting, fail,
+    print_json, print_table, put, say)
 from cpips._utils.program import Commands, application, version_option
 from cpips.cli.metric import WHAT, WeightsOption, complete_metric, make_metrics
 
@@ -171,7 +171,7 @@ def score(
     if as_json:
         print_json(found)
     else:
-        print(table(found, format=format))
+        put(table(found, format=format))
 
 
 @app.command()
@@ -191,10 +191,14 @@ def report(
     resize: ResizeOption = None,
     resamples: ResamplesOption = 10_000,
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 12,
+    force: ForceOption = False,
 ) -> None:
     """One self-contained page: tables, cost against agreement, scatter plots, and where metrics disagree."""
+    from cpips._utils.io import check_output
+
     from .report.page import write_report
 
+    check_output(output, [*runs, *(data or [])], force=force)
     datasets = read_datasets(data or [], split, resize, None, None)
     path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
                         maps=heat_maps(maps) if maps else None, focus=focus)

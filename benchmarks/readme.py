@@ -235,11 +235,15 @@ def precision() -> str:
     return written("precision")
 
 
+def attack() -> str:
+    return f"{written('attack')}\n\n({machine(kept('attack'))}.)"
+
+
 PAGES = {
     "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/calibration.md": (judged, teachers, ablation),
-    "docs/limits.md": (shifts, precision),
+    "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses),
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),

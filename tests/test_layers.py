@@ -10,16 +10,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A layer imports the layers above it in this list, never one below. A module belongs to the longest name that it begins with.
 LAYERS: list[tuple[str, ...]] = [
-    ("cpips._version", "cpips._compat", "cpips.errors"),
+    ("cpips._version", "cpips._compat", "cpips.errors", "cpips.printable"),
     ("cpips._utils",),
     # core
-    ("cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells", "cpips.head", "cpips.strips",
+    ("cpips.integrity", "cpips.web", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells", "cpips.head", "cpips.strips",
      "cpips.shifting", "cpips.pretrained", "cpips.base", "cpips.metric"),
     ("cpips.distortions",),
     ("cpips.baselines",),
     ("cpips.registry",),
     ("cpips",),  # the public names
-    ("cpips.losses", "cpips.torchmetrics", "cpips.onnx"),
+    ("cpips.losses", "cpips.torchmetrics", "cpips.onnx", "cpips.exporting"),
     ("cpips.batch", "cpips.viz"),
     ("cpips.realism",),
     ("cpips.codec",),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Iterator, Optional, Sequence
 
 import typer
 
-from .._utils.console import DeviceOption, say
+from .._utils.console import DeviceOption, ForceOption, say
 from .metric import WeightsOption, make_metrics
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def metric(
     resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")] = 10_000,
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 6,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
 ) -> None:
     """All that is known of one metric: agreement with people, cost, weaknesses, pictures; wins and losses both.
 
@@ -50,7 +51,9 @@ def metric(
 
     from bapps_eval.report import measure, write_metric_page
     from .. import list_models
+    from .._utils.io import check_output
 
+    check_output(output, [name, weights, *(data or []), *(against or []), *(probes or [])], force=force)
     metrics = list(make_metrics([name, *(against or [])], device, "float32", weights=weights).values())
     datasets = read_datasets(data or [], "val", None, None, limit)
     runs = []
