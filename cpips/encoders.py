@@ -27,12 +27,14 @@ _BETA_MIN = 1e-6
 class Architecture:
     """Shape of an analysis transform: kernel size and stride of its convolutions, a GDN between each two.
 
-    Kernels are odd and padded by half their size, so that a side of n pixels gives ceil(n / stride) cells.
+    Convolutions are padded so that a side of n pixels gives ceil(n / stride) cells. An odd kernel is centered on the first
+    pixel of its cell (CompressAI's convention), an even one on the middle of its cell, so that the features of a mirrored
+    or turned image, of sides that are multiples of the stride, are the mirrored or turned features.
     """
 
     name: str
     convolutions: tuple[tuple[int, int], ...]
-    first: int = 1  # the first convolution has a share 1/first of the N channels
+    first: float = 1  # the first convolution has a share 1/first of the N channels
 
     @property
     def taps(self) -> dict[str, int]:
@@ -42,16 +44,17 @@ class Architecture:
 
     def widths(self, N: int, M: int) -> tuple[int, ...]:
         """Channels of the taps of an encoder with N before the latent and M in it."""
-        return (max(N // self.first, 1), *[N] * (len(self.convolutions) - 2), M)
+        return (max(int(N / self.first), 1), *[N] * (len(self.convolutions) - 2), M)
 
 
 HYPERPRIOR = Architecture("hyperprior", ((5, 2), (5, 2), (5, 2), (5, 2)))  # CompressAI's bmshj2018-hyperprior
 LITE = Architecture("lite", ((7, 4), (3, 2), (3, 2)), first=3)  # nothing at half the resolution, where all costs most
-ARCHITECTURES = {architecture.name: architecture for architecture in (HYPERPRIOR, LITE)}
+ALIGNED = Architecture("aligned", ((8, 4), (4, 2), (4, 2)), first=1.5)  # its cells lie in the middle of their pixels
+ARCHITECTURES = {architecture.name: architecture for architecture in (HYPERPRIOR, LITE, ALIGNED)}
 
 
 class Convolution(nn.Module):
-    """Strided convolution, zero padding of half the kernel: ``(N,C,H,W)`` to ``(N,C',ceil(H/s),ceil(W/s))``."""
+    """Strided convolution with zero padding (see :class:`Architecture`): ``(N,C,H,W)`` to ``(N,C',ceil(H/s),ceil(W/s))``."""
 
     weight: Tensor
     bias: Tensor
@@ -63,7 +66,11 @@ class Convolution(nn.Module):
         self.register_buffer("bias", bias, persistent)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.weight.shape[-1] // 2)
+        kernel, stride = self.weight.shape[-1], self.stride
+        if kernel % 2:
+            return F.conv2d(x, self.weight, self.bias, stride=stride, padding=kernel // 2)
+        bottom, right = (-side % stride for side in x.shape[2:])  # pixels that the last cell lacks
+        return F.conv2d(F.pad(x, (0, right, 0, bottom)), self.weight, self.bias, stride=stride, padding=(kernel - stride) // 2)
 
 
 class GDN(nn.Module):

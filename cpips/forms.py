@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FORMS = ("latent", "taps", "local", "structure")
+FORMS = ("latent", "taps", "local", "structure", "contrast")
 
 
 def cells(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | Tensor,
@@ -17,12 +17,12 @@ def cells(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | T
     """Contributions ``(N,h,w)`` of the cells of two feature maps ``(N,C,h,w)``; the distance is their mean.
 
     Args:
-        form: one of :data:`FORMS`; the formulas are in the docstring of :mod:`cpips.metric`.
+        form: one of :data:`FORMS` but ``'contrast'``; the formulas are in the docstring of :mod:`cpips.metric`.
         weight: non-negative channel weights ``(C,)``, or ``None`` for ones.
         eps: floor of the normaliser, in squared units of the features.
         mean: mean of cells over an image, ``(N,h,w)`` to ``(N,)``.
     """
-    return whole(form, local(form, f, g, weight, eps), eps, mean)
+    return whole(local(form, f, g, weight, eps), eps, mean)
 
 
 def local(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | Tensor) -> Tensor:
@@ -42,9 +42,12 @@ def local(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | T
     return torch.stack((error, energy), 1) if form == "latent" else error / (energy + eps)
 
 
-def whole(form: str, part: Tensor, eps: float | Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
-    """Contributions ``(N,h,w)`` of an image's cells from what :func:`local` gave for all of them."""
-    if form != "latent":
+def whole(part: Tensor, eps: float | Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """Contributions ``(N,h,w)`` of an image's cells from what :func:`local` gave for all of them.
+
+    Where that is two numbers a cell, ``(N,2,h,w)``, the first is divided by the image's mean of the second.
+    """
+    if part.dim() == 3:
         return part
     error, energy = part.unbind(1)
     return error / (mean(energy)[:, None, None] + eps)

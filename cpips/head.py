@@ -11,6 +11,7 @@ from typing import Mapping
 import torch
 from torch import Tensor
 
+from .contrast import ContrastHead
 from .errors import WeightsError
 from .forms import FORMS
 
@@ -36,11 +37,13 @@ class Head:
         return {f"{PREFIX}{self.form}.{tap}": weight.contiguous() for tap, weight in self.weights.items()}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor], channels: Mapping[str, int]) -> "Head | None":
+    def from_state_dict(cls, state: Mapping[str, Tensor], channels: Mapping[str, int],
+                        persistent: bool = True) -> "Head | ContrastHead | None":
         """The head in a model's weights, or ``None``.
 
         Args:
             channels: of the encoder's taps, by name.
+            persistent: whether the settings of form ``'contrast'`` appear in ``state_dict()``.
 
         Raises:
             WeightsError: it does not fit the encoder, or has weights that are negative or not finite.
@@ -49,6 +52,9 @@ class Head:
         parts = {key: value for key, value in found.items() if key.startswith(PREFIX)}
         if not parts:
             return None
+        if any(key.startswith(f"{PREFIX}contrast.") for key in parts):
+            settings = {key.removeprefix(f"{PREFIX}contrast."): value for key, value in parts.items()}
+            return ContrastHead(settings, channels, persistent)
         forms = {key.split(".")[1] for key in parts}
         weights = {key.split(".", 2)[-1]: value for key, value in parts.items()}
         if len(forms) != 1 or not forms <= set(FORMS) or not set(weights) <= set(channels):

@@ -7,8 +7,9 @@ each cell weighted by the share of it that lies inside the image (the last row a
     taps     d(x,x') = sum_l E sum_c w_lc (u_lc - u'_lc)^2,   u = f / sqrt(|f|^2 + eps), w >= 0       (LPIPS' form)
     local    d(x,x') = E [ |y - y'|^2 / (|y|^2 + |y'|^2 + eps) ]                  energy of each cell
     structure  d(x,x') = E mean_c [1 - (l + s) / 2],  l and s DISTS' comparisons of local means and (co)variances
+    contrast   local means and local contrasts of the features, weighted as people's scores taught: :mod:`cpips.contrast`
 
-Every form is a mean over cells, so every form has a map whose mean over the pixels is the distance.
+Every form is a (weighted) mean over cells, so every form has a map whose mean over the pixels is the distance.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from . import forms, images, pretrained, shifting, strips
 from ._version import __version__
 from .base import FullReferenceMetric
 from .cells import cell_mean, check_mask, root_slope, wide
+from .contrast import BLOCK, WHOLE, WINDOW, ContrastHead
 from .embedding import Embedding, check_comparable
-from .encoders import STRIDE, AnalysisTransform
+from .encoders import STRIDE, AnalysisTransform, tensors_digest
 from .errors import ImageError, ModelError
 from .forms import FORMS
 
@@ -43,7 +45,7 @@ class CPIPS(FullReferenceMetric):
     Args:
         model: a name of :func:`cpips.list_models`, ``'compressai:<zoo name>/<metric>/<quality>'``, ``'random'``, a
             weights file, a CompressAI state dict, or an :class:`~cpips.encoders.AnalysisTransform`.
-        form: ``'latent'``, ``'taps'``, ``'local'`` or ``'structure'``; see the module's docstring. A calibrated model
+        form: ``'latent'``, ``'taps'``, ``'local'``, ``'structure'`` or ``'contrast'``; see the module's docstring. A calibrated model
             has its own form, taps, scales and weights: with none of the four given it measures with these. Else, and
             for models without, the form is ``'latent'``, the weights are ones and the scales one where not given.
         taps: which features, of the encoder's ``('gdn1', ..., 'y')``; all for ``'taps'``, the latent for the others.
@@ -109,20 +111,33 @@ class CPIPS(FullReferenceMetric):
                              "at 1, or quantize out")
         loaded = pretrained.load_model(model, persistent=persistent, offline=offline)
         self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
-        if loaded.head and form is None and taps is None and weights is None and scales is None:
-            form, taps, weights, scales = loaded.head.form, loaded.head.taps, loaded.head.weights, loaded.head.scales
+        self.contrast: ContrastHead | None = None
+        if loaded.head and form in (None, loaded.head.form) and taps is None and weights is None and scales is None:
+            form, taps, scales = loaded.head.form, loaded.head.taps, loaded.head.scales
+            if isinstance(loaded.head, ContrastHead):
+                self.contrast = loaded.head
+            else:
+                weights = loaded.head.weights
         form, scales = form or "latent", scales or 1
         known = self.encoder.taps
         if taps is None:
-            taps = tuple(known) if form == "taps" else ("y",)
+            taps = tuple(known) if form == "taps" else tuple(known)[:-1] if form == "contrast" else ("y",)
         taps = (taps,) if isinstance(taps, str) else tuple(taps)
         if not taps or (unknown := sorted(set(taps) - set(known))):
             raise ModelError(f"taps {unknown if taps else taps} are unknown: choose from {', '.join(known)}")
         self.form, self.scales, self.quantize, self.root, self.eps = form, scales, quantize, root, eps
         self.taps = tuple(tap for tap in known if tap in taps)
-        self.is_metric = root  # every form is the square of a distance in a Hilbert space: docs/maths.md has the proof
+        # every other form is the square of a distance in a Hilbert space: docs/maths.md has the proof
+        self.is_metric = root and form != "contrast"
         if quantize and "y" not in taps:
             raise ModelError("quantize rounds the latent: add 'y' to taps")
+        if form == "contrast" and self.shifts > 1:
+            raise ModelError("form 'contrast' hardly sees shifts as it is: leave shifts at 1")
+        if form == "contrast" and self.contrast is None:
+            if weights:
+                raise ModelError("form 'contrast' has more settings than channel weights: leave weights out, or pass a model "
+                                 "whose head has them")
+            self.contrast = ContrastHead.default(self.encoder.channels, self.taps, scales, persistent)
         self._add_weights(weights or {}, persistent)
         self.register_load_state_dict_post_hook(_refresh_digest)  # type: ignore[no-untyped-call]
 
@@ -210,7 +225,9 @@ class CPIPS(FullReferenceMetric):
         extras += [f"scales {self.scales}"] * (self.scales > 1) + ["rounded"] * self.quantize + ["root"] * self.root
         extras += [f"shifts {self.shifts}"] * (self.shifts > 1)
         extras += [f"eps {self.eps:g}"] * (self.eps != 1e-6)
-        weights = [weight for tap in self.taps if (weight := getattr(self, f"weight_{tap}")) is not None]
+        if self.contrast is not None:
+            extras.append(f"head {tensors_digest(self.contrast.named_buffers())[:12]}")
+        weights = [weight for tap in self.taps if (weight := getattr(self, f"weight_{tap}", None)) is not None]
         if weights:
             values = torch.cat([weight.flatten() for weight in weights]).to("cpu", torch.float32).numpy().tobytes()
             extras.append(f"channel weights {hashlib.sha256(values).hexdigest()[:12]}")
@@ -223,6 +240,8 @@ class CPIPS(FullReferenceMetric):
         features: list[Tensor] = []
         for scaled in self._scaled(x):
             features += self._encode_shifts(scaled)
+        if self.contrast is not None:
+            features.append(x.to(self.encoder.dtype).mean((2, 3), keepdim=True))
         return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._strides,
                          (x.shape[2], x.shape[3]), self._key)
 
@@ -237,12 +256,13 @@ class CPIPS(FullReferenceMetric):
         features = list(self.encoder(x, self.taps))
         if self.quantize:
             features[-1] = features[-1] + (features[-1].round() - features[-1]).detach()
+        if self.contrast is not None:
+            return self.contrast.statistics([wide(feature) for feature in features], self.encoder.taps)
         return features
 
     def _encode_shifts(self, x: Tensor) -> list[Tensor]:
         """As :meth:`_encode`, in strips; with ``shifts`` the means over the places of the grid."""
-        return shifting.averaged(partial(self._in_strips, self._encode), x, self.shifts,
-                                 [self.encoder.taps[tap] for tap in self.taps])
+        return shifting.averaged(partial(self._in_strips, self._encode), x, self.shifts, self._strides_of_a_scale)
 
     def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
         """``function`` of images at one scale, one map per tap, without more images at a time than a portion and more rows
@@ -254,13 +274,13 @@ class CPIPS(FullReferenceMetric):
             return [torch.cat(maps) for maps in zip(*found)]
         if self.checkpoint:
             function = partial(recomputed, function, use_reentrant=False, preserve_rng_state=False)
-        rows = strips.rows(self.strip, *batches, checkpoint=self.checkpoint)
+        unit = max(STRIDE, *self._strides_of_a_scale)
+        rows = strips.rows(self.strip, *batches, checkpoint=self.checkpoint, unit=unit)
         if rows is None:
             return function(*batches)
-        above, below = strips.reach(self.encoder.architecture)
         margin = strips.WINDOW * STRIDE * (self.form == "structure" and len(batches) > 1)
-        return strips.apply(function, batches, rows, (above + margin, below + margin),
-                            [self.encoder.taps[tap] for tap in self.taps])
+        above, below = (-(-(reach + margin) // unit) * unit for reach in strips.reach(self.encoder.architecture))
+        return strips.apply(function, batches, rows, (above, below), self._strides_of_a_scale)
 
     def _compare_images(self, x: Tensor, y: Tensor, marked: bool = True) -> list[Tensor]:
         """As :meth:`_compare_cells` of both images' features, of which, but for shifts, only a strip's are held.
@@ -278,10 +298,15 @@ class CPIPS(FullReferenceMetric):
                 parts += self._compare_cells(self._encode_shifts(a), self._encode_shifts(b), scale)
             else:
                 parts += self._in_strips(compare, a, b)
+        if self.contrast is not None:
+            colors = (wide(batch.to(self.encoder.dtype)).mean((2, 3), keepdim=True) for batch in (x, y))
+            parts.append(self.contrast.compare_colors(*colors))
         return [self._mark_invalid(parts[0], x, y), *parts[1:]] if marked else parts  # one NaN is enough for the sum
 
     def _compare_cells(self, f: Sequence[Tensor], g: Sequence[Tensor], scale: int) -> list[Tensor]:
         """Per tap: what :func:`cpips.forms.local` says of the features of two batches at one scale."""
+        if self.contrast is not None:
+            return self.contrast.compare([wide(a) for a in f], [wide(b) for b in g], scale)
         parts = []
         for tap, a, b in zip(self.taps, f, g):
             weight = getattr(self, f"weight_{tap}")
@@ -291,9 +316,11 @@ class CPIPS(FullReferenceMetric):
         return parts
 
     def _compare_features(self, a: Embedding, b: Embedding, mask: Tensor | None = None) -> Tensor:
-        count = len(self.taps)
+        count = len(self._strides_of_a_scale)
         parts = [part for scale in range(self.scales) for part in self._compare_cells(
             a.features[scale * count:][:count], b.features[scale * count:][:count], scale)]
+        if self.contrast is not None:
+            parts.append(self.contrast.compare_colors(wide(a.features[-1]), wide(b.features[-1])))
         return self._finish(parts, a.size, mask)
 
     def _cells(self, parts: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[Tensor, int]]:
@@ -302,12 +329,12 @@ class CPIPS(FullReferenceMetric):
             def mean(values: Tensor, stride: int = stride) -> Tensor:
                 return cell_mean(values, stride, size)
 
-            yield forms.whole(self.form, part, self.eps, mean), stride
+            yield forms.whole(part, self.eps if self.form == "latent" else 0.0, mean), stride
 
     def _scalar(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
         """The distance before the root, ``(N,)``."""
         means: Any = (cell_mean(values, stride, size) for values, stride in self._cells(parts, size))
-        return sum(means) / self.scales
+        return sum(means) / self._share
 
     def _map(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:
         height, width = size
@@ -316,7 +343,7 @@ class CPIPS(FullReferenceMetric):
             rows = torch.arange(height, device=values.device) // stride
             columns = torch.arange(width, device=values.device) // stride
             total = total + values[:, rows][:, :, columns]
-        total = (total / self.scales)[:, None]
+        total = (total / self._share)[:, None]
         if self.root:
             total = total * root_slope(self._scalar(parts, size))[:, None, None, None]
         return total
@@ -338,12 +365,26 @@ class CPIPS(FullReferenceMetric):
 
     @property
     def _strides(self) -> tuple[int, ...]:
-        """Image pixels that a cell covers, per tap and scale."""
-        return tuple(self.encoder.taps[tap] << scale for scale in range(self.scales) for tap in self.taps)
+        """Image pixels that a cell covers, for each map that is compared."""
+        strides = tuple(stride << scale for scale in range(self.scales) for stride in self._strides_of_a_scale)
+        return strides if self.contrast is None else (*strides, WHOLE)
+
+    @property
+    def _strides_of_a_scale(self) -> tuple[int, ...]:
+        """Pixels of the images at one scale that a cell covers, for each map that is compared there."""
+        taps = [self.encoder.taps[tap] for tap in self.taps]
+        return tuple(taps) if self.contrast is None else tuple(s for tap in taps for s in (WINDOW, BLOCK * tap))
+
+    @property
+    def _share(self) -> int:
+        """What the sum over the maps is divided by: the scales' mean is the distance, but where weights say otherwise."""
+        return self.scales if self.contrast is None else 1
 
     @property
     def _key(self) -> str:
         key = f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}"
+        if self.contrast is not None:
+            key += f"|contrast {tensors_digest(self.contrast.named_buffers())[:12]}"
         return key + f"|{self.shifts}" * (self.shifts > 1)
 
     def _own(self, embedding: Embedding) -> Embedding:
@@ -355,6 +396,8 @@ class CPIPS(FullReferenceMetric):
         return embedding
 
     def _add_weights(self, weights: Mapping[str, Tensor], persistent: bool) -> None:
+        if self.form == "contrast":
+            return
         if weights and self.form == "structure":
             raise ModelError("form 'structure' has no channel weights: leave weights out")
         if unknown := sorted(set(weights) - set(self.taps)):

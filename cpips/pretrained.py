@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # names and cards are read without torch
     import torch
     from torch import Tensor
 
+    from .contrast import ContrastHead
     from .encoders import AnalysisTransform
     from .head import Head
 
@@ -106,7 +107,7 @@ class Loaded:
     encoder: AnalysisTransform
     name: str
     digest: str
-    head: Head | None = None
+    head: Head | ContrastHead | None = None
 
 
 def load_model(model: Source, *, persistent: bool = True, offline: bool | None = None) -> Loaded:
@@ -116,6 +117,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         ModelError: an unknown name.
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
+    from .contrast import ContrastHead
     from .encoders import AnalysisTransform
     from .head import Head
 
@@ -138,7 +140,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
     encoder = AnalysisTransform.from_state_dict(state, persistent)
     _check_sees(encoder, name)
-    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels))
+    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels, persistent))
 
 
 def _check_sees(encoder: AnalysisTransform, name: str) -> None:

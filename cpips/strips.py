@@ -41,8 +41,8 @@ def check(strip: int | str | None) -> int | str | None:
     raise ModelError(f"strip is {strip!r}: expected 'auto', a number of rows, or None for images in one piece")
 
 
-def rows(strip: int | str | None, *images: Tensor, checkpoint: bool = False) -> int | None:
-    """Rows of a strip, a multiple of the latent's stride; ``None`` where the images ``(N,3,H,W)`` stay in one piece.
+def rows(strip: int | str | None, *images: Tensor, checkpoint: bool = False, unit: int = STRIDE) -> int | None:
+    """Rows of a strip, a multiple of ``unit``; ``None`` where the images ``(N,3,H,W)`` stay in one piece.
 
     They do where a gradient is recorded, which keeps all features anyway unless ``checkpoint``, and where the call is
     traced, compiled or exported, for any size. The number of images plays no part: a result does not depend on the batch.
@@ -55,7 +55,7 @@ def rows(strip: int | str | None, *images: Tensor, checkpoint: bool = False) -> 
         if height * width <= (TRAINING_PIXELS if recorded else LARGE):
             return None
         strip = (TRAINING_PIXELS if recorded else PIXELS) // width
-    wanted = max(-(-int(strip) // STRIDE), 1) * STRIDE
+    wanted = max(-(-int(strip) // unit), 1) * unit
     return wanted if wanted < height else None
 
 
@@ -75,8 +75,10 @@ def _recorded(images: Sequence[Tensor]) -> bool:
 def reach(architecture: Architecture) -> tuple[int, int]:
     """Rows that a strip's cells see above and below it, rounded up to whole cells of the latent."""
     steps = [1, *architecture.taps.values()]
-    above = sum(kernel // 2 * step for (kernel, _), step in zip(architecture.convolutions, steps))
-    below = above - (STRIDE - 1)  # the last cell's centre is its first row
+    padding = [kernel // 2 if kernel % 2 else (kernel - stride) // 2 for kernel, stride in architecture.convolutions]
+    above = sum(rows * step for rows, step in zip(padding, steps))
+    below = sum((kernel - stride - rows) * step
+                for (kernel, stride), rows, step in zip(architecture.convolutions, padding, steps))
     return math.ceil(above / STRIDE) * STRIDE, math.ceil(max(below, 0) / STRIDE) * STRIDE
 
 

@@ -12,6 +12,7 @@ from . import (
     codec,
     compare,
     demo,
+    distort,
     examples,
     export,
     index,
@@ -46,6 +47,6 @@ def _cpips(
 
 for _module in (
     compare, map, view, score, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
-    report,
+    report, distort,
 ):
     _module.add_to(app)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._utils.optional import import_compressai
-from ..encoders import HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
+from ..encoders import ALIGNED, HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
 from ..errors import BitstreamError, WeightsError
 from ..images import halved
 from .container import Bitstream
@@ -43,6 +43,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     name = "custom"
     lmbda: float | None = None
     reads = ""
+    detach_features = False  # in training: rate and distortion form the latent alone, and not the features before it
     architecture: Architecture = HYPERPRIOR
 
     @classmethod
@@ -69,7 +70,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         """CompressAI's, with the quantised latent ``y_hat`` beside its outputs. Likelihoods are float32 under autocast."""
-        y = self.g_a(x)
+        y = self.g_a[-1](self.g_a[:-1](x).detach()) if self.detach_features else self.g_a(x)
         z = self.h_a(y.abs())
         with torch.autocast(x.device.type, enabled=False):
             z_hat, z_likelihoods = self.entropy_bottleneck(z.float())
@@ -96,6 +97,8 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
                 x = halved(x)
             h, found = x, {}
             for tap, begin in zip(self.architecture.taps, range(0, len(self.g_a), 2)):
+                if set(taps) <= set(found):
+                    break
                 found[tap] = h = self.g_a[begin : begin + 2](h)
             features += [found[tap] for tap in taps]
         return features
@@ -247,7 +250,44 @@ class LiteCodec(Codec):
         )
 
 
-CODECS = {codec.architecture.name: codec for codec in (Codec, LiteCodec)}
+class AlignedCodec(Codec):
+    """The codec with an encoder of even kernels, each cell in the middle of its pixels, for metrics that are trained with
+    people's scores. The decoder, which no metric runs, is its mirror and wider.
+    """
+
+    architecture = ALIGNED
+
+    def __init__(self, N: int, M: int):
+        super().__init__(N, M)
+        (k1, s1), (k2, s2), (k3, s3) = self.architecture.convolutions
+        narrow, half = self.architecture.widths(N, M)[0], max(N // 2, 1)
+        self.g_a = torch.nn.Sequential(
+            _convolution(3, narrow, k1, s1), _dense_gdn(narrow),
+            _convolution(narrow, N, k2, s2), _dense_gdn(N),
+            _convolution(N, M, k3, s3),
+        )
+        wide = max(N, 64)
+        self.g_s = torch.nn.Sequential(
+            layers.deconv(M, wide), GDN(wide, inverse=True),
+            layers.deconv(wide, half), GDN(half, inverse=True),
+            layers.conv(half, 3 * s1**2, 3, 1), torch.nn.PixelShuffle(s1),
+        )
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> torch.nn.Conv2d:
+    """Of sides that are multiples of the stride, as training's are; :class:`AnalysisTransform` takes all sides."""
+    return torch.nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - stride) // 2)
+
+
+def _dense_gdn(channels: int) -> Any:
+    """A GDN in which every channel normalizes the others a little from the start: from CompressAI's zeros they hardly learn to."""
+    gdn = GDN(channels)
+    with torch.no_grad():
+        gdn.gamma.copy_(gdn.gamma_reparam.init(0.01 + 0.29 * torch.eye(channels)))
+    return gdn
+
+
+CODECS = {codec.architecture.name: codec for codec in (Codec, LiteCodec, AlignedCodec)}
 
 
 def create_codec(architecture: str, N: int, M: int) -> Codec:

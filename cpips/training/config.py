@@ -9,19 +9,20 @@ from pathlib import Path
 
 from .._utils import config as toml
 from ..codec.model import CODECS, HYPER_STRIDE
+from ..encoders import STRIDE
 from ..errors import ModelError
 from ..losses.features import TRUNK_TAPS
 
 CHOICES = {
     "arch": tuple(CODECS),
-    "form": ("latent", "local", "taps"),
+    "form": ("latent", "local", "taps", "contrast"),
     "distortion": ("mse", "ms-ssim", "none"),
     "task_net": tuple(TRUNK_TAPS),
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
-POSITIVE = ("N", "M", "scales", "lr", "clip_norm", "log_every", "checkpoint_every")
-NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "task_weight", "order_weight", "shift_weight", "seed",
+POSITIVE = ("N", "M", "scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "task_weight", "order_weight", "shift_weight", "seed",
                 "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
@@ -29,7 +30,7 @@ MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 @dataclass(frozen=True)
 class Stage:
     """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labelled images and
-    ``judged`` groups of judged copies.
+    ``judged`` groups of judged copies, ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
 
     A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
     so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
@@ -41,14 +42,18 @@ class Stage:
     labelled: int = 0
     micro_batches: int = 1
     judged: int = 0
+    opinions: int = 0
+    opinion_crop: int = 0
 
     def __post_init__(self) -> None:
         toml.check_types(self)
         if min(self.steps, self.crop, self.batch, self.micro_batches) < 1 or self.crop % HYPER_STRIDE:
             raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {HYPER_STRIDE}")
-        counts = self.batch, self.labelled, self.judged
+        counts = self.batch, self.labelled, self.judged, self.opinions
         if min(counts) < 0 or any(count % self.micro_batches for count in counts):
-            raise ValueError(f"{self}: batch, labelled and judged must be multiples of micro_batches")
+            raise ValueError(f"{self}: batch, labelled, judged and opinions must be multiples of micro_batches")
+        if self.opinion_crop < 0 or self.opinion_crop % STRIDE or bool(self.opinions) != bool(self.opinion_crop):
+            raise ValueError(f"{self}: opinions and opinion_crop, a multiple of {STRIDE}, need each other")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,13 @@ class TrainConfig:
     judged_data: str = ""  # a folder of judged groups, as cpips calibrate makes them
     judged_copies: int = 8  # of each group in a step, half of them ladders
     teachers: list[str] = field(default_factory=list)  # of those who judged; all of them if empty
+    opinion_weight: float = 0.0
+    kadid: str = ""  # folder of KADID-10k's references and scores, under the data root
+    photographs: list[str] = field(default_factory=list)  # further ones to distort and label, under the data root
+    photograph_share: float = 0.35  # of the groups with opinions
+    opinion_copies: int = 8  # of each group in a step
+    tied: bool = False  # channels of the features come in fours, a filter and its quarter turns
+    detach_features: bool = False  # rate and distortion form the latent alone
     form: str = "local"
     taps: list[str] = field(default_factory=lambda: ["y"])
     scales: int = 1
@@ -92,6 +104,7 @@ class TrainConfig:
     seed: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
+    adam_beta2: float = 0.999  # decay of Adam's second moments
     aux_lr: float = 1e-3
     warmup_steps: int = 300
     clip_norm: float = 1.0
@@ -107,6 +120,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not (0 < value < math.inf or (value == 0 and name in NOT_NEGATIVE)):
                 raise ValueError(f"{name} = {value}: must be positive{' or 0' if name in NOT_NEGATIVE else ''}")
+        if self.adam_beta2 >= 1:
+            raise ValueError(f"adam_beta2 = {self.adam_beta2}: must be below 1")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay = {self.ema_decay}: must be below 1")
         for name, choices in CHOICES.items():
@@ -117,7 +132,7 @@ class TrainConfig:
         if not self.data:
             raise ValueError("data must name at least one folder of photographs")
         if not (self.rate_weight or self.distortion != "none" or self.class_weight or self.judge_weight
-                or self.task_weight):
+                or self.opinion_weight or self.task_weight):
             raise ValueError("every term of the loss is switched off: rate_weight, distortion, class_weight, "
                              "judge_weight and task_weight")
         if self.distortion == "ms-ssim" and min(s.crop for s in self.stages) < MS_SSIM_SIDE:
@@ -130,8 +145,16 @@ class TrainConfig:
             raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
         if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):
             raise ValueError("judged_data, or judged groups in a stage, change nothing without judge_weight")
-        if self.init_head and not self.judge_weight:
-            raise ValueError("init_head changes nothing without judge_weight")
+        if self.opinion_weight and not (self.kadid and self.form == "contrast" and all(s.opinions for s in self.stages)):
+            raise ValueError("opinion_weight needs kadid, form = 'contrast', and opinions = GROUPS in every stage")
+        if not self.opinion_weight and (self.kadid or self.photographs or any(s.opinions for s in self.stages)):
+            raise ValueError("kadid, photographs, or groups with opinions in a stage, change nothing without opinion_weight")
+        if self.judge_weight and self.form == "contrast":
+            raise ValueError("form = 'contrast' is trained with opinions, not with judge_weight")
+        if self.tied and self.arch != "aligned":
+            raise ValueError("tied needs arch = 'aligned', whose cells turn with the image")
+        if self.init_head and not (self.judge_weight or self.opinion_weight):
+            raise ValueError("init_head changes nothing without judge_weight or opinion_weight")
         if bool(self.task_weight) != bool(self.task_trunk):
             raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other")
         if unknown := set(self.task_taps) - set(TRUNK_TAPS[self.task_net]):

@@ -11,6 +11,7 @@ from ..codec.model import Codec, rate_distortion
 from ..losses import PerceptualLoss
 from .calibration.ranking import TrainableHead, group_losses
 from .config import TrainConfig
+from .opinion_loss import TrainableContrastHead, opinion_losses
 
 
 class Classifier(nn.Linear):
@@ -35,17 +36,23 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.codec, self.task = config, codec, task
         self.classifier = Classifier(config.M, classes) if config.class_weight else None
-        self.head: TrainableHead | None = None
+        self.head: TrainableHead | TrainableContrastHead | None = None
+        codec.detach_features = config.detach_features
         if config.judge_weight:
             channels = codec.analysis_channels
             self.head = TrainableHead(config.form, {tap: channels[tap] for tap in channels if tap in config.taps},
                                       config.scales)
+        if config.opinion_weight:
+            taps, channels = codec.architecture.taps, codec.analysis_channels
+            chosen = {tap: channels[tap] for tap in channels if tap in config.taps}
+            self.head = TrainableContrastHead(chosen, taps, config.scales, config.tied)
         # DDP waits for the gradient of every parameter that wants one
         codec.g_s.requires_grad_(config.distortion != "none" or task is not None)
 
     def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None,
                 references: Tensor | None = None, copies: Tensor | None = None, ladders: int = 0,
-                normal: Tensor | None = None) -> dict[str, Tensor]:
+                normal: Tensor | None = None, judged_references: Tensor | None = None, judged_copies: Tensor | None = None,
+                opinions: Tensor | None = None, guards: Tensor | None = None) -> dict[str, Tensor]:
         """Terms of the loss.
 
         Args:
@@ -54,11 +61,12 @@ class Objective(nn.Module):
             references, copies: uint8 ``(G,3,S,S)`` and ``(G*K,3,S,S)``, K copies of each; the first ``2 * ladders`` of the
                 K are pairs of one distortion, the worse second.
             normal: the teachers' normal scores of the copies, ``(G*K,T)``.
+            judged_references, judged_copies, opinions, guards: what :class:`~cpips.training.opinions.OpinionSet` draws.
 
         Returns:
             ``loss``, ``aux_loss`` (of the entropy bottleneck's quantiles, which no other term touches), ``bpp``,
             ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy``, ``accuracy``, ``judgement``,
-            ``order``, ``shift`` and ``task``.
+            ``order``, ``shift``, ``correlation``, ``pairs``, ``opinion_mse`` and ``task``.
         """
         config = self.config
         images = images.float() / 255  # here, as Fabric would round float arguments to autocast's type
@@ -78,7 +86,13 @@ class Objective(nn.Module):
             terms["cross_entropy"] = F.cross_entropy(logits, labels)
             terms["accuracy"] = (logits.argmax(1) == labels).float().mean()
             loss = loss + config.class_weight * terms["cross_entropy"]
-        if self.head is not None:
+        if isinstance(self.head, TrainableContrastHead):
+            assert judged_references is not None and judged_copies is not None and opinions is not None and guards is not None
+            found = self._opinions(self.head, judged_references, judged_copies, opinions, guards)
+            terms |= found
+            loss = loss + config.opinion_weight * (found["correlation"] + found["pairs"] + 0.1 * found["opinion_mse"]
+                                                   + config.shift_weight * found["shift"])
+        elif self.head is not None:
             assert references is not None and copies is not None and normal is not None
             terms |= self._judge(self.head, references, copies, ladders, normal)
             guards = config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
@@ -87,6 +101,17 @@ class Objective(nn.Module):
             terms["task"] = self.task(output["x_hat"].float(), images)
             loss = loss + config.task_weight * terms["task"]
         return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
+
+    def _opinions(self, head: TrainableContrastHead, references: Tensor, copies: Tensor, opinions: Tensor,
+                  guards: Tensor) -> dict[str, Tensor]:
+        groups = len(references)
+        images = torch.cat([references, copies, guards]).float() / 255
+        images = images.contiguous(memory_format=torch.channels_last)
+        features = self.codec.features(images, tuple(head.powers), head.scales)
+        whose = torch.arange(groups, device=images.device).repeat_interleave(len(copies) // groups)
+        whose = torch.cat([whose, whose.new_zeros(len(guards))])
+        distances = head(features, images.mean((2, 3)), whose, groups)
+        return opinion_losses(head, distances[: -len(guards)], opinions, distances[-len(guards) :])
 
     def _judge(self, head: TrainableHead, references: Tensor, copies: Tensor, ladders: int,
                normal: Tensor) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from .._utils.io import atomic, read_text, replace
 from .._utils.threads import prefetch
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
+from ..contrast import ContrastHead
 from ..errors import ModelError
 from ..head import Head
 from ..losses import FeatureExtractor, PerceptualLoss
@@ -40,11 +41,14 @@ from .calibration.ranking import TrainableHead
 from .config import TrainConfig
 from .data import Crops, Labelled
 from .objective import Objective
+from .opinion_loss import TrainableContrastHead
+from .opinions import OpinionSet
+from .tied import start_tied, tie, untie
 
 log = logging.getLogger(__name__)
 
 LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
-              "accuracy", "judgement", "order", "shift", "task"]
+              "accuracy", "judgement", "order", "shift", "correlation", "pairs", "opinion_mse", "task"]
 
 
 class Trainer:
@@ -70,6 +74,11 @@ class Trainer:
         self.judged = None
         if config.judge_weight:
             self.judged = JudgedSet(root / config.judged_data, teachers=config.teachers or None)
+        self.opinions = None
+        if config.opinion_weight:
+            self.opinions = OpinionSet(self.out.parent / "opinions", root / config.kadid,
+                                       [root / name for name in config.photographs], config.photograph_share,
+                                       lambda done, total: log.info("groups with opinions: %d of %d", done, total))
 
         torch.manual_seed(config.seed)
         codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
@@ -82,11 +91,15 @@ class Trainer:
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
             head = Head.from_state_dict(read_weights(Path(config.init_head)), codec.analysis_channels)
-            if head is None:
-                raise ModelError(f"{config.init_head} has no head to start from: it is not calibrated")
-            objective.head.start_from(head)
+            if head is None or isinstance(head, ContrastHead) != isinstance(objective.head, TrainableContrastHead):
+                raise ModelError(f"{config.init_head} has no head of form {config.form!r} to start from")
+            objective.head.start_from(head)  # type: ignore[arg-type]  # of the kind that was just made sure of
         objective.to(self.fabric.device)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
+        if config.tied:
+            if not config.init:
+                start_tied(codec, config.seed)
+            tie(codec.g_a)
         objective.train()
         named = list(objective.named_parameters())
         main = [p for name, p in named if not name.endswith(".quantiles")]
@@ -112,6 +125,8 @@ class Trainer:
             drawn: dict[str, Any] = {"images": self.data.batch(stage.batch // share, stage.crop, *key, part)}
             if self.labelled:
                 drawn["labelled"], drawn["labels"] = self.labelled.batch(stage.labelled // share, *key, part)
+            if self.opinions:
+                drawn |= self.opinions.batch(stage.opinions // share, config.opinion_copies, stage.opinion_crop, *key, part)
             if self.judged:
                 drawn |= self.judged.batch(stage.judged // share, config.judged_copies, *key, part)
             parts.append((part, drawn))
@@ -143,7 +158,7 @@ class Trainer:
             raise FloatingPointError(f"training diverged at step {self.step}: lower lr (now {config.lr})")
         self.optimizer.step()
         self.aux_optimizer.step()
-        if (head := self.module.module.head) is not None:
+        if isinstance(head := self.module.module.head, TrainableHead):
             head.clamp_()
         self.ema.update_parameters(self.module.module)
         self.step += 1
@@ -170,7 +185,8 @@ class Trainer:
         images = 0
         for parts in prefetch(self.draw, range(self.step, until)):
             stage = config.stage_at(self.step)
-            images += stage.batch + stage.labelled + stage.judged * (1 + config.judged_copies)
+            images += (stage.batch + stage.labelled + stage.judged * (1 + config.judged_copies)
+                       + stage.opinions * (1 + config.opinion_copies))
             window.append(self.train_step(parts))
             if self.step % config.log_every == 0 or self.step == until:
                 elapsed, begun = time.monotonic() - begun, time.monotonic()
@@ -286,7 +302,7 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
     third of Adam's steps here, each at twice the time (``benchmarks/optimizers.py``).
     """
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr)
+        return torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, config.adam_beta2))
     from pytorch_optimizer import SOAP
 
     return SOAP(parameters, lr=config.lr, weight_decay=0.0, precondition_frequency=10, max_precondition_dim=256)
@@ -323,7 +339,10 @@ def export(checkpoint: Path, out: Path) -> None:
     config = state["config"]
     averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
     model = create_codec(config["arch"], config["N"], config["M"])
+    if config.get("tied"):
+        tie(model.g_a)
     model.load_state_dict({k.removeprefix("codec."): v for k, v in averaged.items() if k.startswith("codec.")})
+    untie(model.g_a)
     optimizer = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-2)
     for _ in range(500):  # the quantiles bound the coder's tables: settle them on the averaged densities
         optimizer.zero_grad()
@@ -339,6 +358,12 @@ def export(checkpoint: Path, out: Path) -> None:
         head = TrainableHead(config["form"], {tap: weight.shape[1] for tap, weight in weights.items()}, config["scales"])
         head.load_state_dict({f"weights.{tap}": weight for tap, weight in weights.items()}, strict=False)
         parts["head"] = head.head().state_dict()
+    if settings := {k.removeprefix("head."): v for k, v in averaged.items() if k.startswith("head.logs.")}:
+        architecture = model.architecture
+        channels = {tap: count for tap, count in model.analysis_channels.items() if f"logs.{tap}-mean_weight" in settings}
+        contrast = TrainableContrastHead(channels, architecture.taps, config["scales"], config["tied"])
+        contrast.load_state_dict({k.removeprefix("head."): v for k, v in averaged.items() if k.startswith("head.")})
+        parts["head"] = contrast.state()
     for name, tensors in parts.items():
         whole = {k: v.detach().contiguous() for k, v in tensors.items()}
         replace(Path(out) / f"{name}.safetensors", lambda path: save_file(whole, path, metadata=metadata))
@@ -354,7 +379,8 @@ def plot_curve(log_path: Path, path: Path) -> None:
     with log_path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy", "judgement",
-                           "order", "shift", "task") if rows[-1].get(name)]
+                           "order", "shift", "correlation", "pairs", "opinion_mse", "task")
+             if rows[-1].get(name)]
     units = {"psnr": "PSNR, dB", "bpp": "bits per pixel", "ms_ssim": "MS-SSIM", "cross_entropy": "cross-entropy, nats"}
     lines = -(-len(names) // 3)
     figure = Figure(figsize=(3.4 * min(len(names), 3), 2.6 * lines), layout="constrained")

@@ -1,0 +1,170 @@
+r"""The form ``'contrast'``: local means and local contrasts of the features, with settings learned from people's scores.
+
+At each tap and scale let f be a feature map, m_c its means over 32x32 px of the (halved) image and
+
+    s_k = sqrt(sum_c A_kc <f_c^2> + eps),   A >= 0,
+
+its contrasts, where <> is the mean over 2x2 cells. Channels of A gather filters that answer to one structure at several
+phases, as the energy model of complex cells does (Adelson and Bergen, JOSA A 1985): what moves by a pixel changes the
+phases and hardly the contrasts. With m', s' of the other image
+
+    means      E T(sum_c v_c (m_c - m'_c)^2 / (m_c^2 + m'_c^2 + a_c))
+    contrasts  E[w T(sum_k u_k (s_k - s'_k)^2 / (s_k^2 + s'_k^2 + b_k))] / E[w],   w = (sum_k u_k max(s_k, s'_k)^2 / sum_k u_k)^p
+
+and the distance is their sum over taps and scales, plus the weighted squared difference of the images' mean colors.
+T(e) = e^2 / (e + t) is a soft threshold: errors far below t hardly count. The comparison of contrasts is that of SSIM
+(Wang et al., 2004) and DISTS (Ding et al., 2020); the weights w, which let cells with structure count for more, follow
+HaarPSI (Reisenhofer et al., 2018).
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import WeightsError
+
+BLOCK = 2  # cells of a feature map, each way, over which its squares are averaged
+WINDOW = 32  # px of the (halved) image, each way, over which features are averaged
+WHOLE = 1 << 30  # stride of a map with one cell for the whole image, whatever its size
+EPS = 1e-5  # under the root of the contrasts
+_FLOOR = 1e-4  # of the cells' weights
+PER_CHANNEL = ("mean_weight", "mean_floor", "contrast_weight", "contrast_floor")  # and scale
+PER_SCALE = ("mean_threshold", "contrast_threshold", "power")
+
+
+def statistics(feature: Tensor, mix: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Means and contrasts of features ``(N,C,h,w)``.
+
+    Args:
+        mix: the matrix A, ``(K,C)``, not negative.
+        stride: px of the image that a cell of the feature covers.
+
+    Returns:
+        ``(N,C,ceil(h*stride/32),...)`` and ``(N,K,ceil(h/2),ceil(w/2))``.
+    """
+    means = F.avg_pool2d(feature, WINDOW // stride, ceil_mode=True)
+    energy = F.avg_pool2d(feature * feature, BLOCK, ceil_mode=True)
+    return means, (F.conv2d(energy, mix[:, :, None, None]) + EPS).sqrt()
+
+
+def compare_means(m: Tensor, n: Tensor, weight: Tensor, floor: Tensor, threshold: Tensor) -> Tensor:
+    """Contributions ``(N,h,w)`` of the cells of two maps of means ``(N,C,h,w)``; ``weight`` and ``floor``: ``(C,)``."""
+    return _compare(m, n, m * m + n * n, weight, floor, threshold)
+
+
+def compare_contrasts(s: Tensor, t: Tensor, weight: Tensor, floor: Tensor, threshold: Tensor, power: Tensor) -> Tensor:
+    """Weighted contributions and weights of the cells of two maps of contrasts ``(N,K,h,w)``.
+
+    Returns:
+        ``(N,2,h,w)``; the distance is the mean of the first over the mean of the second.
+    """
+    squares, others = s * s, t * t
+    column = weight[:, None, None]
+    weights = ((torch.maximum(squares, others) * (column / weight.sum())).sum(1) + _FLOOR) ** power
+    return torch.stack((_compare(s, t, squares + others, weight, floor, threshold) * weights, weights), 1)
+
+
+def compare(values: Mapping[str, Tensor], m: Tensor, s: Tensor, n: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`compare_means` of ``m`` and ``n`` and :func:`compare_contrasts` of ``s`` and ``t``, with the settings of a tap
+    and scale by name."""
+    return (compare_means(m, n, values["mean_weight"], values["mean_floor"], values["mean_threshold"]),
+            compare_contrasts(s, t, values["contrast_weight"], values["contrast_floor"], values["contrast_threshold"],
+                              values["power"]))
+
+
+def _compare(a: Tensor, b: Tensor, energy: Tensor, weight: Tensor, floor: Tensor, threshold: Tensor) -> Tensor:
+    difference = a - b
+    error = (difference * difference / (energy + floor[:, None, None]) * weight[:, None, None]).sum(1)
+    return error * error / (error + threshold)
+
+
+class ContrastHead(nn.Module):
+    """Settings of the form ``'contrast'``, as buffers.
+
+    Args:
+        settings: per tap ``TAP.mean_weight``, ``TAP.mean_floor``, ``TAP.contrast_weight``, ``TAP.contrast_floor``, each
+            ``(scales,C)``, ``TAP.mean_threshold``, ``TAP.contrast_threshold`` and ``TAP.power``, each ``(scales,)``, and
+            ``TAP.mix`` ``(C,C)``; ``color`` ``(3,)``, the weights of the differences of the mean colors.
+        channels: of the encoder's taps, by name, in order.
+        persistent: whether they appear in ``state_dict()``.
+
+    Raises:
+        WeightsError: settings are missing, of wrong shapes, negative or not finite.
+    """
+
+    form = "contrast"
+
+    def __init__(self, settings: Mapping[str, Tensor], channels: Mapping[str, int], persistent: bool = True):
+        super().__init__()
+        self.taps = tuple(tap for tap in channels if any(key.startswith(f"{tap}.") for key in settings))
+        if not self.taps:
+            raise WeightsError(f"the head 'contrast' has no tap of this encoder ({', '.join(channels)})")
+        power = settings.get(f"{self.taps[0]}.power")
+        self.scales = len(power) if isinstance(power, Tensor) and power.dim() == 1 else 0
+        expected: dict[str, tuple[int, ...]] = {"color": (3,)}
+        for tap in self.taps:
+            expected |= {f"{tap}.{name}": (self.scales, channels[tap]) for name in PER_CHANNEL}
+            expected |= {f"{tap}.{name}": (self.scales,) for name in PER_SCALE}
+            expected[f"{tap}.mix"] = (channels[tap], channels[tap])
+        if set(expected) != set(settings):
+            raise WeightsError(f"the head 'contrast' has the settings {', '.join(sorted(settings))}: expected "
+                               f"{', '.join(sorted(expected))}")
+        for name, shape in expected.items():
+            value = settings[name].detach().to("cpu", torch.float32)
+            if tuple(value.shape) != shape or 0 in shape:
+                raise WeightsError(f"head.contrast.{name} has shape {tuple(value.shape)}: expected {shape}")
+            if not (torch.isfinite(value).all() and (value >= 0).all()):
+                raise WeightsError(f"head.contrast.{name} is negative or not finite: train the head again")
+            if name.endswith(("floor", "threshold")) and not (value > 0).all():
+                raise WeightsError(f"head.contrast.{name} has zeros, which would make gradients infinite: train the head again")
+            self.register_buffer(name.replace(".", "_"), value.clone(), persistent)
+
+    @classmethod
+    def default(cls, channels: Mapping[str, int], taps: Sequence[str], scales: int = 1, persistent: bool = True) -> "ContrastHead":
+        """An uncalibrated head: every channel counts alike, no channel is mixed with another, and all cells weigh the same."""
+        settings = {"color": torch.ones(3)}
+        for tap in taps:
+            count = channels[tap]
+            settings |= {f"{tap}.{name}": torch.full((scales, count), 0.01 if name.endswith("floor") else 0.5 / (count * len(taps) * scales))
+                         for name in PER_CHANNEL}
+            settings |= {f"{tap}.{name}": torch.full((scales,), 1e-6 if name.endswith("threshold") else 0.0) for name in PER_SCALE}
+            settings[f"{tap}.mix"] = torch.eye(count)
+        return cls(settings, channels, persistent)
+
+    def get(self, name: str) -> Tensor:
+        """The setting ``name``, as ``settings`` calls it."""
+        value = getattr(self, name.replace(".", "_"))
+        assert isinstance(value, Tensor)
+        return value
+
+    def state(self) -> dict[str, Tensor]:
+        """The settings as they are stored, ``head.contrast.NAME``."""
+        names = ["color", *(f"{tap}.{name}" for tap in self.taps for name in (*PER_CHANNEL, *PER_SCALE, "mix"))]
+        return {f"head.contrast.{name}": self.get(name).contiguous() for name in names}
+
+    def strides(self, taps: Mapping[str, int]) -> tuple[int, ...]:
+        """Image pixels that a cell of each map of :meth:`statistics` covers, scale by scale, and of :meth:`colors`."""
+        found = [stride << scale for scale in range(self.scales) for tap in self.taps
+                 for stride in (WINDOW, BLOCK * taps[tap])]
+        return (*found, WHOLE)
+
+    def statistics(self, features: Sequence[Tensor], taps: Mapping[str, int]) -> list[Tensor]:
+        """Per tap, its means and its contrasts."""
+        return [part for tap, feature in zip(self.taps, features)
+                for part in statistics(feature, self.get(f"{tap}.mix").to(feature.dtype), taps[tap])]
+
+    def compare(self, first: Sequence[Tensor], second: Sequence[Tensor], scale: int) -> list[Tensor]:
+        """Per tap, contributions ``(N,h,w)`` of the means and ``(N,2,h,w)`` of the contrasts, of what :meth:`statistics` gave."""
+        parts = []
+        for i, tap in enumerate(self.taps):
+            values = {name: self.get(f"{tap}.{name}")[scale].to(first[0].dtype) for name in (*PER_CHANNEL, *PER_SCALE)}
+            parts += compare(values, *first[2 * i : 2 * i + 2], *second[2 * i : 2 * i + 2])
+        return parts
+
+    def compare_colors(self, first: Tensor, second: Tensor) -> Tensor:
+        """Contribution ``(N,1,1)`` of the mean colors ``(N,3,1,1)``."""
+        return ((first - second).square() * self.get("color").to(first.dtype)[:, None, None]).sum(1)

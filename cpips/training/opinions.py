@@ -1,0 +1,219 @@
+"""Copies of photographs with what people say of them, to train a distance on.
+
+Two kinds of groups, each a photograph with distorted copies and a quality for each copy on KADID-10k's scale (1 very
+annoying ... 5 imperceptible):
+
+- the references of KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) with all 120 copies that can be made of each, labelled by
+  the published mean opinions, drawn towards the mean of the condition over all references, as single opinions are noisy;
+- any other photographs, with copies of KADID's conditions, labelled by the condition's mean (which ranks the database
+  with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, labelled by teachers: full-reference indices,
+  each taken to KADID's scale by a monotone fit to its opinions. Copies on which the teachers differ are left out.
+
+Groups are files that appear when they are whole, and functions of the settings and their number: making them can be
+stopped and resumed.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .._utils.io import replace
+from ..distortions import DISTORTIONS, distort, random_recipe
+from ..distortions.kadid import KADID_LEVELS, kadid
+from .calibration.opinion_labels import HELD_OUT, Opinions, read_opinions
+
+CONDITIONS = tuple((kind, level) for kind, levels in KADID_LEVELS.items() for level in range(1, len(levels) + 1))
+OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
+TEACHERS = ("haarpsi", "mdsi")
+SPREAD = 0.4  # standard deviation of the teachers' qualities above which a copy is left out
+FIT_REFERENCES, FIT_COPIES = 12, 50  # on which the teachers' scales are fitted
+CONDITION_COPIES, TAUGHT_COPIES, COMBINED_COPIES = 12, 4, 2  # of a photograph
+PHOTOGRAPH_SIDES = ((384, 480), (320, 480))  # rows and columns, the first that a photograph has
+GUARD_QUALITY = 20  # of the JPEG that a shift by one pixel is compared with
+
+
+class OpinionSet:
+    """Groups of labelled copies, in memory-mapped files.
+
+    Args:
+        folder: where the groups lie, or are made on first use.
+        kadid_folder: with ``ref/``, ``dmos.csv`` and ``condition_means.csv``.
+        photographs: folders of further images.
+        share: of the groups of a batch that are made of the further photographs.
+        progress: called with the number of groups that are there and are wanted.
+
+    Raises:
+        ValueError: a folder lacks what it should hold.
+    """
+
+    def __init__(self, folder: Path, kadid_folder: Path, photographs: Sequence[Path] = (), share: float = 0.0,
+                 progress: Callable[[int, int], None] = lambda done, total: None):
+        self.folder, self.share = Path(folder), share if photographs else 0.0
+        opinions = read_opinions(kadid_folder)
+        paths = [path for path in sorted((Path(kadid_folder) / "ref").iterdir()) if path.stem not in HELD_OUT]
+        further = sorted(path for root in photographs for path in Path(root).iterdir())
+        if not paths or (photographs and not further):
+            raise ValueError(f"no references in {kadid_folder}, or no images in {', '.join(map(str, photographs))}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        total = len(paths) + len(further)
+        for number, path in enumerate(paths):
+            if not _whole(self.folder / path.stem):
+                _write(self.folder / path.stem, *kadid_group(path, opinions))
+            progress(number + 1, total)
+        if further:
+            teachers = _Teachers(self.folder, paths, opinions)
+            for number, path in enumerate(further):
+                if not _whole(self.folder / path.stem):
+                    _write(self.folder / path.stem, *photograph_group(path, number, opinions, teachers))
+                progress(len(paths) + number + 1, total)
+        self.references = [_open(self.folder / path.stem) for path in paths]
+        self.further = [_open(self.folder / path.stem) for path in further]
+
+    def __len__(self) -> int:
+        return len(self.references) + len(self.further)
+
+    def batch(self, groups: int, copies: int, crop: int, *key: int) -> dict[str, torch.Tensor]:
+        """Crops of some copies of some groups, mirrored at random, a function of ``key`` alone.
+
+        Returns:
+            uint8 ``judged_references`` ``(groups,3,crop,crop)`` and ``judged_copies`` ``(groups*copies,3,crop,crop)``, their
+            ``opinions`` ``(groups*copies,)``, and ``guards`` ``(2,3,crop,crop)``: the first reference moved by a pixel, and
+            as a JPEG of quality 20.
+        """
+        rng = np.random.default_rng(key)
+        mirrored = rng.random() < 0.5
+        references, drawn, labels = [], [], []
+        for _ in range(groups):
+            of_photograph = self.further and rng.random() < self.share
+            images, qualities = (self.further if of_photograph else self.references)[
+                rng.integers(len(self.further if of_photograph else self.references))]
+            chosen = rng.choice(np.flatnonzero(np.isfinite(qualities)), copies, replace=False)
+            top, left = (int(rng.integers(side - crop + 1)) for side in images.shape[1:3])
+            group = images[:, top : top + crop, left : left + crop][[0, *(1 + chosen)]]
+            group = group[:, :, ::-1] if mirrored else group
+            references.append(group[:1])
+            drawn.append(group[1:])
+            labels.append(qualities[chosen])
+        guards = _guards(references[0][0], rng)
+        return {"judged_references": _tensor(np.concatenate(references)), "judged_copies": _tensor(np.concatenate(drawn)),
+                "opinions": torch.from_numpy(np.concatenate(labels)), "guards": _tensor(guards)}
+
+
+def kadid_group(path: Path, opinions: Opinions) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A reference of KADID-10k and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``."""
+    reference = _read(path)
+    copies = [kadid(reference, kind, level, int(path.stem[1:])) for kind, level in CONDITIONS]
+    means = opinions.condition_means
+    labels = [OWN_SHARE * opinions.dmos[f"{path.stem}_{kind:02d}_{level:02d}.png"] + (1 - OWN_SHARE) * means[kind, level]
+              for kind, level in CONDITIONS]
+    return np.stack([reference, *copies]), np.array(labels, np.float32)
+
+
+def photograph_group(path: Path, number: int, opinions: Opinions, teachers: "_Teachers") -> tuple[NDArray[Any], NDArray[Any]]:
+    """A photograph and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``, NaN where the teachers differ."""
+    rng = np.random.default_rng([5, number])
+    image = _read(path)
+    if image.shape[0] > image.shape[1]:
+        image = np.rot90(image)
+    rows, columns = next((sides for sides in PHOTOGRAPH_SIDES if image.shape[0] >= sides[0] and image.shape[1] >= sides[1]),
+                         image.shape[:2])
+    image = np.ascontiguousarray(image[:rows, :columns])
+    chosen = [CONDITIONS[i] for i in rng.choice(len(CONDITIONS), CONDITION_COPIES, replace=False)]
+    copies = [kadid(image, kind, level, int(rng.integers(1e6))) for kind, level in chosen]
+    names = sorted(DISTORTIONS)
+    taught = [distort(image, str(rng.choice(names)), float(rng.uniform(0.05, 1)), int(rng.integers(2**31)))
+              for _ in range(TAUGHT_COPIES)]
+    taught += [random_recipe(rng, combine=1.0).apply(image) for _ in range(COMBINED_COPIES)]
+    qualities = teachers(image, taught)
+    labels = np.where(qualities.std(1) <= SPREAD, qualities.mean(1), np.nan)
+    means = [opinions.condition_means[condition] for condition in chosen]
+    return np.stack([image, *copies, *taught]), np.concatenate([means, labels]).astype(np.float32)
+
+
+class _Teachers:
+    """Full-reference indices, each on KADID's scale."""
+
+    def __init__(self, folder: Path, references: Sequence[Path], opinions: Opinions):
+        from .calibration.teachers import create_teachers
+
+        self.metrics = create_teachers(TEACHERS, None)
+        path = folder / "teachers.npz"
+        if not path.exists():
+            rng = np.random.default_rng(0)
+            scores, labels = [], []
+            for reference in references[:FIT_REFERENCES]:
+                images, qualities = _open(folder / reference.stem)
+                chosen = rng.choice(len(qualities), FIT_COPIES, replace=False)
+                scores.append(self._scores(images[0], images[1 + chosen]))
+                labels.append(qualities[chosen])
+            replace(path, lambda partial: _save(partial, scores=np.concatenate(scores), labels=np.concatenate(labels)))
+        with np.load(path, allow_pickle=False) as stored:
+            self._fitted, self._labels = stored["scores"], stored["labels"]
+
+    def __call__(self, image: NDArray[Any], copies: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Qualities ``(K,T)`` of copies by each teacher, by an isotonic fit of its distances to opinions."""
+        from scipy.optimize import isotonic_regression
+
+        scores, found = self._scores(image, copies), []
+        for column, fitted in zip(scores.T, self._fitted.T):
+            order = np.argsort(fitted)
+            found.append(np.interp(column, fitted[order], isotonic_regression(self._labels[order], increasing=False).x))
+        return np.stack(found, 1)
+
+    @torch.inference_mode()
+    def _scores(self, image: NDArray[Any], copies: Any) -> NDArray[Any]:
+        x = _tensor(image[None]).float() / 255
+        return np.array([[float(teacher(x, _tensor(copy[None]).float() / 255)) for teacher in self.metrics.values()]
+                         for copy in copies])
+
+
+def _guards(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    down, right = ((0, 1), (0, -1), (1, 0), (-1, 0))[rng.integers(4)]
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    moved = padded[1 + down : 1 + down + image.shape[0], 1 + right : 1 + right + image.shape[1]]
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "JPEG", quality=GUARD_QUALITY)
+    return np.stack([moved, np.asarray(Image.open(stream).convert("RGB"))])
+
+
+def _tensor(images: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+
+
+def _read(path: Path) -> NDArray[Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+# A group is two files, NAME.npy with the images and NAME-labels.npy, of which the second is written last.
+
+
+def _whole(path: Path) -> bool:
+    return path.with_name(f"{path.name}-labels.npy").exists()
+
+
+def _write(path: Path, images: NDArray[Any], labels: NDArray[Any]) -> None:
+    for name, array in ((path.name, images), (f"{path.name}-labels", labels)):
+        replace(path.with_name(f"{name}.npy"), lambda partial: _save_array(partial, array))
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as stream:  # numpy would add a suffix to a path
+        np.save(stream, array)
+
+
+def _save(path: Path, **arrays: NDArray[Any]) -> None:
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _open(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    return (np.load(path.with_name(f"{path.name}.npy"), mmap_mode="r"),
+            np.load(path.with_name(f"{path.name}-labels.npy")))
