@@ -117,7 +117,6 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         ModelError: an unknown name.
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
-    from .contrast import ContrastHead
     from .encoders import AnalysisTransform
     from .head import Head
 

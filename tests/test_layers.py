@@ -13,8 +13,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips._version", "cpips._compat", "cpips.errors", "cpips.printable"),
     ("cpips._utils",),
     # core
-    ("cpips.integrity", "cpips.web", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells", "cpips.head", "cpips.strips",
-     "cpips.shifting", "cpips.pretrained", "cpips.base", "cpips.metric"),
+    ("cpips.integrity", "cpips.web", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells",
+     "cpips.contrast", "cpips.head", "cpips.strips", "cpips.shifting", "cpips.pretrained", "cpips.base", "cpips.metric"),
     ("cpips.distortions",),
     ("cpips.baselines",),
     ("cpips.registry",),
