@@ -30,7 +30,7 @@ from .. import toml
 from ..calibration.judged import JudgedSet
 from ..calibration.ranking import TrainableHead
 from ..errors import ModelError
-from ..files import atomic, read_text, replace
+from ..files import atomic, naming, read_text, replace
 from ..head import Head
 from ..losses import FeatureExtractor, PerceptualLoss
 from ..pretrained import read_checkpoint, read_weights
@@ -229,7 +229,7 @@ class Trainer:
     def _log(self, row: dict[str, Any]) -> None:
         path = self.out / "log.csv"
         new = not path.exists()
-        with path.open("a", newline="") as stream:
+        with naming(path), path.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, LOG_FIELDS)
             if new:
                 writer.writeheader()
