@@ -198,7 +198,7 @@ def report(
 
     from .report.page import write_report
 
-    check_output(output, [*runs, *(data or [])], force=force)
+    check_output(output, [*run_files(runs), *(data or [])], force=force)
     datasets = read_datasets(data or [], split, resize, None, None)
     path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
                         maps=heat_maps(maps) if maps else None, focus=focus)
@@ -225,6 +225,12 @@ class _Steps:
 def read_runs(paths: Sequence[Path]) -> list[Distances]:
     """Distances of files, and of folders of them."""
     from . import distances
+
+    return [distances.read(file) for file in run_files(paths)]
+
+
+def run_files(paths: Sequence[Path]) -> list[Path]:
+    """The files of distances among ``paths``, and in those that are folders."""
     from .distances import DistancesError
 
     files: list[Path] = []
@@ -233,7 +239,7 @@ def read_runs(paths: Sequence[Path]) -> list[Distances]:
         if not inside:
             raise DistancesError(f"{path} holds no .parquet files: give what `{PROGRAM} run` wrote")
         files += inside
-    return [distances.read(file) for file in files]
+    return files
 
 
 def compared(runs: Sequence[Distances], resamples: int) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpips._utils.io import check_regular, replace
+from cpips.batch.tables import MAX_ROWS
 from cpips.errors import CpipsError
 
 from .dataset import TASKS, Dataset
@@ -110,7 +111,10 @@ def read(path: Path) -> Distances:
     check_regular(path)
     try:
         # as one file: a folder of files, or columns that its name would give, are none of ours
-        table = parquet.ParquetFile(path).read()
+        with parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > MAX_ROWS:  # a few bytes can stand for any number of rows
+                raise ValueError("too many rows")
+            table = file.read()
         about = json.loads((table.schema.metadata or {})[_KEY])
     except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError) as error:
         raise DistancesError(f"{path} is not a file of distances made by `bapps-eval run` "

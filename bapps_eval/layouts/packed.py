@@ -19,7 +19,7 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cpips._utils.io import check_regular, read_text
+from cpips._utils.io import check_regular, naming, read_text
 from cpips._utils.threads import prefetch
 from cpips.pretrained import file_sha256
 
@@ -67,7 +67,8 @@ def pack(dataset: Dataset, out: Path, *, workers: int | None = None, progress: P
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o777 & ~umask)  # mkdtemp's folders are private
-        digests = {PIXELS: _write_pixels(dataset, shape, partial / PIXELS, workers, progress)}
+        with naming(out):
+            digests = {PIXELS: _write_pixels(dataset, shape, partial / PIXELS, workers, progress)}
         _write_items(dataset, partial / ITEMS)
         digests[ITEMS] = file_sha256(partial / ITEMS)
         about = {"format": FORMAT, "dataset": describe(dataset), "shape": shape, "sha256": digests}

@@ -31,7 +31,7 @@ def read(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
     """
     try:
-        return tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path, limit=1 << 24))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not valid TOML: {error}") from None
 

@@ -85,14 +85,14 @@ def read_bytes(path: PathLike, limit: int | None = None) -> bytes:
         return stream.read()
 
 
-def read_text(path: PathLike, encoding: str = "utf-8") -> str:
+def read_text(path: PathLike, encoding: str = "utf-8", limit: int = 1 << 28) -> str:
     """The text in a regular file, its line ends as Python has them.
 
     Raises:
-        OSError: as :func:`open_regular`.
+        OSError: as :func:`read_bytes`.
         UnicodeDecodeError: not text in this encoding.
     """
-    return read_bytes(path).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    return read_bytes(path, limit).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def open_to_append(path: PathLike) -> BinaryIO:
@@ -221,20 +221,21 @@ def atomic(path: PathLike) -> Iterator[IO[bytes]]:
         IrregularFileError: ``path`` is no regular file.
         OSError: it cannot be written; the error names ``path``.
     """
-    with _partial(path) as (partial, handle):
-        with os.fdopen(os.dup(handle), "wb") as stream:
+    with _partial(path) as (_, handle):
+        with os.fdopen(handle, "wb") as stream:
             yield stream
 
 
 def replace(path: PathLike, write: Callable[[Path], object]) -> None:
     """As :func:`atomic`, of a file that ``write`` fills by its name."""
-    with _partial(path) as (partial, _):
+    with _partial(path) as (partial, handle):
+        os.close(handle)
         write(partial)
 
 
 @contextmanager
 def _partial(path: PathLike) -> Iterator[tuple[Path, int]]:
-    """The unfinished file and its handle; at the end it takes the place of ``path``."""
+    """The unfinished file and its handle, which the caller closes; at the end it takes the place of ``path``."""
     status = _status(path, missing=True)
     _require_regular(status, path)
     target = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
@@ -245,10 +246,7 @@ def _partial(path: PathLike) -> Iterator[tuple[Path, int]]:
     try:
         with _naming(path, partial):
             mode = stat.S_IMODE((os.fstat(handle) if status is None else status).st_mode)
-            try:
-                yield partial, handle
-            finally:
-                os.close(handle)
+            yield partial, handle
             _finish(partial, mode, status)
             os.replace(partial, target)
     except BaseException:
@@ -269,6 +267,17 @@ def _finish(partial: Path, mode: int, old: os.stat_result | None) -> None:
     finally:
         os.close(handle)
     os.chmod(partial, mode)
+
+
+@contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+    """Errors of the operating system that name no file name ``path``: a full disk's, say."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None and not isinstance(error, CpipsError):
+            error.filename = str(path)
+        raise
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any, Callable, Generic, TypeVar
 
 from ..errors import TableError
-from .io import json_line, open_to_append, remove_partials
+from .io import json_line, naming, open_to_append, remove_partials
 
 Row = TypeVar("Row")
 
@@ -52,12 +52,9 @@ class Appended:
             raise TableError(f"{self.path} is no journal of cpips, and is not emptied: move it, or choose another output")
 
     def _append(self, record: bytes) -> None:
-        try:
+        with naming(self.path):
             self.stream.write(record)
             self.stream.flush()  # a kill loses nothing that the kernel has
-        except OSError as error:
-            error.filename = error.filename or str(self.path)
-            raise
 
     def remove(self) -> None:
         self.stream.close()

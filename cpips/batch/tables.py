@@ -22,6 +22,7 @@ REFERENCE_COLUMNS = ("reference", "ref", "ref_image", "reference_image", "origin
 IMAGE_COLUMNS = ("image", "img", "distorted", "dist", "dist_image", "distorted_image", "test", "p1")
 ADDED = ("distance", "error", "signature")
 OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
+MAX_ROWS = 1 << 25
 
 if not TYPE_CHECKING:
     __getattr__ = moved_names(__name__)
@@ -148,7 +149,12 @@ def _read_parquet(path: Path | str, access: urls.Access) -> dict[str, list[Any]]
     if isinstance(path, Path):
         files.check_regular(path)
     try:
-        table = parquet.read_table(path if content is None else io.BytesIO(content))
+        with parquet.ParquetFile(path if content is None else io.BytesIO(content)) as file:
+            if (rows := file.metadata.num_rows) > MAX_ROWS:  # a few bytes can stand for any number of rows
+                raise TableError(f"{path} has {rows} rows, and at most {MAX_ROWS} are read: cut it into several tables")
+            table = file.read()
+    except TableError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # damaged ones give any of these
         raise TableError(f"{path} is not a Parquet table: {error}") from None
     if len(set(table.column_names)) < len(table.column_names):
@@ -200,6 +206,8 @@ def check_output(path: Path) -> None:
     """Refuse an output that could not be written at the end, before the work begins."""
     if path.suffix.lower() not in OUTPUT_SUFFIXES:
         raise TableError(f"{path}: the output's suffix says its format: choose from {', '.join(OUTPUT_SUFFIXES)}")
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise TableError(f"{path} is a device or a named pipe: name a file")
     if path.is_dir() or not path.parent.is_dir():
         raise TableError(f"{path} is a folder: name a file" if path.is_dir() else f"no folder {path.parent}: create it")
     if path.suffix.lower() == ".parquet":

@@ -150,14 +150,15 @@ def read(path: Path | str, access: Access | None = None, *, limit: int = TABLE_B
 
     Args:
         access: which URLs may be opened; default: :func:`anywhere`.
-        limit, seconds: of a URL: most bytes, and most time for all of it.
+        limit: most bytes.
+        seconds: of a URL: most time for all of it.
 
     Raises:
         OSError: it cannot be read, has more bytes, or takes longer.
         UrlError: it may not be opened, the package for this kind of URL is missing, or the URL is malformed.
     """
     if isinstance(path, Path):
-        return files.read_bytes(path)
+        return files.read_bytes(path, limit)
     access = access or anywhere()
     access.check(path)
     if _parts(path).scheme.lower() in ("http", "https"):

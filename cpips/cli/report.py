@@ -53,7 +53,7 @@ def metric(
     from .. import list_models
     from .._utils.io import check_output
 
-    check_output(output, [name, weights, *(data or []), *(against or []), *(probes or [])], force=force)
+    check_output(output, [name, weights, *(data or []), *(against or []), *_files(probes or [])], force=force)
     metrics = list(make_metrics([name, *(against or [])], device, "float32", weights=weights).values())
     datasets = read_datasets(data or [], "val", None, None, limit)
     runs = []
@@ -70,14 +70,22 @@ def metric(
 
 def _probes(paths: Sequence[Path]) -> Iterator[tuple[Path, ProbeResult]]:
     from bapps_eval.probes import ProbeResult
+
+    for file in _files(paths):
+        yield file, ProbeResult.load(file)
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Results of probes among ``paths``, and below those that are folders."""
     from ..errors import ModelError
 
+    found: list[Path] = []
     for path in paths:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         if not files:
             raise ModelError(f"{path} holds no .json files: give what `cpips probe NAME -o FILE.json` wrote")
-        for file in files:
-            yield file, ProbeResult.load(file)
+        found += files
+    return found
 
 
 def add_to(app: typer.Typer) -> None:

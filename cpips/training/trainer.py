@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from .._utils import config as toml
-from .._utils.io import atomic, read_text, replace
+from .._utils.io import atomic, naming, read_text, replace
 from .._utils.threads import prefetch
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
@@ -246,7 +246,7 @@ class Trainer:
     def _log(self, row: dict[str, Any]) -> None:
         path = self.out / "log.csv"
         new = not path.exists()
-        with path.open("a", newline="") as stream:
+        with naming(path), path.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, LOG_FIELDS)
             if new:
                 writer.writeheader()
