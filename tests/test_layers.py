@@ -102,6 +102,20 @@ def test_the_reader_of_imports_sees_all_of_them():
     assert all(name in MODULES or name == "cpips" for names in LAYERS for name in names)
 
 
+def test_imports_of_ours_are_there():
+    """No module that has moved is imported by its old name, not even where a function imports it."""
+    wrong = []
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = folder(module).split(".")
+                base = base[: len(base) - node.level + 1] if node.level else []
+                origin = ".".join([*base, node.module] if node.module else base)
+                if origin.split(".")[0] in ("cpips", "bapps_eval") and origin not in MODULES and origin != "cpips.weights":
+                    wrong.append(f"{module} imports {origin}")
+    assert not wrong, wrong
+
+
 def test_imports_go_one_way():
     wrong = [f"{module} imports {other}" for module in MODULES for other in imports(module)
              if layer(other) > layer(module)
