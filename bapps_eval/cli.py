@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from .report.gallery import Maps
 
 PROGRAM = "bapps-eval"
-EPILOG = """Exit codes: 0 all well; 1 `check` found problems; 2 wrong usage or input; 130 interrupted.
+EPILOG = """Exit codes: 0 success; 1 `check` found problems; 2 wrong usage or input; 130 interrupted.
 
 `bapps-eval run DATA -m cpips -m lpips-alex -o results`, then `bapps-eval score results` and
 `bapps-eval report results -o report.html --data DATA`."""
 
-SplitOption = Annotated[str, typer.Option(metavar="SPLIT", help="Of BAPPS: val or train.")]
+SplitOption = Annotated[str, typer.Option(metavar="SPLIT", help="BAPPS only: val or train.")]
 ResizeOption = Annotated[Optional[str], typer.Option(
     metavar="RULE", show_default=False,
     help="none, or pil-bilinear-64 and the like. Default: the data set's own (BAPPS: pil-bilinear-64; others: none).")]
@@ -56,12 +56,12 @@ def _bapps_eval(
     debug: Annotated[bool, typer.Option(
         "--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
 ) -> None:
-    """Which perceptual metric agrees with people?"""
+    """Evaluate which perceptual metric agrees with human ratings."""
 
 
 @app.command()
 def check(data: DataArgument, split: SplitOption = "val", as_json: JsonOption = False) -> None:
-    """Whether a data set is whole and readable: pairing, counts, images, label ranges, and what is missing."""
+    """Check that a data set is complete and readable: pairing, counts, images, label ranges, missing parts."""
     from .check import check_folder
 
     with counting("reading") as advance:
@@ -79,14 +79,14 @@ def check(data: DataArgument, split: SplitOption = "val", as_json: JsonOption = 
 def pack(
     data: DataArgument,
     output: Annotated[Path, typer.Option(
-        "--output", "-o", metavar="DIR", show_default=False, help="Folder to make; it must not exist.")],
+        "--output", "-o", metavar="DIR", show_default=False, help="Folder to create; it must not exist.")],
     split: SplitOption = "val",
     resize: ResizeOption = None,
     task: Annotated[Optional[str], typer.Option(
-        metavar="TASK", show_default=False, help="2afc or jnd, of a folder that holds both.")] = None,
+        metavar="TASK", show_default=False, help="2afc or jnd, if the folder contains both.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
 ) -> None:
-    """Make a packed copy, decoded and resized once, that loads without opening a file an item."""
+    """Write a packed copy of a data set, decoded and resized once, which loads faster."""
     from .dataset import DatasetError
     from .layouts import open_datasets
     from .layouts.packed import pack as make
@@ -105,7 +105,7 @@ def run(
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", show_default=False, help="Data sets: folders, packs, CSV.")],
     metric: Annotated[list[str], typer.Option(
         "--metric", "-m", metavar="NAME", show_default=False, autocompletion=complete_metric,
-        help=f"{WHAT}. May be given often.")],
+        help=f"{WHAT}. May be given several times.")],
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="DIR", show_default=False, help="Folder for the distances.")],
     weights: WeightsOption = None,
@@ -114,21 +114,21 @@ def run(
     task: Annotated[Optional[str], typer.Option(
         metavar="TASK", show_default=False, help="Only 2afc, jnd or mos.")] = None,
     limit: Annotated[Optional[int], typer.Option(
-        min=1, metavar="N", show_default=False, help="N items, evenly spread: for a quick look; the result says so.")] = None,
+        min=1, metavar="N", show_default=False, help="Use N evenly spaced items, for a quick look; the result says so.")] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     batch_size: Annotated[int, typer.Option(
-        min=1, metavar="N", help="Items compared together; fewer of large images, or if memory runs out.")] = 32,
+        min=1, metavar="N", help="Items per batch; fewer for large images, or if memory runs out.")] = 32,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
-    force: Annotated[bool, typer.Option("--force", help="Make outputs of other weights or data anew.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what interrupted runs have done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite outputs of other weights or data.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the results of interrupted runs.")] = False,
     engine: EngineOption = "local",
     actors: ActorsOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Every item's distance by every metric, into DIR/DATASET@METRIC.parquet.
+    """Compute the distances of every item for every metric, and write DIR/DATASET@METRIC.parquet.
 
-    Killed or interrupted, the same command goes on where it stopped; what is complete is not run again.
+    After an interruption, the same command resumes; complete runs are not repeated.
     """
     from cpips.batch.ray_engine import ray_settings
 
@@ -148,7 +148,7 @@ def run(
                         _, path = run_one(dataset, one, output, batch_size=batch_size, workers=workers, force=force,
                                           restart=restart, progress=steps, **chosen)
                     except KeyboardInterrupt:
-                        say(f"interrupted at item {steps.done} of {len(dataset)}; the same command goes on from there")
+                        say(f"interrupted at item {steps.done} of {len(dataset)}; the same command continues from there")
                         raise
                 say(str(path))
 
@@ -161,7 +161,7 @@ def score(
     resamples: ResamplesOption = 10_000,
     as_json: JsonOption = False,
 ) -> None:
-    """Scores, intervals and paired tests, from the distances alone: no images, no metric."""
+    """Print scores, confidence intervals and paired tests, computed from the distances alone."""
     from .report.tables import FORMATS, table
     from .scores import ScoreError
 
@@ -181,7 +181,7 @@ def report(
         "--output", "-o", metavar="PAGE.html", show_default=False, help="The page to write.")],
     data: Annotated[Optional[list[Path]], typer.Option(
         "--data", "-d", metavar="DATA", show_default=False,
-        help="The data sets, for the gallery of triplets on which metrics disagree. May be given often.")] = None,
+        help="The data sets, for the gallery of triplets on which metrics disagree. May be given several times.")] = None,
     maps: Annotated[Optional[list[str]], typer.Option(
         "--map", metavar="NAME", show_default=False, help="Draw heat maps of this cpips model in the gallery.")] = None,
     focus: Annotated[Optional[str], typer.Option(
@@ -190,10 +190,10 @@ def report(
     split: SplitOption = "val",
     resize: ResizeOption = None,
     resamples: ResamplesOption = 10_000,
-    gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 12,
+    gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery per pair of metrics.")] = 12,
     force: ForceOption = False,
 ) -> None:
-    """One self-contained page: tables, cost against agreement, scatter plots, and where metrics disagree."""
+    """Write a self-contained page with tables, cost against agreement, scatter plots, and items on which metrics disagree."""
     from cpips._utils.io import check_output
 
     from .report.page import write_report
@@ -237,7 +237,7 @@ def run_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not inside:
-            raise DistancesError(f"{path} holds no .parquet files: give what `{PROGRAM} run` wrote")
+            raise DistancesError(f"{path} contains no .parquet files: pass files that `{PROGRAM} run` wrote")
         files += inside
     return files
 

@@ -1,4 +1,4 @@
-"""What a data set of human judgements is, whatever folder or table it came from."""
+"""What a data set of human judgments is, whatever folder or table it came from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Images = tuple[NDArray[Any], ...]  # (H,W,3) uint8, one for each name in TASKS[t
 
 
 class DatasetError(CpipsError, ValueError):
-    """A data set that cannot be read, or is not what it should be; the message names the file and the mend."""
+    """A data set that cannot be read, or is not what it should be; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Dataset:
         groups: per item the family (BAPPS) or the kind of distortion (MOS sets).
         references: per item the name of its reference image: what a bootstrap over references resamples.
         opinions: ``(n,)`` float64. 2afc: share of people who prefer p1; jnd: share who say "same", both in [0,1];
-            mos: mean opinion score.
+            mos: mean human ratings.
         load: the images of item i, after :attr:`resize`; raises :class:`DatasetError` for what cannot be read.
-        higher_is_better: mos only: whether a higher opinion score is a better image (DMOS: False).
+        higher_is_better: mos only: whether a higher rating is a better image (DMOS: False).
         resize: name of the rule (:mod:`bapps_eval.resize`) that ``load`` applies.
         missing: what a complete copy of the set has and this has not; empty for a complete one.
         notes: what a reader of scores must know (how sure a set's labels are, say).
         root: where the set was found.
-        paths: per item the image files, for messages and pictures; none for a packed set.
+        paths: per item the image files, for messages and images; none for a packed set.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over task, ids, groups, references and opinions (not over the pixels)."""
+        """SHA-256 over task, ids, groups, references and human ratings (not over the pixels)."""
         sha = hashlib.sha256(json.dumps([self.task, self.higher_is_better]).encode())
         for row in zip(self.ids, self.groups, self.references, self.opinions.tolist()):
             sha.update(json.dumps(row).encode())

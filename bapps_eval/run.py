@@ -1,4 +1,4 @@
-"""Run a metric over a data set: every item's distance into a Parquet file, resumable after a kill."""
+"""Run a metric over a data set: every item's distance into a Parquet file, resumable after an interruption."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def output_path(out: Path, dataset: Dataset, metric: FullReferenceMetric) -> Pat
 
 def compared(dataset: Dataset, metric: FullReferenceMetric, rows: range, batch_size: int,
              workers: int) -> Iterator[Compared]:
-    """The engine of one machine: batches of neighbouring items of one size, none of them over a multiple of
+    """The engine of one machine: batches of neighboring items of one size, none of them over a multiple of
     :func:`~cpips.batch.pairs.block_rows`, so that a run from any such multiple on has the same ones."""
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
@@ -62,8 +62,8 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
         circumstances: dict[str, Any] | None = None) -> tuple[Distances, Path]:
     """Distances of all items; kept as :func:`output_path` says, which appears only when complete.
 
-    Items are appended to a journal as they come: killed at any moment and called again, the run goes on after the last
-    whole line, or from the first item on whose image files have another size or time of change than when it was compared.
+    Items are appended to a journal as they come: interrupted at any moment and called again, the run goes on after the last
+    whole line, or from the first item on whose image files have another size or modification time than when it was compared.
     A run that is complete already is read back. A reference is encoded once per triplet.
 
     Args:
@@ -199,7 +199,7 @@ def _compared(dataset: Dataset, compare: "_Comparer", rows: range, batch_size: i
 
 
 def _batches(dataset: Dataset, rows: range, batch_size: int, workers: int) -> Iterator[_Batch]:
-    """Neighbouring items of one size, decoded ahead in threads."""
+    """Neighboring items of one size, decoded ahead in threads."""
     if not rows:
         return
     batch = _Batch(rows.start, [])
@@ -252,7 +252,7 @@ class _Comparer:
         return [metric(*tensors)]
 
     def _references(self, metric: CPIPS, batch: _Batch, images: Tensor) -> Embedding:
-        """Embeddings of the batch's references, each encoded once while neighbours share it."""
+        """Embeddings of the batch's references, each encoded once while neighbors share it."""
         names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
         size = tuple(images.shape[2:])
         self.known = {name: e for name, e in self.known.items() if name in names and tuple(e.size) == size}

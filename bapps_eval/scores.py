@@ -68,9 +68,9 @@ def majority_ceiling(judge: ArrayLike) -> float:
 
 def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells: int = 64, width: float = 0.03,
                        folds: int = 5) -> float:
-    """Expected log2-likelihood of one judgement, in bits: -1 is guessing, :func:`likelihood_ceiling` the most.
+    """Expected log2-likelihood of one judgment, in bits: -1 is guessing, :func:`likelihood_ceiling` the most.
 
-    Unlike agreement it rewards a metric for knowing how sure people are. A judgement is a binomial draw whose
+    Unlike agreement it rewards a metric for knowing how sure people are. A judgment is a binomial draw whose
     probability is a smooth function of both distances (Hepburn et al., arXiv 2403.10390): the distances are made
     uniform by their ranks, so that units and monotone transformations do not matter, and the probability of preferring
     p1 at (u0, u1) is the kernel-weighted mean of the judges near it, with its mirror image (u1, u0) counted as well.
@@ -84,7 +84,7 @@ def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells:
     _check_share(judge, "judge")
     if len(judge) < 2 * folds:
         raise ScoreError(f"{len(judge)} triplets are too few for {folds} folds: expected {2 * folds} or more")
-    order = np.lexsort((judge, d1, d0))  # folds by the order of the values, whatever order the items came in
+    order = np.lexsort((judge, d1, d0))  # folds by the order of the values, independent of the order of the items
     first, second, votes_for = d0[order], d1[order], judge[order]
     ranks = stats.rankdata(np.concatenate([first, second]))
     u = ((ranks - 0.5) / len(ranks) * cells).astype(int).reshape(2, -1)
@@ -215,12 +215,12 @@ def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> Cal
 
 
 def plcc(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
-    """Pearson's correlation of opinion scores and :func:`logistic_fit`."""
+    """Pearson's correlation of human ratings and :func:`logistic_fit`."""
     return fit_quality(d, quality, parameters)[0]
 
 
 def rmse(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
-    """Root mean squared error of :func:`logistic_fit`, in units of the opinion score."""
+    """Root mean squared error of :func:`logistic_fit`, in units of the human ratings."""
     return fit_quality(d, quality, parameters)[1]
 
 

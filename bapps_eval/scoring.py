@@ -20,7 +20,7 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
     Keys: ``dataset metric run task headline ties`` and
 
     - 2afc: ``families`` (name to ``score interval items ties``), ``means`` (Distortions, Real, All: unweighted means
-      over families, None where a family is absent), ``likelihood`` (bits per judgement), ``ceilings`` (human, majority,
+      over families, None where a family is absent), ``likelihood`` (bits per judgment), ``ceilings`` (human, majority,
       likelihood; like ``families`` and ``means``), ``intervals`` of the means;
     - jnd: ``families``, ``means``, ``intervals`` likewise;
     - mos: ``srcc krcc plcc rmse plcc5 rmse5``, ``interval`` of the SRCC and ``resampled`` (reference or item),
@@ -29,7 +29,7 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
     ``headline`` is the number by which metrics are ranked, with its interval: in [0,1], or SRCC.
 
     Raises:
-        ScoreError, DistancesError: NaN, or opinions that no score can be made of.
+        ScoreError, DistancesError: NaN, or human ratings that no score can be made of.
     """
     return _scored(distances, resamples)[0]
 
@@ -49,7 +49,7 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
 
     Returns:
         ``scores``: what :func:`score` gives, each with ``against_best``: ``difference interval p tied``; None for the
-        best itself. ``tied`` says that the paired interval holds zero (not corrected for the number of metrics).
+        best itself. ``tied`` says that the paired confidence interval includes 0 (not corrected for the number of metrics).
         ``duels``, with a subject: the same of it against each other metric, by their names.
 
     Raises:
@@ -65,7 +65,7 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
     names = [run.metric["name"] for run in runs]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise DistancesError(f"{', '.join(twice)} came twice for {first.dataset['name']}: leave one of the runs out")
+        raise DistancesError(f"{', '.join(twice)} was given twice for {first.dataset['name']}: leave one of the runs out")
     found = sorted(((run, *_scored(run, resamples)) for run in runs), key=lambda each: -each[1]["headline"]["score"])
     best = found[0]
     best[1]["against_best"] = None
@@ -76,7 +76,7 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
     if subject is None:
         return told
     if not (mine := [one for one in found if one[1]["metric"]["name"] == subject]):
-        raise DistancesError(f"{subject} was not run on {first.dataset['name']}: came {', '.join(names)}")
+        raise DistancesError(f"{subject} was not run on {first.dataset['name']}: got {', '.join(names)}")
     return told | {"duels": {one[1]["metric"]["name"]: _against(mine[0], one, resamples) for one in found
                              if one is not mine[0]}}
 

@@ -20,7 +20,8 @@ from cpips._utils.io import replace
 from cpips.pretrained import read_weights, weights_dir
 
 RESULTS = Path(__file__).parent / "results"
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# docs/data.md says what belongs there
+DATA = Path(os.environ.get("CPIPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 def machine() -> dict:
@@ -71,7 +72,7 @@ def run_metric(run: Path) -> cpips.CPIPS:
 
 
 def save_picture(figure: Figure, path: Path, dpi: int = 120, colours: int = 200) -> None:
-    """As a PNG of few colours, a third of the bytes: in more, pictures and noise would make files of megabytes."""
+    """As a PNG of few colors, a third of the bytes: in more, images and noise would make files of megabytes."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi, format="png")
     small = Image.open(drawn).convert("RGB").quantize(colours)
@@ -99,7 +100,7 @@ def shipped() -> list[str]:
 
 
 def codec_file(name: str) -> Path | None:
-    """The whole codec of a shipped model, where it is at hand (the wheel leaves codecs out)."""
+    """The whole codec of a shipped model, where it is available (the wheel leaves codecs out)."""
     path = weights_dir() / cpips.model_card(name).get("codec_file", "")
     return path if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""The opinion scores at hand, and correlations with them, for benchmarks that do not take distances with `bapps_eval`."""
+"""The human ratings available, and correlations with them, for benchmarks that do not take distances with `bapps_eval`."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@
 
 BASE is a codec trained for rate and distortion alone (``cpips train configs/cpips-lite-base.toml``), DIR the judged
 groups. Every variant sees the same crops and groups for the same number of steps. Agreement with the panel is measured on
-groups kept aside, agreement with people is |SRCC| on the subsets of TID2013 and LIVE, with 95 % bootstrap intervals. Rate
-and distortion are those of Kodak images coded with quantisation steps around one (rates as the entropy model estimates
-them), BD-rate is against the variant that never heard a judgement. Trainings resume, and finished ones are not repeated.
+groups held out, agreement with people is |SRCC| on the subsets of TID2013 and LIVE, with 95 % bootstrap intervals. Rate
+and distortion are those of Kodak images coded with quantization steps around one (rates as the entropy model estimates
+them), BD-rate is against the variant that never heard a judgment. Trainings resume, and finished ones are not repeated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cpips.training.trainer import Trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cpips-lite.toml"
 QUIET = {"judge_weight": 0.0, "judged_data": "", "stage": {"judged": 0}}
-STEPS = (0.6, 0.8, 1.0, 1.4, 2.0)  # of the quantiser
+STEPS = (0.6, 0.8, 1.0, 1.4, 2.0)  # of the quantizer
 UNHEARD, FULL = "no judgement", "as shipped"
 VARIANTS: dict[str, tuple[str, dict]] = {
     FULL: ("", {}),
@@ -79,7 +79,7 @@ def people_agreement(metric: cpips.CPIPS) -> dict:
 
 @torch.inference_mode()
 def rate_distortion(codec: Codec, images: list[torch.Tensor]) -> list[dict]:
-    """Estimated bits per pixel and PSNR, means over the images, for each step of the quantiser."""
+    """Estimated bits per pixel and PSNR, means over the images, for each step of the quantizer."""
     points = []
     for step in STEPS:
         bpp, psnr = [], []
@@ -113,13 +113,13 @@ def measure(run: Path, judged: JudgedSet, images: list[torch.Tensor]) -> dict:
 
 
 def plot(rows: dict[str, dict], path: Path) -> None:
-    """BD-rate lost against agreement gained, over the weight of the judgement."""
+    """BD-rate lost against agreement gained, over the weight of the judgment."""
     names = [UNHEARD, *(name for name, (kind, _) in VARIANTS.items() if kind == "trade-off"), FULL]
     names = sorted((name for name in names if name in rows and rows[name]["bd_rate"] is not None),
                    key=lambda name: rows[name]["judge_weight"])
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, key, title in zip(figure.subplots(1, 3), ("srcc", "tid2013", "live"),
-                                ("panel, groups kept aside", "people, TID2013 subset", "people, LIVE subset")):
+                                ("panel, groups held out", "people, TID2013 subset", "people, LIVE subset")):
         y = [rows[name][key] if key == "srcc" else rows[name]["people"][key]["srcc"] for name in names]
         x = [rows[name]["bd_rate"] for name in names]
         axes.plot(x, y, marker="o", markersize=4, color="#3366aa")
@@ -128,7 +128,7 @@ def plot(rows: dict[str, dict], path: Path) -> None:
         axes.set(xlabel="BD-rate lost, %", title=title)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("|SRCC|")
-    figure.suptitle("Weight of the judgement (at each point): what it costs the codec, what it gives the metric", fontsize=10)
+    figure.suptitle("Weight of the judgment (at each point): what it costs the codec, what it gives the metric", fontsize=10)
     figure.savefig(path, dpi=130)
 
 

@@ -1,9 +1,9 @@
-"""Agreement with people of the whole family and of all baselines at hand, by `bapps_eval`, in one run.
+"""Agreement with people of the whole family and of all baselines available, by `bapps_eval`, in one run.
 
     python benchmarks/agreement.py [--metrics NAME ...] [--distances DIR] [--cards weights]
 
-The subsets of TID2013 and LIVE in the data folder, at full size. LPIPS-VGG and DISTS are left out: their trunk is not
-at hand. Distances are kept in a folder, so that a run that was stopped goes on, and only what is new is measured.
+The subsets of TID2013 and LIVE in the data folder, at full size. LPIPS-VGG and DISTS are left out: their backbone is not
+available. Distances are kept in a folder, so that a run that was stopped goes on, and only what is new is measured.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bapps_eval.layouts import open_datasets
 from bapps_eval.report.tables import overview
 from bapps_eval.run import run
 from cpips._utils.io import replace
+from cpips.pretrained import DEFAULT_MODEL
 from cpips.registry import create_metric
 
 SETS = ("tid2013", "live")
@@ -40,13 +41,14 @@ def main() -> None:
         (dataset,) = open_datasets(DATA / "human" / name)
         # force: distances of earlier weights go
         runs = [run(dataset, metric, args.distances, force=True)[0] for metric in metrics]
-        comparisons.append(compare(runs, args.resamples))
+        default = DEFAULT_MODEL if DEFAULT_MODEL in args.metrics else None
+        comparisons.append(compare(runs, args.resamples, subject=default))  # the README compares the default model
         comparisons[-1]["dataset"]["root"] = ""
         for entry in comparisons[-1]["scores"]:
             entry["run"] = {key: entry["run"][key] for key in ("dtype", "hardware", "torch")}
             del entry["dataset"]
     print(overview(comparisons, format="markdown"))
-    print(save(args.name, {"what": "scores of bapps_eval on the opinion scores at hand", "resamples": args.resamples,
+    print(save(args.name, {"what": "scores of bapps_eval on the human ratings available", "resamples": args.resamples,
                            "comparisons": comparisons}))
     if args.cards:
         for model in set(args.metrics) & set(cpips.list_models()):

@@ -1,9 +1,9 @@
-"""Agreement with people against cost, of every metric of which both were measured: ``python benchmarks/cost.py``.
+"""Agreement with human ratings against cost, for every metric with both measured: ``python benchmarks/cost.py``.
 
-Agreement from ``results/agreement.json`` (|SRCC|, 95 % intervals), cost from ``results/fast-speed.json``: time of a pair over
-LPIPS-AlexNet's in the same rounds, each in its fastest form measured, 256 px, float32. Of the classical metrics that taught
-`cpips-lite` the time is that of ``results/teachers.json``: over the student's in its own run, as `piq` has them, at 512 x 384 px.
-Writes ``docs/cost.png``.
+Agreement comes from ``results/agreement.json`` (|SRCC| with 95 % confidence intervals). Cost comes from ``results/fast-speed.json``:
+the time of a pair relative to LPIPS-AlexNet in the same rounds, each metric in its fastest measured variant, 256 px, float32. The
+times of the classical metrics that taught `cpips-lite` come from ``results/teachers.json``: relative to the student in that run, as
+implemented by `piq`, at 512 x 384 px. This script writes ``docs/cost.png``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TITLES = {"tid2013-subset": "TID2013 subset", "live-subset": "LIVE subset"}
 
 
 def costs(side: int = 256, dtype: str = "float32") -> dict[str, float]:
-    """Time over LPIPS-AlexNet's."""
+    """The time of each measured metric relative to LPIPS-AlexNet's."""
     result = kept("fast-speed")
     (case,) = [case for case in result["speed"] if (case["side"], case["dtype"]) == (side, dtype)]
     ours = result["models"][0]
@@ -33,14 +33,20 @@ def costs(side: int = 256, dtype: str = "float32") -> dict[str, float]:
     return {name: ratio / ratios[ANCHOR] for name, ratio in ratios.items()}
 
 
-def points() -> dict[str, list[tuple[str, float, float, list[float]]]]:
-    """Per set: name, cost, |SRCC| and its interval. A model costs what another of its architecture and form costs."""
+def all_costs() -> dict[str, float]:
+    """As :func:`costs`. A model that was not timed costs what a timed model of the same architecture costs."""
     cost = costs()
     for name in cpips.list_models():
         twin = next((other for other in cost if other in cpips.list_models() and all(
             cpips.model_card(name)[key] == cpips.model_card(other)[key] for key in ("arch", "N", "M"))), None)
         if name not in cost and twin:
             cost[name] = cost[twin]
+    return cost
+
+
+def points() -> dict[str, list[tuple[str, float, float, list[float]]]]:
+    """Per data set: name, cost, |SRCC| and its 95 % confidence interval."""
+    cost = all_costs()
     comparisons = kept("agreement")["comparisons"]
     return {c["dataset"]["name"]: [(s["metric"]["name"], cost[s["metric"]["name"]], s["srcc"], s["interval"])
                                    for s in c["scores"] if s["metric"]["name"] in cost] for c in comparisons}
@@ -59,8 +65,8 @@ def plot(path: Path) -> None:
                 axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7, xytext=(6 if best else -6, 3),
                               horizontalalignment="left" if best else "right")
         axes.margins(x=0.16)
-        axes.set(xscale="log", title=f"{TITLES.get(name, name)}, |SRCC| with 95 % intervals",
-                 xlabel="time of a pair over LPIPS-AlexNet's (256 px, float32, fastest form)")
+        axes.set(xscale="log", title=f"{TITLES.get(name, name)}, SRCC with 95 % confidence intervals",
+                 xlabel="time of a pair relative to LPIPS (AlexNet), 256 px, float32")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)

@@ -4,9 +4,9 @@
 
 Questions of "Exploring Compressed Image Representation as a Perceptual Proxy" (arXiv 2401.07200): does classification
 tuning help or hurt the perceptual distance, what does it cost the codec, does the distance survive low rates, and what
-does an untrained encoder reach? Agreement is |SRCC| with opinion scores, with 95 % bootstrap intervals, of the latent
+does an untrained encoder reach? Agreement is |SRCC| with human ratings, with 95 % bootstrap intervals, of the latent
 as it is (full) and as a bitstream holds it (rounded). Rate and distortion are those of the cards. The probe is a linear
-classifier on the globally pooled latent of each frozen encoder, trained alike for all, so that what they recognise
+classifier on the globally pooled latent of each frozen encoder, trained alike for all, so that what they recognize
 compares; a tuned model has seen the probe's training images with their labels before, but not the validation images.
 """
 
@@ -56,7 +56,7 @@ def difference(statistic, a: np.ndarray, b: np.ndarray, *rest: np.ndarray) -> di
     """A paired difference with its interval, and what it says."""
     found = {"difference": round(float(statistic(a, b, *rest)), 4), "interval": interval(statistic, a, b, *rest)}
     low, high = found["interval"]
-    return found | {"verdict": "higher" if low > 0 else "lower" if high < 0 else "no difference shown"}
+    return found | {"verdict": "higher" if low > 0 else "lower" if high < 0 else "not significant"}
 
 
 @torch.no_grad()
@@ -122,9 +122,9 @@ def answers(result: dict) -> list[str]:
 
     of = [f"{name} {form}" for form in FORMS for name in SETS]
     if tuned and BASE in models:
-        lines = [f"{'Does classification' if models[name]['classifier'] else 'Do the judgements of teachers'} change the "
+        lines = [f"{'Does classification' if models[name]['classifier'] else 'Does training with teacher labels'} change the "
                  f"distance? `{name}` minus `{BASE}`, |SRCC|: {say(name, BASE, *of)}." for name in tuned]
-        lines.append("(These models also differ from it in steps, crops and images of their training: see the cards.)")
+        lines.append("(The training of these models also differs in steps, crops and images: see the cards.)")
     else:
         lines = ["Does classification change the distance? Not measured: no model trained with it is shipped yet."]
     curve = [models[name] for name in plain if models[name]["bpp"] is not None]
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="a trial with so many rows and validation images; not kept")
     args = parser.parse_args()
     names = [*shipped(), "random"]
-    result: dict = {"what": "|SRCC| with opinion scores, codec quality and linear probes of every shipped model",
+    result: dict = {"what": "|SRCC| with human ratings, codec quality and linear probes of every shipped model",
                     "resamples": RESAMPLES, "sets": {}, "models": {}, "differences": []}
     for name in names:
         card = cpips.model_card(name) if name != "random" else {}

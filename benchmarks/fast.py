@@ -244,7 +244,7 @@ def memory(models: list[str], args: argparse.Namespace) -> list[dict]:
             told = Path("/proc/meminfo").read_text().splitlines()
             free = int(next(line.split()[1] for line in told if line.startswith("MemAvailable"))) << 10
             case = {"model": name, "side": side, "images_mib": 2 * 12 * side**2 / 2**20}
-            for label, strip in (("whole", None), ("strips", 256 if side * side <= cpips.strips.LARGE else "auto")):
+            for label, strip in (("whole", None), ("strips", 256 if side * side <= cpips.tiling.LARGE else "auto")):
                 told = json.dumps([name, side, strip, int(0.8 * free)])
                 done = subprocess.run([sys.executable, "-W", "ignore", "-c", _CHILD, told, str(Path(__file__).parent),
                                        str(torch.get_num_threads())], capture_output=True, text=True)

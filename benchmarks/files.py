@@ -4,7 +4,7 @@
 
 Every image of the MOS subsets is compressed into a .cpz file. Rank: |SRCC| with people of the distance between files
 (latents rounded, nothing decoded to pixels), of the full metric and LPIPS-Alex on the images themselves, and of
-LPIPS-Alex on the pixels that the files decode to. Cost: seconds per pair, files at hand, as ratios in one run (each
+LPIPS-Alex on the pixels that the files decode to. Cost: seconds per pair, files available, as ratios in one run (each
 round times every way once, in turn; the ratio is the median over rounds); reading, decoding and comparing all count.
 """
 

@@ -5,7 +5,7 @@
 The collection is the folder of 1,000 photographs. Queries are distorted copies of some of them (JPEG, blur, crop,
 noise) and photographs of another set.
 
-- *Bytes*: of the whole index, against the JPEG files as they are and against files of the same pictures at the index's
+- *Bytes*: of the whole index, against the JPEG files as they are and against files of the same images at the index's
   size.
 - *Recall@10*: of the ten that comparing the query with every stored latent finds, the share that the index finds.
   Beside the sketch that ships stands the mean of the latent over its cells; both also without the graph, so that what

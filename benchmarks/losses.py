@@ -4,7 +4,7 @@
 
 In each round every loss runs once, in a new random order; ratios are of calls within one round, their median and quartiles
 are reported. The output has a gradient, the target has none. Speed does not depend on trained weights, so LPIPS has random
-trunks of the genuine shape. Memory is the peak beyond what was held before the call.
+backbones of the genuine shape. Memory is the peak beyond what was held before the call.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ one setting at a time.
     python benchmarks/machine_codec.py --codec runs/machine/codec.safetensors --runs runs/machine-tuned [--steps 120]
     python benchmarks/machine_codec.py --smoke --codec weights/codecs/cpips-lite.safetensors --runs runs/smoke
 
-Each decoder is tuned on photographs and judged on centre crops of Kodak's (artefacts, likeness) and by a machine: a frozen
+Each decoder is tuned on photographs and judged on center crops of Kodak's (artifacts, likeness) and by a machine: a frozen
 SqueezeNet at twice the size, and a linear classifier of its pooled features that was trained on uncompressed images. That
-every tuned codec writes the bytes of the first is checked on every image. A run that is killed goes on where it stopped.
-Table in ``results/machine_codec.json``, pictures in ``docs/machine_codec.png``.
+every tuned codec writes the bytes of the first is checked on every image. A run that is killed resumes where it stopped.
+Table in ``results/machine_codec.json``, images in ``docs/machine_codec.png``.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Machine:
 
     @torch.no_grad()
     def right(self, codec: Codec | None) -> list[bool]:
-        """Which test images are recognised, as decoded by ``codec`` (or uncompressed)."""
+        """Which test images are recognized, as decoded by ``codec`` (or uncompressed)."""
         images = self.images.float() / 255
         if codec is not None:
             images = torch.cat([codec.g_s(codec.g_a(batch).round()).clamp(0, 1) for batch in images.split(50)])
@@ -138,7 +138,7 @@ def relative_change(before: Sequence[bool], after: Sequence[bool]) -> list[float
 
 
 class Judges:
-    """The measures of a decoded picture."""
+    """The measures of a decoded image."""
 
     def __init__(self):
         squeeze = FeatureExtractor("squeeze", trunk=DATA / "weights" / "squeezenet1_1_features.pth")
@@ -160,7 +160,7 @@ class Judges:
 
 
 def crops(folder: Path, side: int, count: int) -> list[Path]:
-    """Centre crops of ``count`` of Kodak's photographs as PNG in ``folder``."""
+    """Center crops of ``count`` of Kodak's photographs as PNG in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     every = sorted((DATA / "images" / "kodak").glob("*.png"))
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--images", type=int, default=12, help="of Kodak's 24")
-    parser.add_argument("--side", type=int, default=256, help="of their centre crops, in px")
+    parser.add_argument("--side", type=int, default=256, help="of their center crops, in px")
     parser.add_argument("--classes", type=int, default=50, help="of Tiny ImageNet's 200")
     parser.add_argument("--only", nargs="+", choices=sweep(), default=list(sweep()))
     parser.add_argument("--smoke", action="store_true", help="two variants, two steps, few images: seconds")
@@ -215,14 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measured |= judges(decoders[name], paths)
             replace(kept, lambda partial: partial.write_text(json.dumps(measured)))
         found[name] = json.loads(kept.read_text())
-        print(f"{name}: {np.mean(found[name]['right']):.1%} recognised", file=sys.stderr, flush=True)
+        print(f"{name}: {np.mean(found[name]['right']):.1%} recognized", file=sys.stderr, flush=True)
     before, uncompressed = found[BEFORE]["right"], found.pop(UNCOMPRESSED)["right"]
     for facts in found.values():
         right = facts.pop("right")
         facts |= {"accuracy": float(np.mean(right)), "change": relative_change(before, right)}
     originals = torch.stack([cpips.images.load(path) for path in paths])
     result = {"what": "a machine codec before and after its decoder was tuned at identical bits, one setting changed at a "
-                      "time: means over centre crops of Kodak's photographs, and accuracy of a classifier on decoded images",
+                      "time: means over center crops of Kodak's photographs, and accuracy of a classifier on decoded images",
               "steps": args.steps, "lr": args.lr, "side": args.side, "images": len(paths), "classes": args.classes,
               "test_images": len(machine.labels), "uncompressed": float(np.mean(uncompressed)), "base": vars(Variant()),
               "energy": {str(s): checkerboard_energy(originals, s).mean().item() for s in STRIDES}, "variants": found}
@@ -245,7 +245,7 @@ def report(result: dict) -> str:
     return (f"{table(header, rows)}\n\n({result['variants'][BEFORE]['bpp']:.3f} bits per pixel in every row; base: lambda_a "
             f"{base['lambda_adv']:g}, layers {base['layers']}, {base['count']} patches of {base['patch']} px; "
             f"{result['steps']} steps; {result['images']} crops of {result['side']} px; {result['test_images']} test images of "
-            f"{result['classes']} classes, of which {result['uncompressed']:.1%} are recognised uncompressed.)")
+            f"{result['classes']} classes, of which {result['uncompressed']:.1%} are classified correctly if uncompressed.)")
 
 
 def draw(decoders: dict[str, Codec], found: dict[str, dict], paths: Sequence[Path], path: Path) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/optimizers.py [--steps 400] [--crop 64] [--batch 8] [--seed 0] [--plot FILE]
 
-Both start from the same weights and see the same crops and the same quantisation noise, each with its own learning rate
+Both start from the same weights and see the same crops and the same quantization noise, each with its own learning rate
 under the same warm-up and cosine. They take turns, window by window, so that a machine that slows down slows both; the
 cost of a step is the median over the windows of the ratio within a window.
 """

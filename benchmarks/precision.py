@@ -105,7 +105,7 @@ def report(result: dict) -> str:
     places = list(result["rows"][0]["order"])
     bounds = [[f"`{row['name']}`", *(f"{row['order'][place]:.1e}" for place in places)] for row in result["rows"]]
     m = result["machine"]
-    return (f"{table(header, rows)}\n\nLargest difference from float32, one thread, of the distance, as a share of it:\n\n"
+    return (f"{table(header, rows)}\n\nLargest relative difference of the distance from that in float32 on one thread:\n\n"
             f"{table(['model, form', *places], bounds)}\n\n({result['pairs']} pairs of {SIDE} px; {m['cpu']}, torch {m['torch']}; "
             f"{'GPU: ' + m['gpu'] if m['gpu'] else 'no GPU was measured'}.)")
 

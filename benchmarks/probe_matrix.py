@@ -2,7 +2,7 @@
 
     python benchmarks/probe_matrix.py [--side PX] [--share S] [--only NAME ...] [--probes NAME ...] [--cache DIR]
 
-The metrics are as they come (LPIPS with its genuine trunks, where they are at hand), on crops of Kodak, halved, with few
+The metrics are as they come (LPIPS with its genuine backbones, where they are available), on crops of Kodak, halved, with few
 steps: SETTINGS says how many, and ``--share`` how many of these. Metrics that need larger images (MS-SSIM: 185 px) are
 left out. What lies in the cache is not measured again.
 ``results/probe_matrix.json`` keeps the numbers without the curves; the figures go to ``docs/``.
@@ -138,7 +138,7 @@ def summary(probes: dict[str, dict]) -> dict[str, float]:
         numbers |= {"MAD rise, itself held": float(held["metric"]["rise"]), "the other held": float(held["against"]["rise"])}
     if "flips" in made:
         attacks = made["flips"]["attacks"]
-        numbers |= {"flip, grey levels": float(attacks["grey"]["median"]), "flip, px": float(attacks["spatial"]["median"])}
+        numbers |= {"flip, gray levels": float(attacks["grey"]["median"]), "flip, px": float(attacks["spatial"]["median"])}
     if "invariance" in made:
         single, joint = made["invariance"]["single"], made["invariance"]["joint"]
         numbers |= {"shift by 1 px": max(value for name, value in single.items() if name in SHIFTS),
@@ -153,7 +153,7 @@ def summary(probes: dict[str, dict]) -> dict[str, float]:
 
 
 FORMATS = {"recovery, dB from noise": "{:.1f}", "from JPEG": "{:+.1f}", "from blur": "{:+.1f}", "MAD rise, itself held": "{:.3g}",
-           "the other held": "{:.3g}", "flip, grey levels": "{:g}", "flip, px": "{:g}", "shift by 1 px": "{:.2f}",
+           "the other held": "{:.3g}", "flip, gray levels": "{:g}", "flip, px": "{:g}", "shift by 1 px": "{:.2f}",
            "moved alike": "{:.0%}", "rising": "{:.1%}", "asymmetry": "{:.1%}", "triangles": "{:.0%}", "of root": "{:.0%}",
            "floor, float32": "{:g}", "floor, bfloat16": "{:g}", "floor, float16": "{:g}"}
 
@@ -167,7 +167,7 @@ def report(result: dict) -> str:
 
 
 def restored(result: dict) -> dict[str, dict[str, dict[str, float]]]:
-    """By task, objective and judge: the judge's distance over that of what was optimised for the MSE."""
+    """By task, objective and judge: the judge's distance over that of what was optimized for the MSE."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     metrics = result["metrics"]
     for task in next(iter(metrics.values()))["restoration"]["result"]["tasks"]:
@@ -186,7 +186,7 @@ def matrix(result: dict) -> str:
     for name in tasks[0]:
         row = [torch.tensor([task[name][judge] for task in tasks]).log().mean().exp().item() for judge in result["metrics"]]
         rows.append([name, *(f"{value:.2f}" for value in row)])
-    return table(["optimised for", *result["metrics"]], rows)
+    return table(["optimized for", *result["metrics"]], rows)
 
 
 def weaknesses(result: dict, names: tuple[str, ...] = ("cpips-lite", "cpips", "hyperprior-q4")) -> str:
@@ -221,14 +221,14 @@ def draw_numbers(result: dict, path: Path) -> None:
         axis.set_xticks(range(values.shape[1]), list(result["metrics"]), rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
         axis.set_title(f"{task}, judged by", fontsize=9)
-    axes[0].set_ylabel("optimised for", fontsize=9)
+    axes[0].set_ylabel("optimized for", fontsize=9)
     figure.colorbar(picture, ax=axes, label="distance over that of the MSE's, log2", pad=0.01)
     replace(path, lambda partial: figure.savefig(partial, dpi=90, format="png"))
     pyplot.close(figure)
 
 
 def draw_pictures(pictures: dict[str, dict[str, dict[str, Tensor]]], path: Path) -> None:
-    """For each metric what it recovers from noise, its MAD pictures, and its restorations."""
+    """For each metric what it recovers from noise, its MAD images, and its restorations."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -6,7 +6,7 @@ Each point of a curve is the mean over the images of bits per pixel (whole files
 at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
 BD-rate (and BD-PSNR) by the package ``bjontegaard``: how many more bits the plain qualities need at equal PSNR, and how
 many dB more they have at equal rate, over the range that both curves cover. `cpips-lite` was trained for one rate; its
-curve is that of its quantiser's steps, files all the same. JPEG is measured with and without chroma
+curve is that of its quantizer's steps, files all the same. JPEG is measured with and without chroma
 subsampling; WebP has no choice, and on these images 4:4:4 changes little for AVIF, which is taken as Pillow writes it.
 """
 
@@ -38,7 +38,7 @@ CLASSICAL = {  # name: Pillow's format, settings, qualities
     "AVIF": ("AVIF", {"speed": 6, "subsampling": "4:2:0"}, LADDER),
 }
 STEPPED = "cpips-lite"
-STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantiser
+STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantizer
 UNDERTRAINED = 0.5  # dB below the official codec at the same rate
 
 
@@ -101,7 +101,7 @@ def measure(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dict
 
 
 def rescaled(codec: Codec, step: float) -> Codec:
-    """The same codec with a quantiser of another step: its latent divided by ``step``, and its scales with it. Where the
+    """The same codec with a quantizer of another step: its latent divided by ``step``, and its scales with it. Where the
     latent leaves a linear layer and enters one, that is the same network with other weights."""
     state = codec.state_dict()
     last, spread = len(codec.g_a) - 1, len(codec.h_s) - 2  # which a ReLU follows
@@ -137,7 +137,7 @@ def report(result: dict) -> str:
                     f"over {low:.1f} to {high:.1f} dB")
         lines.append(f"- BD-rate of `hyperprior-q*` against {other}: {told}")
     curve = "; ".join(f"{p['step']:g}: {p['bpp']:.3f} bits per pixel, {p['psnr']:.2f} dB" for p in result["stepped"])
-    lines.append(f"- `{STEPPED}` at other steps of its quantiser (1: as trained): {curve}")
+    lines.append(f"- `{STEPPED}` at other steps of its quantizer (1: as trained): {curve}")
     header = ["codec", "bits per pixel", "PSNR (dB)", "MS-SSIM", *(f"{other} at this rate" for other in others), ""]
     return table(header, rows) + "\n\n" + "\n".join(lines)
 
@@ -156,7 +156,7 @@ def plot(result: dict, path: Path) -> None:
         axes.plot([c["bpp"] for c in plain], [c["psnr"] for c in plain], "-o", color="#0b4f8a",
                   label="hyperprior-q* of cpips")
     axes.plot([p["bpp"] for p in result["stepped"]], [p["psnr"] for p in result["stepped"]], ":.", color="#c1440e",
-              label=f"{STEPPED}, other quantiser steps")
+              label=f"{STEPPED}, other quantizer steps")
     markers = iter("D^sPX")
     for name, c in result["codecs"].items():
         if is_plain(name):
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plot", type=Path, default=Path("docs/rate_distortion.png"))
     parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
-    parser.add_argument("--stepped", action="store_true", help="only the curve over the quantiser's steps; the rest as kept")
+    parser.add_argument("--stepped", action="store_true", help="only the curve over the quantizer's steps; the rest as kept")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
     if args.stepped:

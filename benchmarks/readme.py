@@ -1,18 +1,22 @@
-"""Write the measured numbers into the pages, from ``results/*.json`` and the model cards: ``python benchmarks/readme.py``.
+"""Write the measured numbers into README.md and docs/*.md: ``python benchmarks/readme.py``.
 
-Each stands between ``<!-- name -->`` and ``<!-- /name -->``; the tests hold the pages to what this would write.
+The numbers come from ``results/*.json`` and from the model cards. Each block stands between ``<!-- name -->`` and
+``<!-- /name -->``. The tests fail if this command would change a page.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from _common import RESULTS, kept, table
 
 import cpips
+from cpips.pretrained import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +31,113 @@ def machine(result: dict) -> str:
     return f"{m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}"
 
 
+# ---- README.md ------------------------------------------------------------------------------------------------------
+
+ROWS = 8  # of the README's table: the first of these that were measured
+SUMMARY = tuple(dict.fromkeys((DEFAULT_MODEL, "cpips-lite", "cpips-base", "hyperprior-q4", "lpips-alex", "haarpsi", "vsi", "mdsi",
+                               "ms-ssim", "ssim")))
+HANDMADE = ("haarpsi", "vsi", "mdsi")
+TITLES = {"tid2013-subset": "TID2013", "live-subset": "LIVE", "lpips-alex": "LPIPS (AlexNet)", "haarpsi": "HaarPSI",
+          "vsi": "VSI", "mdsi": "MDSI", "ms-ssim": "MS-SSIM", "ssim": "SSIM"}
+FORMULAS = {
+    "latent": "d(x, x') = E|y - y'|^2 / (E|y|^2 + E|y'|^2 + eps)",
+    "local": "d(x, x') = sum_l E[ |f_l - f'_l|^2 / (|f_l|^2 + |f'_l|^2 + eps) ]",
+    "taps": "d(x, x') = sum_l E[ |u_l - u'_l|^2 ],   u = f / sqrt(|f|^2 + eps)",
+    "structure": "d(x, x') = sum_l E[ 1 - (mean similarity + covariance similarity) / 2 ]   (in windows of 5 x 5 cells)",
+}
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, f"`{name}`")
+
+
+def dataset_title(dataset: dict) -> str:
+    """A data set's name, with the share of it that was measured if it is not complete."""
+    return TITLES.get(dataset["name"], dataset["name"]) + (" (subset)" if dataset["missing"] else "")
+
+
+def loss_cell(name: str) -> str:
+    """Whether gradients are finite everywhere. Similarities such as SSIM count, because 1 - SSIM is a common loss."""
+    untrained = {"trunk": "random", "heads": "ones"} if name.startswith("lpips-") else {}  # the fact needs no weights
+    return "yes" if cpips.create_metric(name, **untrained).differentiable else "no"
+
+
+def hero() -> str:
+    facts = kept("hero")
+    return (f"![Reference, distorted image and heat map of `{facts['metric']}`; the distance is {facts['distance']:.4g}]"
+            "(docs/map.png)")
+
+
+def summary() -> str:
+    """One table of six to eight metrics: agreement, cost, and whether the metric can be minimized."""
+    from cost import all_costs
+
+    comparisons, cost = kept("agreement")["comparisons"], all_costs()
+    scores = [{score["metric"]["name"]: score for score in c["scores"]} for c in comparisons]
+    names = [name for name in SUMMARY if all(name in of_set for of_set in scores)][:ROWS]
+    rows = [[title(name) + " (default)" * (name == DEFAULT_MODEL), *(srcc(of_set[name]) for of_set in scores),
+             f"{cost[name]:.2g}x" if name in cost else "not measured", loss_cell(name)] for name in names]
+    header = ["metric", *(f"{dataset_title(c['dataset'])}, SRCC" for c in comparisons), "time", "usable as a loss"]
+    parts = [f"{TITLES.get(c['dataset']['name'], c['dataset']['name'])}: {'; '.join(c['dataset']['missing'])}"
+             for c in comparisons if c["dataset"]["missing"]]
+    what = ("SRCC is Spearman's correlation with human ratings, in brackets its 95 % bootstrap confidence interval"
+            + f" ({'. '.join(parts)})" * bool(parts) + ". No metric of the table was trained on these data sets.")
+    rated = [name for name in names if name in cpips.list_models() and "kadid" in json.dumps(cpips.model_card(name)).lower()]
+    if rated:
+        what += (f" {listed([title(name) for name in rated])} {'was' if len(rated) == 1 else 'were'} trained with ratings of KADID-10k, "
+                 "which has some kinds of distortion in common with TID2013.")
+    timing = ("Time is that of a pair of 256 px images on one CPU thread, relative to LPIPS (AlexNet); that of HaarPSI, VSI and MDSI was "
+              "measured at 512 x 384 px beside `cpips-lite`.")
+    return "\n\n".join([table(header, rows), wrapped(f"{what} {timing}"), wrapped(handmade(comparisons))])
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 125, break_on_hyphens=False, break_long_words=False)
+
+
+def srcc(score: dict) -> str:
+    low, high = score["interval"]
+    return f"{score['srcc']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def handmade(comparisons: list[dict]) -> str:
+    """How the default model compares with hand-made indices, in a sentence for each data set."""
+    said = []
+    for comparison in comparisons:
+        scores = {score["metric"]["name"]: score["srcc"] for score in comparison["scores"]}
+        others = {name: scores[name] for name in HANDMADE if name in scores}
+        if DEFAULT_MODEL not in scores or not others:
+            continue
+        duels = comparison.get("duels", {})
+        groups: dict[str, list[str]] = {}
+        for name, value in others.items():
+            order = "below" if scores[DEFAULT_MODEL] < value else "above"
+            known = {True: " (not significantly)", False: " (significantly)"}.get(duels.get(name, {}).get("tied"), "")
+            groups.setdefault(order + known, []).append(f"{title(name)} ({value:.3f})")
+        said.append(f"On {dataset_title(comparison['dataset'])}, {title(DEFAULT_MODEL)} ({scores[DEFAULT_MODEL]:.3f}) is "
+                    + " and ".join(f"{order} {listed(names)}" for order, names in groups.items()) + ".")
+    if said and not any(loss_cell(name) == "yes" for name in HANDMADE):
+        said.append("These hand-made indices cannot be used as losses, because their gradients are not finite everywhere.")
+    return " ".join(said)
+
+
+def listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def formula() -> str:
+    """The default model's distance function, layers and cost."""
+    metric = cpips.CPIPS()
+    card = cpips.model_card(DEFAULT_MODEL)
+    said = (f"The default model, `{DEFAULT_MODEL}`, uses the distance function `{metric.form}` on the features "
+            f"{listed([f'`{tap}`' for tap in metric.taps])} at {metric.scales} scale{'s' * (metric.scales > 1)}. Its encoder has "
+            f"{card['parameters'] / 1e6:.2f} M parameters and takes {metric.encoder.macs() / 1000:.1f} k multiply-accumulates a pixel.")
+    return f"    {FORMULAS[metric.form]}\n\n{wrapped(said)}"
+
+
+# ---- docs/ ----------------------------------------------------------------------------------------------------------
+
+
 def agreement() -> str:
     from bapps_eval.report.tables import overview
 
@@ -35,7 +146,7 @@ def agreement() -> str:
 
 def severity() -> str:
     result = kept("severity")
-    return "; ".join(f"{kind}: rising in {k['steps'] - k['steps_down']} of {k['steps']} steps, in every step for "
+    return "; ".join(f"{kind}: the distance rises in {k['steps'] - k['steps_down']} of {k['steps']} steps, and in every step for "
                      f"{k['images_monotone']} of {result['images']} images" for kind, k in result["kinds"].items()) + "."
 
 
@@ -76,7 +187,7 @@ def models() -> str:
         cost = cpips.CPIPS(name).encoder.macs() / 1000
         rows.append([f"`{name}`", f"{card['arch']}, N={card['N']}, M={card['M']}", f"{card['parameters'] / 1e6:.2f} M",
                      f"{cost:.1f} k", f"{card['lambda']:g}", trained(training), f"{training['hardware']}",
-                     f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB", recognised(card.get("classification"))])
+                     f"{kodak['bpp']:.3f} bpp, {kodak['psnr']:.2f} dB", top1(card.get("classification"))])
     return table(["model", "size", "encoder parameters", "MAC a pixel", "lambda", "training", "on", "Kodak", "top-1"], rows)
 
 
@@ -88,14 +199,14 @@ def cards() -> str:
 def _card(card: dict) -> str:
     training, kodak = card["training"], card["kodak"]
     rows = [["architecture", f"{card['arch']}, N={card['N']}, M={card['M']}, {card['parameters']:,} parameters, {card['dtype']}"],
-            ["input", card["preprocessing"]], ["licence", card["licence"]],
-            ["data", "; ".join(training["data"])],
+            ["input", card["preprocessing"]], ["license", card["licence"]],
+            ["data", ", ".join(f"`{source}`" for source in training["data"])],
             ["config", f"`{training['config']}`, lambda {card['lambda']:g}, seed {training['seed']}"],
             ["training", f"{trained(training)}; {training['optimizer']}; {training['hardware']}; torch {training['torch']}"],
             ["commit", f"`{training['commit'][:12]}`"],
             ["Kodak", f"{kodak['bpp']:.3f} bits per pixel, {kodak['psnr']:.2f} dB, over {kodak['images']} images"]]
-    if recognised(card.get("classification")):
-        rows.append(["top-1", f"{recognised(card['classification'])} (`{card['classification']['data']}`)"])
+    if top1(card.get("classification")):
+        rows.append(["top-1", f"{top1(card['classification'])} (`{card['classification']['data']}`)"])
     if "judgement" in card:
         judgement = card["judgement"]
         rows.append(["calibrated", f"{judgement['calibrated']} ({', '.join(judgement['teachers'])}); form {judgement['form']}, taps "
@@ -109,7 +220,7 @@ def _card(card: dict) -> str:
     return f"{description[0].upper()}{description[1:]}.\n\n" + table(["card", f"`{card['name']}`"], rows)
 
 
-def recognised(found: dict | None) -> str:
+def top1(found: dict | None) -> str:
     return f"{found['accuracy']:.1%} of {found['classes']} classes" if found else ""
 
 
@@ -145,12 +256,12 @@ def judged() -> str:
     rows.append(["always with the majority", "", f"{kept['ceiling']:.3f}", ""])
     header = ["judge", "SRCC with the panel's mean", "2AFC with the panel", "2AFC with the other teachers alone"]
     return (f"{table(header, rows)}\n\n({kept['groups']} of {card['judged_groups']} groups, {kept['triplets']:,} triplets; a "
-            f"teacher's own vote is among the panel's. Worse severities are farther in {kept['severity_order']:.1%} of the "
-            f"ladders; {kept['below_shift']:.1%} of the copies are nearer than a shift by one pixel.)")
+            f"teacher's own vote is part of the panel. The higher severity has the larger distance in {kept['severity_order']:.1%} of the "
+            f"pairs of severities; {kept['below_shift']:.1%} of the copies have a smaller distance than a shift by one pixel.)")
 
 
 def teachers() -> str:
-    return f"{written('teachers')}\n\n({machine(kept('teachers'))}; teachers as `piq` has them.)"
+    return f"{written('teachers')}\n\n({machine(kept('teachers'))}; teachers as implemented by `piq`.)"
 
 
 def ablation() -> str:
@@ -158,7 +269,7 @@ def ablation() -> str:
 
     result = kept("ablation")
     return (f"{markdown(result['variants'])}\n\n({result['steps']} steps each; the panel is {', '.join(result['teachers'])}; "
-            f"BD-rate over {result['kodak_images']} Kodak images against the variant without judgement, - where they share no "
+            f"BD-rate over {result['kodak_images']} Kodak images against the variant without teacher labels, - where the ranges of quality do not overlap "
             "quality.)\n\n![Agreement gained against BD-rate lost](tradeoff.png)")
 
 
@@ -222,9 +333,9 @@ def probe_matrix() -> str:
 
     result = kept("probe_matrix")
     return (f"{report(result)}\n\n({result['side']} px, {result['share']:.0%} of the steps; {machine(result)}.)"
-            "\n\nDistances of what was optimised for one metric (rows), judged "
-            "by another (columns), over the same of what was optimised for the MSE; geometric means over the four tasks:\n\n"
-            f"{matrix(result)}\n\n### What was found in our own models\n\n{weaknesses(result)}")
+            "\n\nThe table gives the distance, by the metric of the column, of images optimized for the metric of the row, relative to images "
+            "optimized for the MSE, as geometric means over the four tasks:\n\n"
+            f"{matrix(result)}\n\n### Findings for our own models\n\n{weaknesses(result)}")
 
 
 def shifts() -> str:
@@ -240,14 +351,15 @@ def attack() -> str:
 
 
 PAGES = {
-    "README.md": (agreement, severity, family, fast, speed, models, rate_distortion),
+    "README.md": (hero, summary, formula),
+    "docs/index.md": (hero,),
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/calibration.md": (judged, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses),
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
-    "docs/models.md": (cards,),
+    "docs/models.md": (models, cards),
     "docs/probes.md": (probe_matrix,),
     "docs/realism.md": (realism,),
     "docs/refinement.md": (refinement,),
@@ -261,12 +373,12 @@ def filled(page: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (models, cards, judged, peak):
+        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (summary, formula, models, cards, judged, peak):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):
             raise SystemExit(f"{page} has no place for {name}")
-        made = make().replace("](docs/", "](") if page.startswith("docs/") else make()  # pictures lie beside the page
+        made = make().replace("](docs/", "](") if page.startswith("docs/") else make()  # images lie beside the page
         text = re.sub(pattern, lambda found: f"{found[1]}{made}\n{found[2]}", text, flags=re.S)
     return text
 

@@ -6,7 +6,7 @@ Crops of Kodak, each degraded. Distortion: MSE and the metric ``cpips-lite`` on 
 precision and recall of patches (HiFiC's two grids) against those of the untouched crops, in the space of the encoder of
 ``cpips-lite``, which is none of the codecs that are judged (that of ``hyperprior-q4``, the default, is). What one half of
 the untouched crops is from the other shows how large a number of another scene is. FID itself is not measured: its weights
-are not at hand.
+are not available.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def noise(x: Tensor, sigma: float) -> Tensor:
 
 
 def codecs() -> dict[str, Codec]:
-    """The shipped codecs at hand, by name."""
+    """The shipped codecs available, by name."""
     return {name: open_codec(name) for name in CODECS if codec_file(name)}
 
 

@@ -1,10 +1,10 @@
-"""An image recovered from noise by minimising each loss: what comes back is what the loss can see, the rest is its blind
+"""An image recovered from noise by minimizing each loss: what comes back is what the loss can see, the rest is its blind
 spot.
 
     python benchmarks/recovery.py [--image kodim23.png] [--crop 100 380 288] [--steps 1000] [--only NAME ...]
 
-Adam moves the pixels, which nothing bounds, from one draw of uniform noise; LPIPS' trunks are the genuine ones, where they
-are at hand. The pictures and curves go to ``docs/recovery.png``, the numbers to ``results/recovery.json``.
+Adam moves the pixels, which nothing bounds, from one draw of uniform noise; LPIPS' backbones are the genuine ones, where they
+are available. The images and curves go to ``docs/recovery.png``, the numbers to ``results/recovery.json``.
 """
 
 from __future__ import annotations

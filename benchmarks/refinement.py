@@ -130,7 +130,7 @@ def report(result: dict) -> str:
         header = ["refinement", "bits", "PSNR (dB)", "in the region", "outside", "CPIPS", "LPIPS-Alex", "MS-SSIM", "seconds"]
         images = len({row["image"] for row in found["rows"]})
         parts.append(f"{table(header, rows)}\n\n(Means of {crops(images)} of {found['side']} px, `{found['codec']}`, "
-                     f"{found['steps']} steps; seconds an image with coding and measuring, on a machine that was shared.)")
+                     f"{found['steps']} steps; seconds an image with coding and measuring, on a shared machine.)")
     if found := result.get("qualities"):
         pairs = zip(found["curves"]["none"], found["curves"]["refined"])
         rows = [[f"`{a['model']}`", f"{a['bpp']:.3f}", f"{a['psnr']:.2f}", f"{b['bpp']:.3f}", f"{b['psnr']:.2f}",

@@ -86,7 +86,7 @@ def tune(tuners: dict[str, DecoderTuner], steps: int, minutes: float) -> int:
 
 
 def tokens(tuner: DecoderTuner, original: list[Tensor]) -> dict:
-    """How many codes the labels of a row use, and what they tell of the pictures; empty for a row without."""
+    """How many codes the labels of a row use, and what they tell of the images; empty for a row without."""
     if not isinstance(tuner.adversary, NonBinaryAdversary) or (tokenizer := tuner.adversary.tokenizer) is None:
         return {}
     pictures = torch.stack(original)
@@ -157,7 +157,7 @@ def report(result: dict) -> str:
             for name, row in scores.items()]
     seconds = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in result["rows"].items() if "seconds" in row)
     m, kinds = result["machine"], [row["tokenizer"] for row in result["rows"].values() if "tokenizer" in row]
-    labels = "; ".join(f"{kind['kind']}: {kind['perplexity']:.0f} of {kind['codes']} codes in use (perplexity), pictures drawn "
+    labels = "; ".join(f"{kind['kind']}: {kind['perplexity']:.0f} of {kind['codes']} codes in use (perplexity), images drawn "
                        f"from them alone at {kind['psnr']:.1f} dB" for kind in kinds)
     last = {name: row["history"][-1] for name, row in result["rows"].items() if "discriminator" in row.get("history", [{}])[-1]}
     judges = "; ".join(f"{name} {row['generator']:.2f} and {row['discriminator']:.2f}, weight {row['weight']:.3g}"

@@ -6,7 +6,7 @@ and agreement.
 
 On crops of Kodak, of 256 px: the distance of an image to itself shifted by a pixel or four, to the right or down, and
 to its JPEG of quality 20 shifted by a pixel, each as it is and over the distance to that JPEG, which falls with the
-averaging, too; means over the images. ``--agreement`` adds the SRCC with the opinions of the TID2013 subset at hand,
+averaging, too; means over the images. ``--agreement`` adds the SRCC with the human ratings of the TID2013 subset available,
 which takes most of the time.
 """
 

@@ -5,7 +5,7 @@
 In every round each metric runs once, in a new random order, so that a machine that slows down slows all of them; what is
 reported is the median over the rounds of the ratio to CPIPS *within* the round. A case stops after ``--seconds``, so the
 slow ones have fewer rounds (kept in the result), but never fewer than one after the warm-up. Speed does not depend on trained
-weights, so LPIPS-VGG and DISTS run with random trunks of the genuine shape.
+weights, so LPIPS-VGG and DISTS run with random backbones of the genuine shape.
 """
 
 from __future__ import annotations

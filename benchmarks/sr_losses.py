@@ -2,7 +2,7 @@
 
     python benchmarks/sr_losses.py --runs DIR [--losses NAME ...] [--plot docs/super_resolution.png]
 
-`examples/super_resolution.py` trains one network with L1, and every loss goes on from there: the same batches, steps
+`examples/super_resolution.py` trains one network with L1, and every loss continues from there: the same batches, steps
 and learning rates. A perceptual loss stands beside L1 and, at the start, pulls three times as hard on the image. L1 and
 MSE alone go on as long, as controls. Checkpoints and scores are kept in DIR: a run that was stopped goes on.
 """
@@ -92,7 +92,7 @@ def plot(networks: dict, path: Path) -> None:
             axis.imshow(crop.numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)  # in all colours: the differences are small
+    figure.savefig(path, dpi=130)  # in all colors: the differences are small
 
 
 def main() -> None:

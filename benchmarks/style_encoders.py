@@ -2,11 +2,11 @@
 
     python benchmarks/style_encoders.py --runs DIR [--plots docs]
 
-All by `examples/style_transfer.py`. Judged by two classifiers' trunks, on the same scale for all: *style left*, the
-difference of Gram matrices (1 for the content picture, 0 for the style), and *content lost*, the difference of features
-(0 for the content picture, 1 for the style). A trunk's judgement of its own picture is no judgement, and left out.
-*colours alone* is the control: the content with the mean and covariance of the style's colours, no network at all.
-Pictures are kept in DIR: a run that was stopped goes on.
+All by `examples/style_transfer.py`. Judged by two classifiers' backbones, on the same scale for all: *style left*, the
+difference of Gram matrices (1 for the content image, 0 for the style), and *content lost*, the difference of features
+(0 for the content image, 1 for the style). A backbone's judgment of its own image is no judgment, and left out.
+*colours alone* is the control: the content with the mean and covariance of the style's colors, no network at all.
+Images are kept in DIR: a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def extractor(name: str, rectified: bool = False) -> st.FeatureExtractor:
 
 
 def kept(path: Path, make) -> tuple[Tensor, float]:
-    """The picture ``path``, made at most once, and the seconds of CPU time that it took."""
+    """The image ``path``, made at most once, and the seconds of CPU time that it took."""
     times = path.with_suffix(".json")
     if not times.exists():
         start = time.process_time()
@@ -67,7 +67,7 @@ def kept(path: Path, make) -> tuple[Tensor, float]:
 
 
 def colours_alone(content: Tensor, style: Tensor) -> Tensor:
-    """The content with the mean and covariance of the style's colours."""
+    """The content with the mean and covariance of the style's colors."""
     def moments(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels = image[0].flatten(1).double()
         values, vectors = torch.linalg.eigh(pixels.cov())
@@ -80,7 +80,7 @@ def colours_alone(content: Tensor, style: Tensor) -> Tensor:
 
 
 def judged(image: Tensor, content: Tensor, style: Tensor, judge: st.FeatureExtractor) -> dict:
-    """What a trunk sees of style and content in an image."""
+    """What a backbone sees of style and content in an image."""
     loss = st.transfer_loss(judge, content, style, style_weight=1.0)
     with torch.no_grad():
         _, parts = loss(image, {"content": content, "style": style})
@@ -89,7 +89,7 @@ def judged(image: Tensor, content: Tensor, style: Tensor, judge: st.FeatureExtra
 
 
 def models(runs: Path, path: Path) -> dict:
-    """One figure and the judgements: a column for each encoder, two rows for each style."""
+    """One figure and the judgments: a column for each encoder, two rows for each style."""
     content = st.picture(CONTENT, SIZE)
     judges = {name: extractor(name) for name in TRUNKS}
     result, pictures = {}, {}
@@ -173,7 +173,7 @@ def networks(runs: Path, path: Path) -> dict:
 
 
 def report(result: dict) -> str:
-    """Markdown: what the judges see of each encoder's pictures."""
+    """Markdown: what the judges see of each encoder's images."""
     def cell(judges: dict, what: str) -> str:
         return " / ".join(f"{judges[name][what]:.2f}" if name in judges else "-" for name in TRUNKS)
 
@@ -194,11 +194,11 @@ def report(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the images")
     parser.add_argument("--plots", type=Path, default=Path("docs"))
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
-    result = {"what": "style transfer through each encoder, judged by two trunks; see the docstring", "size": SIZE,
+    result = {"what": "style transfer through each encoder, judged by two backbones; see the docstring", "size": SIZE,
               "settings": SETTINGS, "models": models(args.runs, args.plots / "style_models.png")}
     grid(args.runs, args.plots / "style_taps.png")
     result["networks"] = networks(args.runs, args.plots / "style_networks.png")

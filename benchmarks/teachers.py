@@ -2,7 +2,7 @@
 
     python benchmarks/teachers.py
 
-|SRCC| with the opinion scores at hand, with 95 % bootstrap intervals, of each classical teacher, of their panel (the mean
+|SRCC| with the human ratings available, with 95 % bootstrap intervals, of each classical teacher, of their panel (the mean
 of their normal scores over a set, as in training) and of the student; the correlation of each with the panel needs no
 people. Time is that of a pair of 512 x 384 px over the student's, in rounds of one run, of the implementations of `piq`.
 """
@@ -77,8 +77,8 @@ def report(result: dict) -> str:
     header = ["judge", "TID2013, people", "LIVE, people", "TID2013, panel", "LIVE, panel", f"time over `{STUDENT}`'s"]
     first = result["kinds"][:3]
     told = ", ".join(f"{found['kind']} ({found['farther']:+.0%})" for found in first)
-    return (f"{table(header, rows)}\n\nOf TID2013's kinds, `{STUDENT}` ranks these most unlike its panel, farther (+) or nearer by so "
-            f"much of all images: {told}. Ranked as the panel does, these three alone would lift it to {first[-1]['srcc']:.3f}.")
+    return (f"{table(header, rows)}\n\nOf TID2013's kinds, `{STUDENT}` ranks these most differently from its panel, higher (+) or lower by "
+            f"this share of all images: {told}. Ranked like the panel, these three alone would raise it to {first[-1]['srcc']:.3f}.")
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
         for name, values in zip(judges, (*scores.T, panel, ours)):
             judges[name][s] = {"srcc": round(srcc(values, people), 4), "interval": interval(srcc, values, people),
                                "panel": round(float(stats.spearmanr(values, panel).statistic), 4)}
-    result = {"what": "|SRCC| with opinion scores and with the mean of the teachers; time over the student's",
+    result = {"what": "|SRCC| with human ratings and with the mean of the teachers; time over the student's",
               "signature": student.signature, "judges": judges, "kinds": kinds, "times": times(teachers, student, args.rounds)}
     print(report(result))
     print(save("teachers", result))

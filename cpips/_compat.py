@@ -33,6 +33,7 @@ MOVED = {
     "cpips.report.metric": "bapps_eval.report.metric_page",
     "cpips.scoring": "cpips.batch",
     "cpips.scoring.journal": "cpips._utils.journal",
+    "cpips.strips": "cpips.tiling",
     "cpips.toml": "cpips._utils.config",
     "cpips.view": "cpips.viz",
     "cpips.view.page": "cpips.viz.viewer",

@@ -1,7 +1,7 @@
 """What every full-reference metric of the package is: CPIPS and the baselines share this one face.
 
 ``metric(reference, image)`` takes what :mod:`cpips.images` accepts and returns ``(N,)``. A metric is frozen by construction: its
-weights are buffers, so no optimiser can find them, ``requires_grad_`` does not reach them, and ``.train()`` changes
+weights are buffers, so no optimizer can find them, ``requires_grad_`` does not reach them, and ``.train()`` changes
 nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same way, by :class:`ImageModule`.
 """
 
@@ -179,7 +179,7 @@ class FullReferenceMetric(ImageModule):
                 the two of a pair have one size.
 
         Raises:
-            ImageError: input that cannot be compared; the message says what came and how to mend it.
+            ImageError: input that cannot be compared; the message says what it got and how to fix it.
         """
         for name, given in (("x", x), ("y", y)):
             if not isinstance(given, (list, tuple)):
@@ -197,7 +197,7 @@ class FullReferenceMetric(ImageModule):
 
     def triplet(self, reference: images.ImageLike, first: images.ImageLike, second: images.ImageLike,
                 ) -> tuple[Tensor, Tensor]:
-        """Distances ``(N,)`` of the reference to each of two images, as a 2AFC judgement asks (BAPPS).
+        """Distances ``(N,)`` of the reference to each of two images, as a 2AFC judgment asks (BAPPS).
 
         Those of two calls to the last bit, ``reduction`` apart. The features of the reference are computed once; twice
         if one of the two images is float64 and nothing else is, for images are compared in the wider of their types.
@@ -207,7 +207,7 @@ class FullReferenceMetric(ImageModule):
             reference, first, second: as many images each, of one size, as :func:`cpips.images.as_batch` accepts them.
 
         Raises:
-            ImageError: input that cannot be compared; the message says what came and how to mend it.
+            ImageError: input that cannot be compared; the message says what it got and how to fix it.
         """
         x, *others = self._prepare_all({"the reference": reference, "the first image": first,
                                         "the second image": second})

@@ -1,4 +1,4 @@
-"""What cpips raises: each message says what came, what was expected, and how to mend it."""
+"""The errors that cpips raises. Each message says what it got, what was expected, and how to fix it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WeightsError(CpipsError, RuntimeError):
 
 
 class BitstreamError(CpipsError, ValueError):
-    """A compressed file that is damaged, cut short, foreign, or of another codec than the one at hand."""
+    """A compressed file that is damaged, cut short, foreign, or of another codec than the one available."""
 
 
 class RateError(CpipsError, ValueError):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FORMS = ("latent", "taps", "local", "structure", "contrast")
+CELL_FORMS = ("latent", "taps", "local", "structure")  # those of this module
+FORMS = (*CELL_FORMS, "contrast")
 
 
 def cells(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | Tensor,
@@ -17,7 +18,7 @@ def cells(form: str, f: Tensor, g: Tensor, weight: Tensor | None, eps: float | T
     """Contributions ``(N,h,w)`` of the cells of two feature maps ``(N,C,h,w)``; the distance is their mean.
 
     Args:
-        form: one of :data:`FORMS` but ``'contrast'``; the formulas are in the docstring of :mod:`cpips.metric`.
+        form: one of :data:`CELL_FORMS`; the formulas are in the docstring of :mod:`cpips.metric`.
         weight: non-negative channel weights ``(C,)``, or ``None`` for ones.
         eps: floor of the normaliser, in squared units of the features.
         mean: mean of cells over an image, ``(N,h,w)`` to ``(N,)``.

@@ -13,9 +13,26 @@ from torch import Tensor
 
 from .contrast import ContrastHead
 from .errors import WeightsError
-from .forms import FORMS
+from .forms import CELL_FORMS
 
 PREFIX = "head."
+QUALITY = "head.quality"  # the fit of people's opinions to the distance
+
+
+def quality_fit(state: Mapping[str, Tensor]) -> tuple[float, float] | None:
+    """Middle and steepness of the fit ``1 + 4 / (1 + (d / middle)^steepness)`` of people's opinions to the distance, in a
+    model's weights, or ``None``.
+
+    Raises:
+        WeightsError: it is not two positive numbers.
+    """
+    fit = state.get(QUALITY)
+    if fit is None:
+        return None
+    if tuple(fit.shape) != (2,) or not (torch.isfinite(fit).all() and (fit > 0).all()):
+        raise WeightsError(f"{QUALITY} must be two positive numbers, middle and steepness: train the head again")
+    middle, steepness = fit.tolist()
+    return middle, steepness
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +66,7 @@ class Head:
             WeightsError: it does not fit the encoder, or has weights that are negative or not finite.
         """
         found = {str(key).removeprefix("module."): value for key, value in state.items()}
-        parts = {key: value for key, value in found.items() if key.startswith(PREFIX)}
+        parts = {key: value for key, value in found.items() if key.startswith(PREFIX) and key != QUALITY}
         if not parts:
             return None
         if any(key.startswith(f"{PREFIX}contrast.") for key in parts):
@@ -57,7 +74,7 @@ class Head:
             return ContrastHead(settings, channels, persistent)
         forms = {key.split(".")[1] for key in parts}
         weights = {key.split(".", 2)[-1]: value for key, value in parts.items()}
-        if len(forms) != 1 or not forms <= set(FORMS) or not set(weights) <= set(channels):
+        if len(forms) != 1 or not forms <= set(CELL_FORMS) or not set(weights) <= set(channels):
             raise WeightsError(f"{', '.join(sorted(parts)[:3])}: not the head of one form of the distance at taps of "
                                f"this encoder ({', '.join(channels)})")
         scales = {tuple(weight.shape[:1]) for weight in weights.values()}

@@ -1,11 +1,11 @@
 """Everything that turns a file, array or tensor into checked images: ``(N,3,H,W)``, RGB, float in [0,1].
 
-One convention, and what does not follow it is refused with the mend in the message, because every peer that
+One convention, and what does not follow it is refused with the fix in the message, because every peer that
 guesses returns a number for wrong input. Two stages:
 
 - the *form* (type, axes, channels, dtype, size) is checked always: it costs nothing;
 - the *values* (NaN, Inf, range) are checked by one pass over the pixels where that is free of stalls (CPU), and
-  turned into a NaN distance without a synchronisation where it is not (GPU, compiled graphs, vmap).
+  turned into a NaN distance without a synchronization where it is not (GPU, compiled graphs, vmap).
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def load_image(path: str | os.PathLike[str], background: Background = None) -> T
 def load(path: str | os.PathLike[str], background: Background = None) -> Tensor:
     """Read an image file as ``(3,H,W)`` float32 RGB in [0,1].
 
-    8-bit and 16-bit grey, palette, bilevel, RGB, CMYK and YCbCr files are converted to RGB; EXIF orientation is
-    applied; embedded colour profiles are not. (16-bit *colour* PNG is read at 8 bits a channel: Pillow keeps no more.)
+    8-bit and 16-bit gray, palette, bilevel, RGB, CMYK and YCbCr files are converted to RGB; EXIF orientation is
+    applied; embedded color profiles are not. (16-bit *color* PNG is read at 8 bits a channel: Pillow keeps no more.)
 
     Args:
-        background: what to composite transparent images on: a colour name or hex string that Pillow knows, or three
+        background: what to composite transparent images on: a color name or hex string that Pillow knows, or three
             floats in [0,1]. ``None`` refuses images with alpha.
 
     Raises:
@@ -135,7 +135,7 @@ def from_pil(image: Image.Image, background: Background = None, name: str = "ima
 
 
 def composite(image: Tensor, background: Background) -> Tensor:
-    """Lay RGBA ``(...,4,H,W)``, float in [0,1] or uint8, straight alpha, over a colour: in encoded sRGB, as browsers."""
+    """Lay RGBA ``(...,4,H,W)``, float in [0,1] or uint8, straight alpha, over a color: in encoded sRGB, as browsers."""
     rgb = colour(background)
     came = f"the image is a tensor of shape {tuple(image.shape)}"
     if image.dim() < 3 or image.shape[-3] != 4:
@@ -154,7 +154,7 @@ def colour(background: Background) -> list[float]:
     except (TypeError, ValueError):
         rgb = []
     if len(rgb) != 3 or not all(0 <= value <= 1 for value in rgb):
-        raise ImageError(f"background {background!r} is not a colour: expected a name such as 'white' or '#ff8000', "
+        raise ImageError(f"background {background!r} is not a color: expected a name such as 'white' or '#ff8000', "
                          "or three numbers in [0,1]")
     return rgb
 
@@ -190,7 +190,7 @@ def as_batch(image: ImageLike, *, background: Background = None, name: str = "im
     images of one size. Floats are taken to be in [0,1], uint8 is divided by 255.
 
     Raises:
-        ImageError: anything else; the message says what came and how to mend it.
+        ImageError: anything else; the message says what it got and how to fix it.
     """
     if isinstance(image, Tensor):
         return _from_tensor(image, name)
@@ -220,7 +220,7 @@ def _from_tensor(x: Tensor, name: str) -> Tensor:
         raise ImageError(f"{came}: it is empty; expected N, H and W of 1 or more")
     if x.shape[1] != 3:
         if x.shape[1] == 1:
-            mend = "grey images are compared as RGB: x.expand(-1, 3, -1, -1)"
+            mend = "gray images are compared as RGB: x.expand(-1, 3, -1, -1)"
         elif x.shape[1] == 4:
             mend = "composite the alpha first: cpips.images.composite(x, 'white')"
         elif x.shape[-1] == 3:
@@ -248,9 +248,9 @@ def _from_array(x: np.ndarray[Any, Any], name: str) -> Tensor:
         raise ImageError(f"{came}: it is empty; expected (H,W,3) or (N,H,W,3)")
     if x.ndim not in (3, 4) or x.shape[-1] != 3:
         if x.ndim == 2:
-            mend = "grey images are compared as RGB: np.repeat(x[..., None], 3, axis=-1)"
+            mend = "gray images are compared as RGB: np.repeat(x[..., None], 3, axis=-1)"
         elif x.ndim in (3, 4) and x.shape[-1] == 1:
-            mend = "grey images are compared as RGB: np.repeat(x, 3, axis=-1)"
+            mend = "gray images are compared as RGB: np.repeat(x, 3, axis=-1)"
         elif x.ndim in (3, 4) and x.shape[-1] == 4:
             mend = "composite the alpha first, or pass Image.fromarray(x) with background='white'"
         elif x.ndim in (3, 4) and x.shape[-3] == 3:
@@ -342,7 +342,7 @@ def check_values(x: Tensor, name: str = "image") -> None:
 
 
 def valid_images(x: Tensor) -> Tensor:
-    """``(N,)`` bool: whether each image is finite and in [0,1]; computed on the device, no synchronisation."""
+    """``(N,)`` bool: whether each image is finite and in [0,1]; computed on the device, no synchronization."""
     x = x.detach()
     inside = (x >= -RANGE_TOLERANCE) & (x <= 1 + RANGE_TOLERANCE)  # NaN and Inf compare false
     return inside.flatten(1).all(1)

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from functools import partial
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint as recomputed
 
-from . import forms, images, pretrained, shifting, strips
+from . import forms, images, pretrained
 from ._version import __version__
 from .base import FullReferenceMetric
 from .cells import cell_mean, check_mask, root_slope, wide
@@ -32,6 +30,7 @@ from .embedding import Embedding, check_comparable
 from .encoders import STRIDE, AnalysisTransform, tensors_digest
 from .errors import ImageError, ModelError
 from .forms import FORMS
+from .tiling import Tiling
 
 __all__ = ["CPIPS", "Embedding"]
 
@@ -51,10 +50,6 @@ class CPIPS(FullReferenceMetric):
         taps: which features, of the encoder's ``('gdn1', ..., 'y')``; all for ``'taps'``, the latent for the others.
         weights: per tap a tensor ``(C,)``, or ``(scales,C)``, of non-negative channel weights. Not for ``'structure'``.
         scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean.
-        shifts: encode every image (and halved image) at ``shifts`` x ``shifts`` places of the encoder's grid of 16 px and
-            compare the averages: 1, 2, 4, 8 or 16, at ``shifts**2`` times the cost. A shift of one image by a few pixels
-            changes these less, and so does every other difference: docs/limits.md has what was measured. Not with
-            ``quantize``. See :mod:`cpips.shifting`.
         quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
         root: the square root of the distance, its slope kept finite at zero. It obeys the triangle inequality (see
             ``is_metric``), whatever the form.
@@ -86,7 +81,6 @@ class CPIPS(FullReferenceMetric):
         taps: Sequence[str] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         scales: int | None = None,
-        shifts: int = 1,
         quantize: bool = False,
         root: bool = False,
         eps: float = 1e-6,
@@ -105,15 +99,15 @@ class CPIPS(FullReferenceMetric):
             raise ModelError(f"scales is {scales!r}: expected an integer from 1 to {MAX_SCALES}")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
-        self.strip, self.checkpoint, self.shifts = strips.check(strip), checkpoint, shifting.check(shifts)
-        if quantize and self.shifts > 1:
-            raise ModelError("quantize rounds the latent as a bitstream holds it, at one place of the grid: leave shifts "
-                             "at 1, or quantize out")
+        self.tiling = Tiling(strip, checkpoint)
         loaded = pretrained.load_model(model, persistent=persistent, offline=offline)
         self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
         self.contrast: ContrastHead | None = None
-        if loaded.head and form in (None, loaded.head.form) and taps is None and weights is None and scales is None:
+        self._quality_fit: tuple[float, float] | None = None
+        own = loaded.head is not None and form in (None, loaded.head.form) and taps is None and weights is None and scales is None
+        if own and loaded.head is not None and not (quantize and "y" not in loaded.head.taps):
             form, taps, scales = loaded.head.form, loaded.head.taps, loaded.head.scales
+            self._quality_fit = None if root or quantize else loaded.quality
             if isinstance(loaded.head, ContrastHead):
                 self.contrast = loaded.head
             else:
@@ -131,8 +125,6 @@ class CPIPS(FullReferenceMetric):
         self.is_metric = root and form != "contrast"
         if quantize and "y" not in taps:
             raise ModelError("quantize rounds the latent: add 'y' to taps")
-        if form == "contrast" and self.shifts > 1:
-            raise ModelError("form 'contrast' hardly sees shifts as it is: leave shifts at 1")
         if form == "contrast" and self.contrast is None:
             if weights:
                 raise ModelError("form 'contrast' has more settings than channel weights: leave weights out, or pass a model "
@@ -143,25 +135,48 @@ class CPIPS(FullReferenceMetric):
 
     # ---- the distance -----------------------------------------------------------------------------------------------
 
-    def forward(self, x: images.ImageLike, y: images.ImageLike, *, mask: Tensor | None = None,
+    def forward(self, reference: images.ImageLike, image: images.ImageLike, *, mask: Tensor | None = None,
                 reduction: str | None = None) -> Tensor:
-        """Distances ``(N,)`` of the images in ``x`` to those in ``y``; a scalar with ``reduction``.
+        """Distances ``(N,)`` of images to their references; a scalar with ``reduction``.
 
         Args:
-            x, y: ``(N,3,H,W)`` float in [0,1] or uint8, or whatever :func:`cpips.images.as_batch` accepts.
+            reference, image: ``(N,3,H,W)`` float in [0,1] or uint8, or whatever :func:`cpips.images.as_batch` accepts.
             mask: non-negative weights of the pixels, broadcastable to ``(N,1,H,W)``; the distance is then the
                 weighted mean of :meth:`map`.
 
         Raises:
-            ImageError: input that cannot be compared; the message says what came and how to mend it.
+            ImageError: input that cannot be compared; the message says what was given and how to fix it.
         """
-        x, y = self._prepare_pair(x, y)
+        x, y = self._prepare_pair(reference, image)
         return self._reduce(self._finish(self._compare_images(x, y), (x.shape[2], x.shape[3]), mask), reduction)
 
-    def map(self, x: images.ImageLike, y: images.ImageLike) -> Tensor:
+    def map(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
         """Where the images differ: ``(N,1,H,W)``, whose mean over H and W is the distance."""
-        x, y = self._prepare_pair(x, y)
+        x, y = self._prepare_pair(reference, image)
         return self._map(self._compare_images(x, y), (x.shape[2], x.shape[3]))
+
+    def quality(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
+        """What people are expected to say of the images, ``(N,)``: 5 imperceptible, 4 perceptible but not annoying, 3 slightly
+        annoying, 2 annoying, 1 very annoying.
+
+        A monotone fit of the distance to the mean opinions of KADID-10k (Lin et al., QoMEX 2019), which travels with the
+        weights; its error on references that were held out stands on the model's card.
+
+        Raises:
+            ModelError: a model without a fit, or other settings than those that it was made for.
+            ImageError: as calling the metric.
+
+        Example:
+            >>> import cpips, torch
+            >>> image = torch.rand(1, 3, 64, 64)
+            >>> print(f"{cpips.CPIPS().quality(image, image).item():.1f}")
+            5.0
+        """
+        if self._quality_fit is None:
+            raise ModelError(f"{self.name} with these settings has no fit to people's opinions: use a model that was trained "
+                             "with them (cpips-lite, cpips-base) and its own settings")
+        middle, steepness = self._quality_fit
+        return 1 + 4 / (1 + (self(reference, image, reduction="none") / middle) ** steepness)
 
     def embed(self, image: images.ImageLike) -> Embedding:
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""
@@ -223,7 +238,6 @@ class CPIPS(FullReferenceMetric):
         """One line that says what was measured: print it beside scores."""
         extras = [f"form {self.form}", f"taps {'+'.join(self.taps)}"]
         extras += [f"scales {self.scales}"] * (self.scales > 1) + ["rounded"] * self.quantize + ["root"] * self.root
-        extras += [f"shifts {self.shifts}"] * (self.shifts > 1)
         extras += [f"eps {self.eps:g}"] * (self.eps != 1e-6)
         if self.contrast is not None:
             extras.append(f"head {tensors_digest(self.contrast.named_buffers())[:12]}")
@@ -239,7 +253,7 @@ class CPIPS(FullReferenceMetric):
     def _features(self, x: Tensor) -> Embedding:
         features: list[Tensor] = []
         for scaled in self._scaled(x):
-            features += self._encode_shifts(scaled)
+            features += self.tiling(self._encode, scaled, strides=self._strides_of_a_scale, architecture=self.encoder.architecture)
         if self.contrast is not None:
             features.append(x.to(self.encoder.dtype).mean((2, 3), keepdim=True))
         return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._strides,
@@ -260,30 +274,8 @@ class CPIPS(FullReferenceMetric):
             return self.contrast.statistics([wide(feature) for feature in features], self.encoder.taps)
         return features
 
-    def _encode_shifts(self, x: Tensor) -> list[Tensor]:
-        """As :meth:`_encode`, in strips; with ``shifts`` the means over the places of the grid."""
-        return shifting.averaged(partial(self._in_strips, self._encode), x, self.shifts, self._strides_of_a_scale)
-
-    def _in_strips(self, function: Callable[..., list[Tensor]], *batches: Tensor) -> list[Tensor]:
-        """``function`` of images at one scale, one map per tap, without more images at a time than a portion and more rows
-        than ``strip`` says."""
-        count = strips.portion(*batches)
-        if count < batches[0].shape[0]:
-            portions = zip(*(batch.split(count) for batch in batches))
-            found = [self._in_strips(function, *portion) for portion in portions]
-            return [torch.cat(maps) for maps in zip(*found)]
-        if self.checkpoint:
-            function = partial(recomputed, function, use_reentrant=False, preserve_rng_state=False)
-        unit = max(STRIDE, *self._strides_of_a_scale)
-        rows = strips.rows(self.strip, *batches, checkpoint=self.checkpoint, unit=unit)
-        if rows is None:
-            return function(*batches)
-        margin = strips.WINDOW * STRIDE * (self.form == "structure" and len(batches) > 1)
-        above, below = (-(-(reach + margin) // unit) * unit for reach in strips.reach(self.encoder.architecture))
-        return strips.apply(function, batches, rows, (above, below), self._strides_of_a_scale)
-
     def _compare_images(self, x: Tensor, y: Tensor, marked: bool = True) -> list[Tensor]:
-        """As :meth:`_compare_cells` of both images' features, of which, but for shifts, only a strip's are held.
+        """As :meth:`_compare_cells` of both images' features, of which only a tile's are held.
 
         Args:
             marked: as NaN, where an image is none and could not be refused.
@@ -294,10 +286,8 @@ class CPIPS(FullReferenceMetric):
                 # one batch after the other, not as one: equal images then have equal features to the last bit
                 return self._compare_cells(self._encode(a), self._encode(b), scale)
 
-            if self.shifts > 1:  # what is compared is the mean, known when all of it is encoded
-                parts += self._compare_cells(self._encode_shifts(a), self._encode_shifts(b), scale)
-            else:
-                parts += self._in_strips(compare, a, b)
+            parts += self.tiling(compare, a, b, strides=self._strides_of_a_scale, architecture=self.encoder.architecture,
+                                 windows=self.form == "structure")
         if self.contrast is not None:
             colors = (wide(batch.to(self.encoder.dtype)).mean((2, 3), keepdim=True) for batch in (x, y))
             parts.append(self.contrast.compare_colors(*colors))
@@ -357,6 +347,16 @@ class CPIPS(FullReferenceMetric):
         return distance * root_slope(distance) if self.root else distance
 
     @property
+    def strip(self) -> int | str | None:
+        """Rows of a strip, as the argument says."""
+        return self.tiling.strip
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether the backward pass encodes again, as the argument says."""
+        return self.tiling.checkpoint
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the encoder's tensors (not of the file they came in)."""
         return self._digest
@@ -385,7 +385,7 @@ class CPIPS(FullReferenceMetric):
         key = f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}"
         if self.contrast is not None:
             key += f"|contrast {tensors_digest(self.contrast.named_buffers())[:12]}"
-        return key + f"|{self.shifts}" * (self.shifts > 1)
+        return key
 
     def _own(self, embedding: Embedding) -> Embedding:
         if not isinstance(embedding, Embedding):

@@ -59,7 +59,7 @@ def list_models() -> list[str]:
 
 
 def model_card(name: str) -> dict[str, Any]:
-    """What is known of a shipped model: data, training, rate-distortion, agreement with people, licence, digests.
+    """What is known of a shipped model: data, training, rate-distortion, agreement with people, license, digests.
 
     Raises:
         ModelError: no such model; the message has the nearest names.
@@ -101,13 +101,14 @@ def unknown_model(name: str, known: Iterable[str], what: str = "model") -> Model
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model as it was stored: its encoder, what to call it, the digest of the encoder's tensors, and the calibrated
-    head if it has one."""
+    """A model as it was stored: its encoder, what to call it, the digest of the encoder's tensors, and, if it has them, the
+    calibrated head and the fit of people's opinions to its distance (middle and steepness)."""
 
     encoder: AnalysisTransform
     name: str
     digest: str
     head: Head | ContrastHead | None = None
+    quality: tuple[float, float] | None = None
 
 
 def load_model(model: Source, *, persistent: bool = True, offline: bool | None = None) -> Loaded:
@@ -118,7 +119,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
     from .encoders import AnalysisTransform
-    from .head import Head
+    from .head import Head, quality_fit
 
     if isinstance(model, AnalysisTransform):
         _check_sees(model, "this encoder")
@@ -139,7 +140,7 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
     encoder = AnalysisTransform.from_state_dict(state, persistent)
     _check_sees(encoder, name)
-    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels, persistent))
+    return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels, persistent), quality_fit(state))
 
 
 def _check_sees(encoder: AnalysisTransform, name: str) -> None:

@@ -101,7 +101,7 @@ class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they
         self.total = self.total + distances.to(self.total).sum()
         self.count = self.count + distances.numel()
         if self.reduction == "none":
-            cast("list[Tensor]", self.samples).append(distances.float())  # a tensor only while processes are synchronised
+            cast("list[Tensor]", self.samples).append(distances.float())  # a tensor only while processes are synchronized
 
     def compute(self) -> Tensor:
         """Mean, sum or list of the images seen, over all processes."""

@@ -1,4 +1,4 @@
-"""What the training examples share: a small denoiser, and noisy pictures to train it on."""
+"""What the training examples share: a small denoiser, and noisy images to train it on."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Denoiser(nn.Module):
 
 
 class NoisyPictures(Dataset):
-    """Pairs (noisy, clean) of float ``(3,side,side)`` in [0,1]: crops of a folder's images, or drawn pictures.
+    """Pairs (noisy, clean) of float ``(3,side,side)`` in [0,1]: crops of a folder's images, or drawn images.
 
     Args:
-        folder: of JPEG, PNG or WebP files; ``None`` for ``count`` smooth random pictures.
+        folder: of JPEG, PNG or WebP files; ``None`` for ``count`` smooth random images.
         sigma: deviation of the Gaussian noise.
     """
 
@@ -63,12 +63,12 @@ class NoisyPictures(Dataset):
 def arguments(doc: str, argv: list[str] | None, *more: tuple[str, dict]) -> argparse.Namespace:
     """The settings that every training example has, and ``more``; ``--smoke`` makes them tiny."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--images", type=Path, help="folder of images to train on; drawn pictures without")
+    parser.add_argument("--images", type=Path, help="folder of images to train on; drawn images without")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=64, help="of the crops, in pixels")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--smoke", action="store_true", help="a few steps on tiny pictures: whether it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on tiny images: whether it runs")
     for flag, settings in more:
         parser.add_argument(flag, **settings)
     args = parser.parse_args(argv)

@@ -1,12 +1,12 @@
-"""Style transfer with the features of a codec's encoder, or of a classifier's trunk: by optimisation, and by a network.
+"""Style transfer with the features of a codec's encoder, or of a classifier's backbone: by optimization, and by a network.
 
     python examples/style_transfer.py optimise CONTENT STYLE -o out.png [--model hyperprior-q4]       # Gatys et al.
     python examples/style_transfer.py train STYLE --photos DIR ... -o net.pt                          # Johnson et al.
     python examples/style_transfer.py apply net.pt CONTENT -o out.png
     python examples/style_transfer.py --smoke
 
-CONTENT and STYLE are image files; STYLE may also be `painted`, a picture of brush strokes that is drawn here. Each
-term is divided by its value for the picture that ignores it, so that --style-weight means the same to every encoder.
+CONTENT and STYLE are image files; STYLE may also be `painted`, an image of brush strokes that is drawn here. Each
+term is divided by its value for the image that ignores it, so that --style-weight means the same to every encoder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def picture(source: str | Path, size: int) -> Tensor:
 
 
 def painted(size: int, seed: int = 0) -> Tensor:
-    """Brush strokes along the contours of a few hills, coloured by their height: ``(1,3,size,size)``."""
+    """Brush strokes along the contours of a few hills, colored by their height: ``(1,3,size,size)``."""
     rng = np.random.default_rng(seed)
     side, strokes = 512, 9000
     y, x = np.mgrid[:side, :side] / side
@@ -74,7 +74,7 @@ def write(image: Tensor, path: Path) -> None:
 class Rectified(FeatureExtractor):
     """Features with their positive and negative parts as channels of their own.
 
-    A trunk's features are rectified already. An encoder's are signed: where they are nearly linear in the image, their
+    A backbone's features are rectified already. An encoder's are signed: where they are nearly linear in the image, their
     Gram matrices tell little more than its power spectrum.
     """
 
@@ -92,7 +92,7 @@ class Rectified(FeatureExtractor):
 
 def create_extractor(model: str | AnalysisTransform, weights: Path | None = None,
                      rectified: bool = False) -> FeatureExtractor:
-    """Features of ``model``; ``weights`` is a folder with the trunk files of those that are none of the package's."""
+    """Features of ``model``; ``weights`` is a folder with the backbone files of those that are none of the package's."""
     settings = {"trunk": weights / NETS[model].file} if model in NETS and weights else {}
     return (Rectified if rectified else FeatureExtractor)(model, **settings)
 
@@ -100,7 +100,7 @@ def create_extractor(model: str | AnalysisTransform, weights: Path | None = None
 def transfer_loss(extractor: FeatureExtractor, content: Tensor, style: Tensor, *, style_weight: float = 30.0,
                   tv: float = 0.0, content_taps: list[str] | None = None,
                   style_taps: list[str] | None = None) -> CombinedLoss:
-    """Content (1 for the style picture, 0 for the content), style (1 for the content, 0 for the style; every tap alike)
+    """Content (1 for the style image, 0 for the content), style (1 for the content, 0 for the style; every tap alike)
     and total variation (1 for the content)."""
     content_taps = content_taps or CONTENT_TAPS.get(extractor.name, extractor.taps[-2:-1])
     style_taps = style_taps or STYLE_TAPS.get(extractor.name, extractor.taps)
@@ -117,9 +117,9 @@ def transfer_loss(extractor: FeatureExtractor, content: Tensor, style: Tensor, *
 
 def optimise(extractor: FeatureExtractor, content: Tensor, style: Tensor, steps: int = 150,
              **settings) -> tuple[Tensor, dict]:
-    """Gatys et al. (CVPR 2016): the image itself is optimised, by L-BFGS, from the content. The image, and its losses.
+    """Gatys et al. (CVPR 2016): the image itself is optimized, by L-BFGS, from the content. The image, and its losses.
 
-    The image is a sigmoid of what is optimised, which keeps it in [0,1].
+    The image is a sigmoid of what is optimized, which keeps it in [0,1].
     """
     loss = transfer_loss(extractor, content, style, **settings)
     targets = {"content": loss.terms["content"].embed(content), "style": loss.terms["style"].embed(style)}
@@ -219,7 +219,7 @@ def main(argv: list[str]) -> None:
             command.add_argument("style", help="an image file, or painted")
             command.add_argument("--model", default="hyperprior-q4",
                                  help="a model of `cpips models`, alex, squeeze or vgg")
-            command.add_argument("--weights", type=Path, help="folder with the trunk files of alex, squeeze and vgg")
+            command.add_argument("--weights", type=Path, help="folder with the backbone files of alex, squeeze and vgg")
             command.add_argument("--rectified", action="store_true", help="positive and negative features apart")
             command.add_argument("--content-taps", nargs="+")
             command.add_argument("--style-taps", nargs="+")
@@ -250,7 +250,7 @@ def main(argv: list[str]) -> None:
 
 
 def smoke() -> None:
-    """Every command once, small, on pictures that are drawn here."""
+    """Every command once, small, on images that are drawn here."""
     with tempfile.TemporaryDirectory() as name:
         photos = Path(name) / "photos"
         photos.mkdir()

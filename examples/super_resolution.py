@@ -4,8 +4,9 @@
     python examples/super_resolution.py --train PHOTOS ... -o lite.pt --init start.pt --loss cpips-lite --test SET5
     python examples/super_resolution.py --smoke
 
-PHOTOS and SET5 are folders of images; the enlarged ones are saved in ``pictures`` beside the checkpoint. Low resolution is MATLAB's bicubic, and the test is the field's: PSNR and SSIM of
-the luma, four pixels of the border cropped. A run that is killed goes on from its checkpoint.
+PHOTOS and SET5 are folders of images; the enlarged images are saved in ``pictures`` beside the checkpoint. Low resolution is
+MATLAB's bicubic, and the test is the field's: PSNR and SSIM of the luma, four pixels of the border cropped. A run that is killed
+continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def perceptual_weight(net: nn.Module, perceptual: Callable, batches: list[tuple[
 
 def perceptual_loss(name: str, weights: Path | None) -> PerceptualLoss:
     """The distance of a metric of :func:`cpips.list_metrics`, or, with ``'squeeze:fire5'`` say, the squared difference
-    of a trunk's features at one tap, as in SRGAN. ``weights`` is the folder of the trunks and heads of LPIPS."""
+    of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the backbones and heads of LPIPS."""
     net, _, tap = name.partition(":")
     if tap:
         trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
@@ -132,7 +133,7 @@ def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", we
 
     Args:
         loss: ``'l1'``, ``'mse'``, or what L1 gets beside it, see :func:`perceptual_loss`.
-        weights: a folder with the trunks and heads of LPIPS, for the losses that need them.
+        weights: a folder with the backbones and heads of LPIPS, for the losses that need them.
         init: the checkpoint to start from.
         factor: how hard the perceptual loss pulls at the start, L1 being 1.
         every: steps between checkpoints.
@@ -189,7 +190,7 @@ def load(path: Path) -> EDSR:
 
 
 def luma(image: Tensor, grey: bool) -> Tensor:
-    """MATLAB's Y of 8 bits (ITU-R BT.601, 16 to 235), as ``rgb2ycbcr`` rounds it; grey files are taken as they are."""
+    """MATLAB's Y of 8 bits (ITU-R BT.601, 16 to 235), as ``rgb2ycbcr`` rounds it; gray files are taken as they are."""
     if grey:
         return image[0] * 255
     return (16 + (image * torch.tensor([65.481, 128.553, 24.966])[:, None, None]).sum(0)).round()
@@ -221,7 +222,7 @@ def mean(rows: list[dict], key: str) -> float:
 
 
 def smoke() -> None:
-    """A run of seconds on pictures made here, soft stripes of every direction."""
+    """A run of seconds on images made here, soft stripes of every direction."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64] / 64
     with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +245,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="the checkpoint; a run that stopped goes on")
     parser.add_argument("--init", type=Path, help="the checkpoint to start from")
     parser.add_argument("--loss", default="l1", help="l1, mse, or a metric that L1 gets beside it: cpips-lite ...")
-    parser.add_argument("--weights", type=Path, help="folder of the trunks and heads of LPIPS")
+    parser.add_argument("--weights", type=Path, help="folder of the backbones and heads of LPIPS")
     for name, value in (("steps", 4000), ("batch", 16), ("patch", 96), ("blocks", 8), ("channels", 32), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lr", type=float, default=1e-3)

@@ -22,7 +22,7 @@ from torchmetrics import MetricCollection
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """The distances of the noisy and of the denoised validation pictures."""
+    """The distances of the noisy and of the denoised validation images."""
     args = arguments(__doc__, argv, ("--precision", {"default": "32-true"}), ("--devices", {"type": int, "default": 1}))
     fabric = Fabric(accelerator=args.device, devices=args.devices, precision=args.precision)
     fabric.launch()

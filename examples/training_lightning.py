@@ -1,4 +1,4 @@
-"""Train with PyTorch Lightning: the loss logs its parts, a torchmetrics metric the distance of the validation pictures.
+"""Train with PyTorch Lightning: the loss logs its parts, a torchmetrics metric the distance of the validation images.
 
     python examples/training_lightning.py --smoke
     python examples/training_lightning.py --images photos --precision 16-mixed --compile

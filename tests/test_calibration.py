@@ -598,7 +598,7 @@ def test_command_from_judgements_to_a_metric(call, root, tmp_path, judges, text)
         assert "families are absent" not in result.stderr and "traditional is absent" in result.stderr
     elif judges == "mos":
         assert data["references"] == 4 and data["references_kept_aside"] == 2 and data["kept_aside"] == 12
-        assert after["srcc"] > 0 and "calibrated by people: their judgements in tid2013" in report["description"]
+        assert after["srcc"] > 0 and "calibrated by people: their judgments in tid2013" in report["description"]
     else:
         assert "calibrated by teachers, not by people: haarpsi, mdsi" in report["description"]
         assert report["kind"] == "teachers" and data["groups"] == 6 and data["kept_aside"] == 2
@@ -642,7 +642,7 @@ def test_command_interrupted_tells_how_to_go_on(call, monkeypatch, tmp_path):
 
     monkeypatch.setattr(fit, "statistics", interrupted)
     result = call(COMMON + 'judges = "mos"\ndata = "tid2013"\n', code=130)
-    assert "interrupted" in result.stderr and "the same command goes on from there" in result.stderr
+    assert "interrupted" in result.stderr and "the same command continues from there" in result.stderr
 
 
 MOS = COMMON + 'judges = "mos"\ndata = "tid2013"\n'
@@ -704,7 +704,7 @@ def test_a_missing_package_names_the_extra(call, monkeypatch):
 def test_validation_items_are_remarked_on(call, root):
     bapps_tree(root / "only-val", tasks=("2afc",), count=2, size=64)
     result = call(COMMON + 'judges = "bapps"\ndata = "only-val/2afc/val"\n')
-    assert "bapps-2afc-val is what metrics are scored on" in result.stderr
+    assert "bapps-2afc-val serves to evaluate metrics" in result.stderr
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("calibrate-*.toml")), ids=lambda path: path.stem)

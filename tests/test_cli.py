@@ -374,7 +374,7 @@ def test_importing_cpips_imports_no_command_line():
 def test_help_and_version(call):
     for args in ([], ["--help"], ["-h"]):
         text = " ".join(call(*args).stdout.split())
-        assert "Exit codes: 0 all well; 1 some pairs could not be compared; 2 wrong usage or input" in text
+        assert "Exit codes: 0 success; 1 some pairs could not be compared; 2 wrong usage or input" in text
         assert all(name in text for name in ("compare", "map", "score", "models", "demo", "train"))
     for name in ("compare", "map", "score", "models", "demo", "train"):
         assert "Usage" in call(name, "--help").stdout

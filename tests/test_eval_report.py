@@ -346,7 +346,7 @@ def test_the_page_holds_the_scores_the_circumstances_and_the_warnings(parsed, co
             assert f"[{low},\xa0{high}]".replace("\xa0", " ") in told.replace("\xa0", " ")
         assert comparison["dataset"]["digest"] in told
     for what in ("cpips|w:0123|v1", "labels of <b>a test</b>", "missing: 2 of 14 references", "hardware A",
-                 "These were not", f"{RESAMPLES} resamples", "not told apart from", "per item (lpips-alex)"):
+                 "These were not", f"{RESAMPLES} resamples", "not significantly different", "per item (lpips-alex)"):
         assert what in told
 
 

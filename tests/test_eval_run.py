@@ -340,7 +340,7 @@ def test_a_quick_look_says_that_it_is_one(call, tmp_path):
 @pytest.mark.parametrize("args, said", [
     (("run", "nowhere", "-m", "mse", "-o", "r"), "nowhere"),
     (("score", "nothing"), "nothing"),
-    (("score", "."), "holds no .parquet"), (("score", ".", "--format", "word"), "format 'word' is unknown"),
+    (("score", "."), "contains no .parquet"), (("score", ".", "--format", "word"), "format 'word' is unknown"),
     (("run", "bapps", "-m", "lpips-alx", "-o", "r"), "lpips-alex"),
     (("run", "bapps", "-m", "mse", "-o", "r", "--resize", "big"), "resize rule"),
     (("run", "bapps", "-m", "mse", "-o", "r", "--dtype", "int8"), "float32"),

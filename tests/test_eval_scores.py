@@ -424,7 +424,7 @@ def test_only_runs_of_the_same_items_are_compared():
         with pytest.raises(DistancesError, match=f"another data set.*{key}"):
             scoring.compare([one, changed])
         assert len(scoring.same_items([one, changed])) == 2
-    with pytest.raises(DistancesError, match="a came twice"):
+    with pytest.raises(DistancesError, match="a was given twice"):
         scoring.compare([one, mos_run("a", 0.3)])
 
 

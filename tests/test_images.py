@@ -207,9 +207,9 @@ def test_background_reaches_the_metric(tmp_path):
                          ids=repr)
 def test_unknown_backgrounds_are_refused_at_once(background):
     """Not at the first transparent file of a long run."""
-    with pytest.raises(ImageError, match="is not a colour: expected"):
+    with pytest.raises(ImageError, match="is not a color: expected"):
         cpips.CPIPS(AnalysisTransform.random(N=4, M=6), background=background)
-    with pytest.raises(ImageError, match="is not a colour: expected"):
+    with pytest.raises(ImageError, match="is not a color: expected"):
         from_pil(_with_alpha("RGBA"), background)
 
 
@@ -220,7 +220,7 @@ def test_composite_takes_what_its_message_promises():
     assert torch.allclose(composite(rgba.float() / 255, "white").flatten(), expected, atol=1e-6)
     with pytest.raises(ImageError, match="expected RGBA"):
         composite(torch.rand(1, 3, 4, 4), "white")
-    with pytest.raises(ImageError, match="is not a colour"):
+    with pytest.raises(ImageError, match="is not a color"):
         composite(torch.rand(1, 4, 4, 4), None)
 
 

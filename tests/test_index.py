@@ -151,7 +151,7 @@ def test_alpha_is_laid_over_the_background_of_the_index(codec, tmp_path):
     index = LatentIndex.open(tmp_path / "index", codec)
     assert index.search(folder / "1.png", 1) == [("1.png", 0.0)]
     assert index.search(folder / "1.png", 1, background="black")[0][1] > 0
-    with pytest.raises(ImageError, match="not a colour"):
+    with pytest.raises(ImageError, match="not a color"):
         build(folder, tmp_path / "index", codec, background="blurple")
 
 

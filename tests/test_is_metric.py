@@ -16,7 +16,7 @@ from cpips.encoders import AnalysisTransform
 FORMS = {
     "latent": {}, "latent, rounded": {"quantize": True}, "latent, weights": {"weights": {"y": torch.linspace(0, 2, 6)}},
     "taps": {"form": "taps"}, "local, 2 scales": {"form": "local", "taps": ("gdn1", "y"), "scales": 2},
-    "structure": {"form": "structure"}, "local, shifts": {"form": "local", "shifts": 2},
+    "structure": {"form": "structure"},
 }
 SLACK = 1e-4 + 2e-6  # of the root that is smooth at 0, and of float32
 BASELINES = {"mse": {}, "psnr": {}, "ssim": {}, "ms-ssim": {}, "lpips-alex": {"trunk": "random", "heads": "ones"},

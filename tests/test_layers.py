@@ -14,7 +14,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips._utils",),
     # core
     ("cpips.integrity", "cpips.web", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells",
-     "cpips.contrast", "cpips.head", "cpips.strips", "cpips.shifting", "cpips.pretrained", "cpips.base", "cpips.metric"),
+     "cpips.head", "cpips.tiling", "cpips.contrast", "cpips.pretrained", "cpips.base", "cpips.metric"),
     ("cpips.distortions",),
     ("cpips.baselines",),
     ("cpips.registry",),

@@ -170,7 +170,7 @@ def test_structure_form_by_hand():
     assert torch.allclose(metric(x, y), cell_mean(cells[None], 16, 100, 70), rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", cpips.forms.FORMS)
+@pytest.mark.parametrize("form", cpips.forms.CELL_FORMS)
 def test_cells_of_a_form_by_hand(form):
     """With a floor so high that it shows."""
     f, g = torch.rand(2, 2, 5, 4, 3, dtype=torch.float64)

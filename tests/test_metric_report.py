@@ -143,7 +143,7 @@ def test_numbers_of_any_probe():
 
 @pytest.mark.parametrize("args, told", [
     (["metric", "nothing"], "unknown model"), (["metric", "mse", "--seconds", "0"], "nothing to tell"),
-    (["metric", "mse", "-p", "."], "holds no .json"), (["metric", "mse", "-d", "nowhere"], "nowhere")])
+    (["metric", "mse", "-p", "."], "contains no .json"), (["metric", "mse", "-d", "nowhere"], "nowhere")])
 def test_commands_that_are_refused(args, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:

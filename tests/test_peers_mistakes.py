@@ -73,7 +73,7 @@ def test_pyiqa_checks_no_range_as_a_loss(two):
 
 def test_lpips_takes_grey_by_broadcast(metric, two):
     """lpips scales one channel to three by broadcasting its mean and deviation."""
-    with pytest.raises(ImageError, match="grey"):
+    with pytest.raises(ImageError, match="gray"):
         metric(two[0][:, :1], two[1][:, :1])
 
 

@@ -145,7 +145,7 @@ def test_parts_come_in_any_order_and_only_whole_ones_count(tmp_path, gallery, wh
     assert [part for part, _ in parts.kept()] == [0, 2] and parts.missing() == [1]
     with pytest.raises(TableError, match="another run .signature differ"):
         Parts(folder, table, {**header, "signature": "t"}, 4)
-    with pytest.raises(ValueError, match="4 rows, came 1"):
+    with pytest.raises(ValueError, match="4 rows, got 1"):
         parts.write(1, results[:1])
     parts.write(1, results[4:8])
     parts.complete()

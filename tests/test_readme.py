@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -104,14 +105,87 @@ def test_pictures_exist(name):
         image.load()
 
 
-def test_numbers_are_the_kept_ones(monkeypatch):
-    """`python benchmarks/readme.py` would change nothing."""
+@pytest.fixture
+def numbers(monkeypatch):
+    """The module benchmarks/readme.py."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("readme_numbers", ROOT / "benchmarks" / "readme.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for page in module.PAGES:
-        assert module.filled(page) == (ROOT / page).read_text(encoding="utf-8"), page
+    return module
+
+
+def test_numbers_are_the_kept_ones(numbers):
+    """`python benchmarks/readme.py` would change nothing."""
+    for page in numbers.PAGES:
+        assert numbers.filled(page) == (ROOT / page).read_text(encoding="utf-8"), page
+
+
+def test_readme_is_short_and_has_one_table():
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert sum(line.startswith("|-") for line in lines) == 1
+    rows = [line for line in lines if line.startswith("| ")]
+    assert 7 <= len(rows) <= 9, "a head and six to eight metrics"
+
+
+@pytest.mark.parametrize("word", ["cpips demo", ".[test]"])
+def test_the_two_commands_are_found_as_ci_finds_them(word):
+    """`.ci/run` takes the first line that starts with `pip install` and holds the word."""
+    found = [line for line in README.splitlines() if word in line and line.startswith("pip install")]
+    assert found and found[0] in ("pip install . -c constraints.txt && cpips demo",
+                                  "pip install '.[test]' -c constraints.txt && pytest -n 2")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "RELEASE.md"])
+def test_relative_links_lead_somewhere(page):
+    """Those of docs/ are checked when the site is built."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = ROOT / path
+        assert linked.exists(), f"{page}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, f"{page}: {target}"
+
+
+def test_the_first_picture_shows_the_default_model(numbers):
+    """After a change of the default model: `python benchmarks/hero.py && python benchmarks/readme.py`."""
+    facts, now = numbers.kept("hero"), cpips.CPIPS().signature
+    without_version = [part for part in now.split("|") if not part.startswith("cpips ")]
+    assert all(part in facts["signature"].split("|") for part in without_version)
+    assert f"{facts['distance']:.4g}" in README.split("## Install")[0]
+
+
+def test_the_default_model_is_compared_with_the_hand_made_indices(numbers):
+    def score(name, value):
+        return {"metric": {"name": name}, "srcc": value, "interval": [value - 0.1, value + 0.1]}
+
+    dataset = {"name": "live-subset", "missing": ["91 of 779 images"]}
+    scores = [score(numbers.DEFAULT_MODEL, 0.9), score("haarpsi", 0.95), score("vsi", 0.8), score("mdsi", 0.96)]
+    without = numbers.handmade([{"dataset": dataset, "scores": scores}])
+    assert f"On LIVE (subset), `{numbers.DEFAULT_MODEL}` (0.900) is below HaarPSI (0.950) and MDSI (0.960) and above VSI (0.800)." in without
+    duels = {"haarpsi": {"tied": True}, "vsi": {"tied": False}, "mdsi": {"tied": False}}
+    tested = numbers.handmade([{"dataset": dataset, "scores": scores, "duels": duels}])
+    assert "below (not significantly) HaarPSI (0.950) and above (significantly) VSI (0.800) and below (significantly) MDSI" in tested
+    assert "cannot be used as losses" in tested
+
+
+def test_citation_file_has_the_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {cpips.__version__}\n" in text and "cff-version: 1.2.0" in text and "\nlicense: MIT\n" in text
+
+
+def test_the_data_folder_can_be_named(tmp_path):
+    """`CPIPS_DATA` is the folder of the tests and of the benchmarks."""
+    for module, name in (("conftest", "SHARED"), ("_common", "DATA")):
+        done = subprocess.run([sys.executable, "-c", f"from {module} import {name}; print({name})"], capture_output=True, text=True,
+                              env={**os.environ, "CPIPS_DATA": str(tmp_path), "PYTHONPATH": os.pathsep.join(
+                                  [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")])})
+        assert done.stdout.strip() == str(tmp_path), done.stderr
 
 
 def test_console_scripts_are_installed():

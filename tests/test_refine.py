@@ -395,7 +395,7 @@ def test_command_goes_on_after_an_interruption(folder, monkeypatch):
 
     monkeypatch.setattr(module._Run, "advance", interrupted)
     done = call(*arguments)
-    assert done.exit_code == 130 and "goes on from there" in done.stderr and not (folder / "a.cpz").exists()
+    assert done.exit_code == 130 and "continues from there" in done.stderr and not (folder / "a.cpz").exists()
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert torch.load("a.cpz.refining", weights_only=True)["step"] == 25

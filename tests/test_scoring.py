@@ -412,7 +412,7 @@ def test_killed_in_the_middle_and_run_again(table_of, gallery, tmp_path, how):
     process.send_signal(how)
     _, said = process.communicate(timeout=120)
     if how == signal.SIGINT:
-        assert process.returncode == 130 and "goes on from there" in said and "Traceback" not in said
+        assert process.returncode == 130 and "continues from there" in said and "Traceback" not in said
     else:
         assert process.returncode == -signal.SIGKILL
     done = journal.read_bytes().count(b"\n") - 1

@@ -524,7 +524,7 @@ def test_labelled_refuses_what_it_cannot_read(tmp_path):
     write_shard(tmp_path / "count.npz", pictures[:1] * 2, [0, 1, 2, 3])
     np.savez(tmp_path / "keys.npz", jpeg=jpeg)
     for name in ("absent", "empty", "cut", "text", "array", "no-jpeg", "cut-jpeg", "count", "keys"):
-        with pytest.raises(ValueError, match=f"{name}.npz: not a labelled shard"):
+        with pytest.raises(ValueError, match=f"{name}.npz: not a labeled shard"):
             Labelled([tmp_path / f"{name}.npz"])
     for folder in ("missing", "."):
         with pytest.raises(ValueError, match="neither an .npz shard nor a folder with a folder of images"):

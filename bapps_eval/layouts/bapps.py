@@ -130,7 +130,7 @@ def _read_family(folder: Path, task: str, problem: Problem) -> list[Item]:
     return items
 
 
-# ---- judgements -----------------------------------------------------------------------------------------------------
+# ---- judgments -----------------------------------------------------------------------------------------------------
 
 
 def _share_or_problem(path: Path) -> float | str:

@@ -32,7 +32,7 @@ def refuse(message: str) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """A data set that was recognised; ``read`` opens it, and leaves out what it has told a problem of."""
+    """A data set that was recognized; ``read`` opens it, and leaves out what it has told a problem of."""
 
     name: str
     read: Callable[[Problem], Dataset]
@@ -55,7 +55,7 @@ class Item:
 def read_image(path: Path) -> NDArray[Any]:
     """An image file as ``(H,W,3)`` uint8 RGB, writable, under the rules of :func:`cpips.images.load`.
 
-    8 bits come back exactly; 16-bit grey is rounded to 8.
+    8 bits come back exactly; 16-bit gray is rounded to 8.
 
     Raises:
         DatasetError: what :func:`cpips.images.load` refuses.

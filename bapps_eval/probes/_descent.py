@@ -1,4 +1,4 @@
-"""Pixels moved by a gradient: what the probes that optimise images share."""
+"""Pixels moved by a gradient: what the probes that optimize images share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def descend(value: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: 
     """Adam on the pixels, its rate annealed to zero by a cosine.
 
     Args:
-        value: of an image like ``start`` to a scalar, which is minimised.
+        value: of an image like ``start`` to a scalar, which is minimized.
         bounded: keep the image in [0,1] after each step.
         visit: called with each image and its value, before the step that leaves it.
     """

@@ -1,4 +1,4 @@
-"""Any metric as what the probes optimise and compare: a distance, lower for closer images, of unchecked batches."""
+"""Any metric as what the probes optimize and compare: a distance, lower for closer images, of unchecked batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MetricLike = Union[str, FullReferenceMetric, Callable[[Tensor, Tensor], Tensor]]
 class Distance:
     """``distance(image, reference)``, ``(N,)``: the metric's own number, or one minus it where higher is closer.
 
-    Values are not checked: optimised images leave [0,1], and a broken metric's NaN is what a probe looks for.
+    Values are not checked: optimized images leave [0,1], and a broken metric's NaN is what a probe looks for.
 
     Args:
         metric: a metric; a name, file or ``module:function`` as :func:`cpips.registry.create_metric` takes it; or a

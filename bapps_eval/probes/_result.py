@@ -1,4 +1,4 @@
-"""What every probe gives back: one schema, saved as JSON, and the pictures that belong to it."""
+"""The result of every probe: one schema, saved as JSON, and its images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = ("probe", "metric", "signature", "settings", "result")
 
 @dataclass(frozen=True)
 class Finding:
-    """A weakness that a probe found.
+    """A weakness found by a probe.
 
     Attributes:
         kind: one word with hyphens, of :data:`KINDS`.
@@ -34,30 +34,30 @@ class Finding:
 
 KINDS = {
     "nan-gradient": "its gradient is not finite somewhere",
-    "no-gradient": "it has no gradient, or one that is zero everywhere: nothing can be optimised for it",
-    "metamer": "an image that it takes for the reference is visibly another one",
-    "ignores-colour": "it does not see the chroma",
-    "destroys": "what is optimised for it is worse than what one began with",
-    "outplayed": "another metric moves far while this one is held",
-    "fragile": "a change that nobody sees turns its judgements",
-    "shift-sensitive": "a shift by one pixel costs more than a distortion that everybody sees",
-    "warp-sensitive": "a slight rotation or scaling costs more than a distortion that everybody sees",
-    "not-equivariant": "its distance changes if both images are turned or moved alike",
-    "blind": "distortions that everybody sees are next to nothing to it",
-    "not-monotone": "it falls where a distortion grows",
-    "saturated": "it hardly rises from strong to stronger distortions",
-    "asymmetric": "it depends on which of two images comes first",
-    "nonzero": "equal images have a distance",
-    "negative": "some distance is below that of equal images",
-    "triangle": "a detour is shorter than the direct way",
-    "not-finite": "some distance is NaN or infinite",
-    "noisy": "it cannot tell one grey level from rounding",
+    "no-gradient": "it has no gradient, or one that is zero everywhere: nothing can be optimized for it",
+    "metamer": "an image at nearly zero distance is visibly different from the reference",
+    "ignores-colour": "it is insensitive to chroma",
+    "destroys": "an image optimized for it is worse than before",
+    "outplayed": "another metric changes a lot while this one is constant",
+    "fragile": "an invisible change flips its rankings",
+    "shift-sensitive": "a shift by one pixel gets a larger distance than a clearly visible distortion",
+    "warp-sensitive": "a slight rotation or scaling gets a larger distance than a clearly visible distortion",
+    "not-equivariant": "its distance changes if both images are rotated, flipped or shifted alike",
+    "blind": "clearly visible distortions get nearly no distance",
+    "not-monotone": "it decreases while a distortion increases",
+    "saturated": "it hardly increases from strong to stronger distortions",
+    "asymmetric": "it depends on the order of the two images",
+    "nonzero": "equal images have a nonzero distance",
+    "negative": "a distance is below that of equal images",
+    "triangle": "the triangle inequality is violated",
+    "not-finite": "a distance is NaN or infinite",
+    "noisy": "noise of one gray level is below its rounding errors",
 }
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe measured of one metric.
+    """The measurements of one probe for one metric.
 
     Attributes:
         probe: name of the probe, of :data:`bapps_eval.probes.PROBES`.
@@ -84,7 +84,7 @@ class ProbeResult:
         return finite({key: getattr(self, key) for key in KEYS})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the JSON file, which appears when it is whole."""
+        """Write the JSON file atomically."""
         path = Path(path)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         with atomic(path) as stream:
@@ -93,7 +93,7 @@ class ProbeResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ProbeResult":
-        """What :meth:`save` wrote, without the pictures; numbers that JSON lacks stay strings that ``float()`` reads.
+        """What :meth:`save` wrote, without the images; numbers that JSON lacks stay strings that ``float()`` reads.
 
         Raises:
             ModelError: the file is no probe's result.

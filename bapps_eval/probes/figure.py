@@ -1,4 +1,4 @@
-"""The figure of a probe's result: its pictures, and a chart of its numbers."""
+"""The figure of a probe's result: its images, and a chart of its numbers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cpips._utils.io import replace
 from ._result import ProbeResult
 
 ACROSS = 5
-SIDE = 2.2  # inches of a picture
+SIDE = 2.2  # inches of an image
 
 
 def draw(result: ProbeResult, path: str | os.PathLike[str]) -> Path:
-    """Write the figure as PNG; a result that was loaded has no pictures, only the chart.
+    """Write the figure as PNG; a result that was loaded has no images, only the chart.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -108,7 +108,7 @@ def _flips(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     axis.set_xscale("log")
     axis.set_ylim(0, 1.05)
     axis.set_xlabel("greatest change", fontsize=8)
-    axis.set_ylabel("share of judgements turned", fontsize=8)
+    axis.set_ylabel("share of judgments turned", fontsize=8)
     axis.legend(fontsize=7)
 
 
@@ -117,7 +117,7 @@ def _noise_floor(axis: Any, result: dict[str, Any], settings: dict[str, Any]) ->
         axis.plot(settings["amplitudes"], [float(value) for value in row["distances"]], marker=".", label=name)
     axis.set_xscale("log", base=2)
     axis.set_yscale("symlog", linthresh=1e-12)
-    axis.set_xlabel("standard deviation of white noise, grey levels", fontsize=8)
+    axis.set_xlabel("standard deviation of white noise, gray levels", fontsize=8)
     axis.set_ylabel("distance", fontsize=8)
     axis.legend(fontsize=7)
 

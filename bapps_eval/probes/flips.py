@@ -1,4 +1,4 @@
-"""Adversarial flips of a 2AFC judgement (after Ghildyal and Liu, arXiv 2305.08840): how small a change of the worse image
+"""Adversarial flips of a 2AFC judgment (after Ghildyal and Liu, arXiv 2305.08840): how small a change of the worse image
 makes it the nearer one?"""
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def flips(metric: MetricLike, images: ImageLike, *, kinds: Sequence[str] = KINDS
     """The smallest change that makes the farther of two distorted copies the nearer one, by two attacks.
 
     Each image has, for each of ``kinds``, copies at severities 0.4 and 0.6. The one that the metric has farther is
-    attacked, by projected gradient descent (Madry et al., arXiv 1706.06083) on its distance: within plus and minus some grey
+    attacked, by projected gradient descent (Madry et al., arXiv 1706.06083) on its distance: within plus and minus some gray
     levels (``grey``), or by a smooth flow field of at most some pixels (``spatial``). The limits rise by a ladder; each
-    step goes on from where the last one ended.
+    step continues from where the last one ended.
 
     The result has for each attack the least limit of each triplet (infinite if none of the ladder flips it), its
     median, and the share that is flipped. Findings: ``fragile`` for a median of 1 level or 0.2 px or less;
@@ -50,7 +50,7 @@ def flips(metric: MetricLike, images: ImageLike, *, kinds: Sequence[str] = KINDS
         d = torch.stack([distance(near, reference), distance(far, reference)])
         worse = torch.where((d[0] > d[1])[:, None, None, None], near, far)
         goal = d.min(0).values
-    attacks = {"grey": (GREY, "grey levels", FRAGILE_GREY, _add, torch.zeros_like(worse), 1 / 255),
+    attacks = {"grey": (GREY, "gray levels", FRAGILE_GREY, _add, torch.zeros_like(worse), 1 / 255),
                "spatial": (PIXELS, "px", FRAGILE_PIXELS, _warp,
                            worse.new_zeros(len(worse), 2, *(-(-side // CELL) + 1 for side in worse.shape[2:])), 1.0)}
     found, findings = {}, []
@@ -67,7 +67,7 @@ def flips(metric: MetricLike, images: ImageLike, *, kinds: Sequence[str] = KINDS
         if still:
             findings.append(Finding("no-gradient", 0.0, 0.0, f"no gradient in any step of the {name} attack"))
         if median <= fragile:
-            findings.append(Finding("fragile", median, fragile, f"{median:g} {unit} turn half of its judgements"))
+            findings.append(Finding("fragile", median, fragile, f"a perturbation of {median:g} {unit} flips half of its rankings"))
     return ProbeResult("flips", distance.name, distance.signature,
                        {"kinds": list(kinds), "severities": [NEAR, FAR], "steps": steps, "seed": seed, "images": len(references),
                         "size": list(references.shape[2:])},

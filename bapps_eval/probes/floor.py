@@ -51,11 +51,11 @@ def noise_floor(metric: MetricLike, image: ImageLike, *, dtypes: Sequence[str] =
             findings.append(Finding("not-finite", 1 - values.isfinite().double().mean().item(), 0.0,
                                     f"distances in {name} are not finite"))
         if told > NOISY[name]:
-            findings.append(Finding("noisy", told, NOISY[name], f"in {name}, noise of {told:g} grey levels is the smallest "
-                                    "that it measures"))
+            findings.append(Finding("noisy", told, NOISY[name], f"in {name}, noise of {told:g} gray levels is the smallest "
+                                    "that it resolves"))
         if not equal <= exact[-1].mean() * 1e-3:
             findings.append(Finding("nonzero", equal, exact[-1].mean().item() * 1e-3,
-                                    f"equal images have {equal:.3g} in {name}"))
+                                    f"equal images have the distance {equal:.3g} in {name}"))
     return ProbeResult("noise-floor", distance.name, distance.signature,
                        {"dtypes": list(dtypes), "amplitudes": list(AMPLITUDES), "draws": DRAWS, "seed": seed,
                         "size": list(reference.shape[2:])},

@@ -21,7 +21,7 @@ JOINT = 0.15  # relative change of a distance when both images are moved alike
 
 
 def _moved(images: Tensor, x: float = 0, y: float = 0, degrees: float = 0, scale: float = 1) -> Tensor:
-    """The inner part, shifted (px), turned or magnified about its centre; whole shifts are exact, the rest bicubic."""
+    """The inner part, shifted (px), turned or magnified about its center; whole shifts are exact, the rest bicubic."""
     height, width = images.shape[2:]
     if degrees or scale != 1:
         cosine, sine = (f(math.radians(degrees)) / scale for f in (math.cos, math.sin))
@@ -96,11 +96,11 @@ def _judge(result: dict[str, Any]) -> list[Finding]:
         worst = max(names, key=lambda name: result["single"][name])
         value = result["single"][worst]
         if not value <= 1:
-            findings.append(Finding(kind, value, 1.0, f"{worst} costs {value:.2f} times what visible noise, JPEG and blur "
-                                    "cost"))
+            findings.append(Finding(kind, value, 1.0, f"{worst} gets {value:.2f} times the distance of visible noise, JPEG "
+                                    "and blur"))
     worst = max(EXACT, key=lambda name: result["joint"][name])
     value = result["joint"][worst]
     if not value <= JOINT:
         findings.append(Finding("not-equivariant", value, JOINT, f"distances change by up to {value:.0%} if both images are "
-                                f"moved alike ({worst})"))
+                                f"transformed alike ({worst})"))
     return findings

@@ -61,8 +61,8 @@ def mad(metric: MetricLike, image: ImageLike, *, against: MetricLike = "mse", no
         found[role] = row
     rise, other = found["metric"]["rise"], found["against"]["rise"]
     if rise > OUTPLAYED and rise > other:
-        findings["outplayed"] = Finding("outplayed", rise, OUTPLAYED, f"with it held, {second.name} rises {rise:.3g} times; "
-                                        f"held itself, {second.name} lets it rise {other:.3g} times")
+        findings["outplayed"] = Finding("outplayed", rise, OUTPLAYED, f"while it is constant, {second.name} rises {rise:.3g} times; "
+                                        f"while {second.name} is constant, it rises {other:.3g} times")
     return ProbeResult("mad", first.name, first.signature,
                        {"against": second.name, "against_signature": second.signature, "noise": noise, "steps": steps,
                         "rate": rate, "seed": seed, "size": list(reference.shape[2:])},

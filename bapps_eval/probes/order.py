@@ -50,7 +50,7 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
         equal = distance(references, references).double().cpu()
         chain = _chain(distance, references, [copies[name][-1] for name in names])
     typical = values[:, -1].median().item()
-    counted = pixels.diff(dim=1) > 0  # a step that changes nothing, or mends something, is no step
+    counted = pixels.diff(dim=1) > 0  # a step that changes nothing, or fixes something, is no step
     rises = values.diff(dim=1).cpu() > 0
     table = {name: {"distances": value.mean(1).tolist(), "rising": _share(rise, counts),
                     "saturated": _saturated(value.mean(1)) and not _saturated(control.mean(1)),

@@ -24,7 +24,7 @@ WORSE = 1.0  # dB
 
 def recovery(metric: MetricLike, image: ImageLike, *, starts: Sequence[str] = STARTS, steps: int = 200, rate: float = 0.03,
              seed: int = 0) -> ProbeResult:
-    """Minimise the metric, by Adam on the pixels within [0,1], from uniform noise, from JPEG and from blur.
+    """Minimize the metric, by Adam on the pixels within [0,1], from uniform noise, from JPEG and from blur.
 
     The result has for each start: the distance, PSNR (dB), and PSNR of luma and of chroma, of the start and of what was
     found. Findings: ``metamer``, ``ignores-colour``, ``destroys``, ``nan-gradient``, ``no-gradient``.
@@ -71,13 +71,13 @@ def _judge(name: str, before: dict[str, float], after: dict[str, float]) -> list
     findings = []
     left = after["distance"] / before["distance"] if before["distance"] > 0 else float("nan")
     if left <= REACHED and after["psnr"] < ALIKE:
-        findings.append(Finding("metamer", after["psnr"], ALIKE, f"from {name}, {left:.1%} of the distance is left, and the "
-                                f"image has {after['psnr']:.1f} dB"))
+        findings.append(Finding("metamer", after["psnr"], ALIKE, f"recovery from {name} leaves {left:.1%} of the distance, at a PSNR "
+                                f"of {after['psnr']:.1f} dB"))
     gap = after["luma_psnr"] - after["chroma_psnr"]
     if gap >= LUMA_OVER_CHROMA and after["chroma_psnr"] < before["chroma_psnr"] + 3:
-        findings.append(Finding("ignores-colour", gap, LUMA_OVER_CHROMA, f"from {name}, the luma comes back to "
-                                f"{after['luma_psnr']:.1f} dB, the chroma to {after['chroma_psnr']:.1f} dB only"))
+        findings.append(Finding("ignores-colour", gap, LUMA_OVER_CHROMA, f"recovery from {name} restores luma to "
+                                f"{after['luma_psnr']:.1f} dB, but chroma only to {after['chroma_psnr']:.1f} dB"))
     if after["psnr"] < before["psnr"] - WORSE:
-        findings.append(Finding("destroys", after["psnr"] - before["psnr"], -WORSE, f"from {name}, PSNR falls from "
-                                f"{before['psnr']:.1f} to {after['psnr']:.1f} dB while the distance is minimised"))
+        findings.append(Finding("destroys", after["psnr"] - before["psnr"], -WORSE, f"recovery from {name} lowers PSNR from "
+                                f"{before['psnr']:.1f} to {after['psnr']:.1f} dB while the distance is minimized"))
     return findings

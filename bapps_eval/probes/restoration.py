@@ -1,4 +1,4 @@
-"""Metric-optimised restoration (after Ding, Ma, Wang and Simoncelli, IJCV 129, 2021): optimise for one metric, let others
+"""Metric-optimised restoration (after Ding, Ma, Wang and Simoncelli, IJCV 129, 2021): optimize for one metric, let others
 judge."""
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ._result import Finding, ProbeResult
 
 TASKS = ("denoising", "deblurring", "super-resolution", "compression")
 SHAPES = ((16, 3, 5, 5), (16, 16, 3, 3), (3, 16, 3, 3))  # of the restoring network's kernels: 3,936 weights
-BLOCK, KEPT, STEP = 8, 4, 0.12  # of compression: DCT of 8x8 px, the lowest 4x4 coefficients, their quantiser's step
+BLOCK, KEPT, STEP = 8, 4, 0.12  # of compression: DCT of 8x8 px, the lowest 4x4 coefficients, their quantizer's step
 DESTROYS = 1.25  # times the degraded image's distance, to a judge
 
 
 def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[MetricLike] = ("mse", "cpips-lite"),
                 tasks: Sequence[str] = TASKS, steps: int = 60, rate: float = 3e-3, seed: int = 0) -> ProbeResult:
-    """What is optimised for ``metric``, judged by it and by others.
+    """What is optimized for ``metric``, judged by it and by others.
 
     Denoising (Gaussian, 25 levels), deblurring (Gaussian of 1.6 px, and noise of 2 levels) and super-resolution (twice,
     bicubic) are done by a small residual network (three convolutions, 3,936 weights) that is trained for the metric alone on the
-    first image and restores the last. Compression is an image of quantised DCT coefficients, a quarter of those of each
-    8x8 block, whose values are optimised for the metric, with a straight-through gradient, from their plain rounding.
+    first image and restores the last. Compression is an image of quantized DCT coefficients, a quarter of those of each
+    8x8 block, whose values are optimized for the metric, with a straight-through gradient, from their plain rounding.
 
     The result has for each task and judge the distance before and after, and the PSNR. Findings: ``destroys`` where the
     outcome is worse by a quarter or more than what one began with, to a judge; ``nan-gradient``, ``no-gradient``.
@@ -38,7 +38,7 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
         images: ``(N,3,H,W)`` or what else makes a batch; with one image, that is trained on and judged.
         judges: other metrics.
         tasks: of :data:`TASKS`.
-        rate: of Adam, for the weights; for coefficients it is the quantiser's step / 12.
+        rate: of Adam, for the weights; for coefficients it is the quantizer's step / 12.
 
     Raises:
         ModelError: an unknown task.
@@ -70,8 +70,8 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
         for judge in judging:
             a, b = row["scores"][judge.name]
             if judge.name != distance.name and not b <= a * DESTROYS:
-                findings.append(Finding("destroys", b / a if a > 0 else math.inf, DESTROYS, f"{task} for it: {judge.name} goes "
-                                        f"from {a:.3g} to {b:.3g}"))
+                findings.append(Finding("destroys", b / a if a > 0 else math.inf, DESTROYS, f"{task} optimized for it raises "
+                                        f"{judge.name} from {a:.3g} to {b:.3g}"))
     return ProbeResult("restoration", distance.name, distance.signature,
                        {"judges": {one.name: one.signature for one in judging}, "tasks": list(tasks), "steps": steps,
                         "rate": rate, "seed": seed, "images": len(batch), "size": [height, width]},

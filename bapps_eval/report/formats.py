@@ -26,7 +26,7 @@ class Cell:
         value: the number behind ``text``, for sorting; None where there is none.
         interval: ``(low, high)`` as printed, or None.
         bold: the best of its column.
-        mark: not told apart from the best.
+        mark: not significantly different from the best.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""The items on which two metrics disagree most, with their pictures."""
+"""The items on which two metrics disagree most, with their images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..distances import Distances
 Maps = Callable[[str, NDArray[Any], NDArray[Any]], "NDArray[Any] | None"]
 
 PAIRS = 5  # pairs of metrics, the best against each of the next
-FEWEST = 2  # cards of a pair, however large their pictures
-SHOWN = 240  # px, longest side of a picture: larger ones are shrunk, so that a page stays small
-_EXACT = 96 * 96  # pixels up to which a picture is kept without loss
+FEWEST = 2  # cards of a pair, however large their images
+SHOWN = 240  # px, longest side of an image: larger ones are shrunk, so that a page stays small
+_EXACT = 96 * 96  # pixels up to which an image is kept without loss
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Card:
     Args:
         share: of people, for what ``ends`` names second; None for MOS sets, which have a ``strip``.
         strip: ranks from 0 to 1, as (whose, rank, in words).
-        maps: rows of (metric, pictures): one for each picture that is not the reference.
+        maps: rows of (metric, images): one for each image that is not the reference.
     """
 
     id: str
@@ -102,10 +102,10 @@ def pairs(runs: Sequence[Distances]) -> list[tuple[Distances, Distances]]:
 
 def cards(a: Distances, b: Distances, count: int, images: Dataset | None, maps: Maps | None,
           room: float) -> tuple[list[Card], int]:
-    """Cards of the items on which two metrics disagree most, with pictures if there are images; and their bytes.
+    """Cards of the items on which two metrics disagree most, with images if there are images; and their bytes.
 
     Args:
-        room: bytes of pictures to stop at; :data:`FEWEST` cards are made whatever they weigh.
+        room: bytes of images to stop at; :data:`FEWEST` cards are made whatever they weigh.
 
     Raises:
         DatasetError: an image of one of them cannot be read.
@@ -178,7 +178,7 @@ def _places(a: Distances, b: Distances) -> Callable[[int], list[tuple[str, float
     return lambda i: [(name, float(rank[i]), float(value[i])) for name, rank, value in known]
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
 def _pictures(images: Dataset, i: int, runs: Sequence[Distances], maps: Maps | None) -> dict[str, Any]:

@@ -28,11 +28,11 @@ def write_metric_page(metric: FullReferenceMetric, out: Path, *, runs: Sequence[
                       probes: Mapping[Path, ProbeResult] | None = None, costs: Sequence[dict[str, Any]] = (),
                       images: Sequence[Dataset] = (), resamples: int = statistics.RESAMPLES, gallery: int = 6,
                       maps: Maps | None = None) -> Path:
-    """Write the page of ``metric``; it takes its name when it is whole. What is not given has no section.
+    """Write the page of ``metric`` atomically. Sections without input are left out.
 
     Args:
         runs: distances of it and of the metrics it is compared with; data sets on which it was not run are left out.
-        probes: results of :mod:`bapps_eval.probes` by their files, of it and of others; a picture ``NAME.png`` beside
+        probes: results of :mod:`bapps_eval.probes` by their files, of it and of others; an image ``NAME.png`` beside
             ``NAME.json`` is shown, if the result is of the metric itself.
         costs: what :func:`bapps_eval.report.measure` gives.
         images, gallery, maps: see :func:`bapps_eval.report.write_report`; pairs of metrics are those with this one.
@@ -138,7 +138,7 @@ def _duel(duel: dict[str, Any] | None, comparison: dict[str, Any]) -> dict[str, 
 
 
 def _ratio(mine: float | None, theirs: float | None) -> dict[str, Any]:
-    """Times within a tenth of each other are called tied: less than a machine's own unrest."""
+    """Times within 10 % of each other are called tied: less than the noise of a machine."""
     if mine is None or theirs is None:
         return _none()
     ratio = mine / theirs
@@ -182,7 +182,7 @@ def _probe(path: Path, result: ProbeResult) -> dict[str, Any]:
 
 
 def _factor(value: float, limit: float) -> float:
-    """How far beyond the limit, whichever way: what the worst is told first by."""
+    """How far beyond the limit, in either direction; the worst findings are listed first."""
     if not (value == value and abs(value) < float("inf")):
         return float("inf")
     return max(abs(value), abs(limit)) / max(min(abs(value), abs(limit)), 1e-9)

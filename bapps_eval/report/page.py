@@ -1,6 +1,6 @@
 """One self-contained page: which metric agrees with people, how sure that is, what it costs, where metrics disagree.
 
-Nothing is loaded from anywhere: styles, script, plots and pictures are inline; the page's own policy forbids the rest.
+Nothing is loaded from anywhere: styles, script, plots and images are inline; the page's own policy forbids the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .tables import Cell, Column, Comparison, Grid
 
 REFERENCE_METRIC = "lpips-alex"  # whose time is 1, where it was timed; else the fastest
 POINTS = 4000  # items that a scatter plot draws at most
-PICTURES = 3_000_000  # bytes of pictures in a page, about; plotly's 4.8 MB come on top
+PICTURES = 3_000_000  # bytes of images in a page, about; plotly's 4.8 MB come on top
 
 _HERE = Path(__file__).parent
 
@@ -38,10 +38,10 @@ _HERE = Path(__file__).parent
 def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Dataset] = (),
                  resamples: int = statistics.RESAMPLES, gallery: int = 12, maps: Maps | None = None,
                  focus: str | None = None) -> Path:
-    """Write an HTML page about runs on one or more data sets; it takes its name when it is whole.
+    """Write an HTML page about runs on one or more data sets, atomically.
 
     Args:
-        images: data sets whose pictures the gallery shows, matched to the runs by their digest.
+        images: data sets whose images the gallery shows, matched to the runs by their digest.
         resamples: of each bootstrap.
         gallery: items of each pair of metrics; 0 for no gallery.
         maps: ``(metric name, reference, image) -> (H,W)`` heat maps of ``(H,W,3)`` uint8 images, shown beneath them;
@@ -50,7 +50,7 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
 
     Raises:
         DistancesError: no runs, a metric twice on one data set, or none of the metric in focus.
-        ScoreError: opinions that no score can be made of.
+        ScoreError: human ratings that no score can be made of.
         DatasetError: an image of the gallery cannot be read.
         OSError: the page cannot be written.
     """
@@ -58,7 +58,7 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
         raise DistancesError("there are no runs to report: give what `bapps-eval run` wrote")
     together = scoring.same_items(runs)
     known = {dataset.digest: dataset for dataset in images}
-    shown = sum(group[0].dataset["digest"] in known for group in together)  # they share the room for pictures
+    shown = sum(group[0].dataset["digest"] in known for group in together)  # they share the room for images
     names = {run.metric["name"] for run in runs}
     if focus is not None and focus not in names:
         raise DistancesError(f"there is no run of {focus}: choose --focus from {', '.join(sorted(names))}")
@@ -103,9 +103,9 @@ def section(id: str, comparison: Comparison, runs: Sequence[Distances], images: 
     """What the macro ``dataset`` shows of one data set.
 
     Args:
-        images: of the data set; None for no pictures. ``any_images``: whether there are some of any set.
+        images: of the data set; None for no images. ``any_images``: whether there are some of any set.
         gallery: items of each pair of metrics, which are those with ``subject`` (default: with the best).
-        budget: bytes of pictures, about.
+        budget: bytes of images, about.
         focus: the metric that the table has differences with, if the comparison has its duels; default: the best.
     """
     of_name = {run.metric["name"]: run for run in runs}
@@ -231,7 +231,7 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
     drawn = np.sort(np.random.default_rng(0).choice(n, POINTS, replace=False)) if n > POINTS else np.arange(n)
     groups = np.asarray(list(map(str, first.groups)))
     names = sorted(set(groups.tolist()))
-    up_title = f"opinion score ({'higher' if first.dataset['higher_is_better'] else 'lower'} is better)"
+    up_title = f"human ratings ({'higher' if first.dataset['higher_is_better'] else 'lower'} is better)"
 
     def ids_of(items: NDArray[Any]) -> list[list[str]]:
         return [[html.escape(str(first.ids[i]), False) for i in items if groups[i] == g] for g in names]
@@ -256,7 +256,7 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
 
 def _gallery(runs: Sequence[Distances], count: int, images: Dataset | None, budget: int,
              maps: Maps | None, subject: str | None) -> list[dict[str, Any]]:
-    """Pairs of metrics with their cards; half of the room for pictures is for the first, which is shown at once."""
+    """Pairs of metrics with their cards; half of the room for images is for the first, which is shown at once."""
     found: list[dict[str, Any]] = []
     pairs = galleries.pairs(sorted(runs, key=lambda run: run.metric["name"] != subject))
     for i, (a, b) in enumerate(pairs):

@@ -1,6 +1,6 @@
 """Plots as figures of plotly, which ``page.js`` draws at the width there is.
 
-Colours are names of the page's CSS variables: the script fills them in for light, dark and paper. Plotly reads some
+Colors are names of the page's CSS variables: the script fills them in for light, dark and paper. Plotly reads some
 HTML in its texts, so what users named is escaped.
 """
 
@@ -85,14 +85,14 @@ def cost(points: Sequence[tuple[float, Mark]], *, unit: str, up: str, ceilings: 
 
 def scatter(metric: str, distance: NDArray[Any], opinion: NDArray[Any], groups: NDArray[Any], names: Sequence[str],
             curve: Callable[[NDArray[Any]], NDArray[Any]] | None, *, closer: str, up: str) -> Markup:
-    """Opinion against distance, one trace a group (colour and shape by its place in ``names``), and a fitted curve.
+    """Opinion against distance, one trace a group (color and shape by its place in ``names``), and a fitted curve.
 
     A trace's points are in the order of the items: the script adds their ids, which many plots share.
 
     Args:
         distance, opinion: ``(n,)`` finite.
         groups: ``(n,)`` labels, each in ``names``.
-        curve: of distances to opinions.
+        curve: of distances to human ratings.
     """
     traces = []
     for i, name in enumerate(names):
@@ -113,7 +113,7 @@ def scatter(metric: str, distance: NDArray[Any], opinion: NDArray[Any], groups: 
 
 
 def style(i: int) -> tuple[str, str]:
-    """Colour and symbol of the i-th group: eight colours, then squares, then triangles."""
+    """Color and symbol of the i-th group: eight colors, then squares, then triangles."""
     return f"g{i % 8}", list(SYMBOLS)[i // 8 % len(SYMBOLS)]
 
 

@@ -18,7 +18,7 @@ Comparison = dict[str, Any]  # what scoring.compare returns
 def table(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
     """Tables of what :func:`bapps_eval.scoring.compare` returns, metrics best first; ends with a newline.
 
-    2AFC and JND are printed in percent, likelihoods in bits a judgement, correlations as they are. Several comparisons
+    2AFC and JND are printed in percent, likelihoods in bits a judgment, correlations as they are. Several comparisons
     begin with their :func:`overview`. CSV is one long table ``dataset,metric,quantity,group,value,low,high`` of
     everything, in full precision and in units of :func:`~bapps_eval.scoring.score`.
 
@@ -47,16 +47,16 @@ def _known(format: str) -> str:
     return format
 
 
-# ---- what is told ---------------------------------------------------------------------------------------------------
+# ---- content --------------------------------------------------------------------------------------------------------
 
 
 def label(dataset: dict[str, Any]) -> str:
-    """The data set's name; that of a partial one says so."""
+    """Return the data set's name, marked if the set is partial."""
     return dataset["name"] + " (partial)" * bool(dataset["missing"])
 
 
 def tied(score: dict[str, Any]) -> bool:
-    """Whether this is not the best, but is not told apart from it either."""
+    """Whether this is not the best, but not significantly different from it either."""
     return score["against_best"] is not None and score["against_best"]["tied"]
 
 
@@ -77,7 +77,7 @@ def headline_title(comparison: Comparison) -> str:
 
 
 def grid(comparison: Comparison) -> Grid:
-    """The table of one data set."""
+    """Return the table of one data set."""
     scores, task = comparison["scores"], comparison["task"]
     names = [Cell(s["metric"]["name"], mark=tied(s)) for s in scores]
     columns, body, feet = _parts_mos(scores) if task == "mos" else _parts_families(comparison)
@@ -87,7 +87,7 @@ def grid(comparison: Comparison) -> Grid:
 
 
 def overview_grid(comparisons: Sequence[Comparison]) -> Grid:
-    """Headlines of several data sets."""
+    """Return the headline scores of several data sets."""
     found: dict[str, dict[int, Cell]] = {}
     ranks: dict[str, list[float]] = {}
     for i, comparison in enumerate(comparisons):
@@ -105,7 +105,7 @@ def overview_grid(comparisons: Sequence[Comparison]) -> Grid:
     rows = [[Cell(name), *(found[name].get(i, Cell(ABSENT)) for i in range(len(comparisons)))] for name in order]
     partial = [f"{c['dataset']['name']} is PARTIAL: {'; '.join(c['dataset']['missing'])}"
                for c in comparisons if c["dataset"]["missing"]]
-    told = [_MARKS, "Metrics are in the order of their mean rank, those of most data sets first.", _INTERVALS]
+    told = [_MARKS, "Metrics are sorted by the number of data sets, then by their mean rank.", _INTERVALS]
     return Grid("Overview", "Metric", columns, rows, [], [*told, *partial])
 
 
@@ -114,34 +114,34 @@ def _unit(comparison: Comparison) -> str:
     return {"2afc": f"2AFC {title} %", "jnd": f"JND {title} %", "mos": title}[comparison["task"]]
 
 
-_WHAT = {"2afc": "2AFC agreement in %", "jnd": "JND average precision in %", "mos": "correlation with opinion scores"}
-_INTERVALS = f"Brackets: {LEVEL:.0%} percentile intervals of a bootstrap; not corrected for multiple comparisons."
-_MARKS = (f"{TIED} not told apart from the best: the paired interval of the difference holds zero (not corrected for "
-          f"multiple comparisons).{BOLD}")
+_WHAT = {"2afc": "2AFC agreement in %", "jnd": "JND average precision in %", "mos": "correlation with human ratings"}
+_INTERVALS = f"Brackets: {LEVEL:.0%} percentile bootstrap confidence intervals; not corrected for multiple comparisons."
+_MARKS = (f"{TIED} not significantly different from the best: the paired {LEVEL:.0%} confidence interval of the difference includes 0 "
+          f"(not corrected for multiple comparisons).{BOLD}")
 _RESAMPLED = {"2afc": "triplets, within their family", "jnd": "pairs, within their family",
               "reference": "references, each with all its images", "item": "images (there are too few references)"}
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What must stand under a table."""
+    """The notes below a table."""
     dataset, first = comparison["dataset"], comparison["scores"][0]
     found = [f"PARTIAL data set: {'; '.join(what.rstrip('.') for what in dataset['missing'])}."] * bool(dataset["missing"])
     found.append(f"{dataset['name']}: {dataset['items']:,} items, resize rule {dataset['resize']}, digest "
                  f"{dataset['digest'][:16]}.")
     found += dataset["notes"]
     resampled = _RESAMPLED[first.get("resampled", comparison["task"])]
-    found.append(f"Brackets: {LEVEL:.0%} percentile intervals of a bootstrap that resamples {resampled}.")
+    found.append(f"Brackets: {LEVEL:.0%} percentile confidence intervals of a bootstrap that resamples {resampled}.")
     if len(comparison["scores"]) > 1:
         found.append(_MARKS)
     if comparison["task"] == "2afc":
-        found.append("Human: a person against all judges. Majority: always with the majority, the most that agreement "
-                     "can be. Likelihood: of one judgement, -1 bit is guessing; Known shares: the most that it can be.")
+        found.append("Human: agreement of one person with all. Majority: agreement of always choosing the majority, the maximum. "
+                     "Likelihood: of one judgment, -1 bit is guessing; Known shares: its maximum.")
     if comparison["task"] == "mos":
-        found.append("PLCC and RMSE after a logistic fit of 4 parameters, RMSE in units of the opinion score.")
+        found.append("PLCC and RMSE after a logistic fit of 4 parameters, RMSE in units of the human ratings.")
         if any(s["plcc"] is None for s in comparison["scores"]):
-            found.append(f"{ABSENT}: no fit, as a distance is infinite.")
+            found.append(f"{ABSENT}: no fit, because a distance is infinite.")
     found.append("Ties: " + ("triplets with two equal distances (half credit)." if comparison["task"] == "2afc" else
-                             "items that share their distance with another."))
+                             "items with the same distance as another."))
     return found
 
 

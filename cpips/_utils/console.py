@@ -25,7 +25,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite outputs th
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 BackgroundOption = Annotated[Optional[str], typer.Option(
     metavar="COLOUR", show_default=False,
-    help="Lay images with alpha over this colour ('white', '#ff8000'). Default: such images are refused.")]
+    help="Lay images with alpha over this color ('white', '#ff8000'). Default: such images are refused.")]
 
 EngineOption = Annotated[str, typer.Option(metavar="ENGINE", help="local, or ray: Ray Data, on many machines.")]
 ActorsOption = Annotated[Optional[int], typer.Option(

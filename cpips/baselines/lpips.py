@@ -26,7 +26,7 @@ _HEADS_SHA256 = {
 
 
 class LinearDistance(FeatureMetric):
-    """What LPIPS and its offspring share: a trunk's features, and one weight for each of its channels (buffers ``lin0``
+    """What LPIPS and its offspring share: a backbone's features, and one weight for each of its channels (buffers ``lin0``
     ...)."""
 
     net: str
@@ -85,7 +85,7 @@ class LPIPS(LinearDistance):
     channels of a feature are dead.
 
     Args:
-        net: ``'alex'`` (the authors' choice for measuring), ``'squeeze'``, or ``'vgg'`` (their choice for optimising).
+        net: ``'alex'`` (the authors' choice for measuring), ``'squeeze'``, or ``'vgg'`` (their choice for optimizing).
         trunk: torchvision's weights of the network: a path, a state dict, ``'random'`` for a fixed random draw (for
             timing and tests), or ``None`` for ``{alexnet,squeezenet1_1,vgg16}_features.pth`` in ``trunks`` of the cache
             directory, or else torchvision's file (233, 5 or 528 MB), downloaded there once and verified by its

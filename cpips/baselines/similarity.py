@@ -68,7 +68,7 @@ class HaarPSI(_Similarity):
 
 
 class FSIMc(_Similarity):
-    """1 - FSIMc, feature similarity index with colour (Zhang et al., IEEE TIP 20(8), 2011): in [0,1], 0 for equal images."""
+    """1 - FSIMc, feature similarity index with color (Zhang et al., IEEE TIP 20(8), 2011): in [0,1], 0 for equal images."""
 
     name = "fsimc"
     function = "fsim"

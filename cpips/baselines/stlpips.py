@@ -1,6 +1,6 @@
 """ST-LPIPS: Ghildyal and Liu, Shift-tolerant Perceptual Similarity Metric, ECCV 2022, arXiv:2207.13686.
 
-LPIPS' distance on trunks that blur before they decimate (Zhang, arXiv:1904.11486) and were trained on BAPPS with it.
+LPIPS' distance on backbones that blur before they decimate (Zhang, arXiv:1904.11486) and were trained on BAPPS with it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class STLPIPS(LinearDistance):
 
     Args:
         net: ``'alex'`` or ``'vgg'``. The first convolution of ``'alex'`` has stride 1: it costs far more than LPIPS'.
-        weights: trunk and heads: a path or a state dict, in the package's format, ``None`` for the file in the
+        weights: backbone and heads: a path or a state dict, in the package's format, ``None`` for the file in the
             installed package, verified by its SHA-256, or ``'random'`` for a fixed random draw and equal heads (for
             timing and tests).
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
@@ -78,7 +78,7 @@ class STLPIPS(LinearDistance):
 
 
 def _load(net: Net, source: Source) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The trunk's state under our keys, and the heads."""
+    """The backbone's state under our keys, and the heads."""
     theirs = {f"features.{layer.index}": f"net.slice{i}.{layer.index}"
               for i, stage in enumerate(net.stages, 1) for layer in stage if isinstance(layer, Conv)}
     shapes = {key: shape for stage in net.stages for layer in stage if isinstance(layer, Conv)

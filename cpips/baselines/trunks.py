@@ -1,4 +1,4 @@
-"""The trunks of LPIPS and DISTS: AlexNet, SqueezeNet 1.1 and VGG16 up to their last used ReLU, frozen.
+"""The backbones of LPIPS and DISTS: AlexNet, SqueezeNet 1.1 and VGG16 up to their last used ReLU, frozen.
 
 Architectures: Krizhevsky, arXiv:1404.5997 (AlexNet, one column); Iandola et al., arXiv:1602.07360 (SqueezeNet);
 Simonyan and Zisserman, arXiv:1409.1556 (VGG16). The keys are those of torchvision's state dicts,
@@ -60,7 +60,7 @@ Layer = Union[Conv, Fire, str]
 
 @dataclass(frozen=True)
 class Net:
-    """A trunk as data. ``channels`` of the taps, one at the end of each stage; ``pool`` is (kernel, stride, ceil)."""
+    """A backbone as data. ``channels`` of the taps, one at the end of each stage; ``pool`` is (kernel, stride, ceil)."""
 
     file: str
     url: str
@@ -118,7 +118,7 @@ def trunk_state(net: Net, source: Source, offline: bool | None = None) -> dict[s
     if isinstance(source, str) and source == "random":
         return random_state(net)
     return load_state(source, net.shapes, default=partial(find, net.file, net.url, net.sha256, offline),
-                      what=f"the trunk {net.file}", family=r"features\.",
+                      what=f"the backbone {net.file}", family=r"features\.",
                       origin=f"torchvision's file holds it: {net.url} (SHA-256 {net.sha256}), its classifier is not "
                              "needed",
                       instead="trunk='random' needs no file, and measures nothing")

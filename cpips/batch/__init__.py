@@ -1,4 +1,4 @@
-"""Many pairs: distances of a table or of two folders, in order, resumable after a kill."""
+"""Many pairs: distances of a table or of two folders, in order, resumable after an interruption."""
 
 from .pairs import Result, score_pairs
 from .run import Summary, score_table

@@ -230,7 +230,7 @@ def _decode(image: images.ImageLike, metric: FullReferenceMetric, access: Access
     else:
         batch = images.as_batch(image, background=metric.background)
     if len(batch) != 1:
-        raise ImageError(f"a pair holds single images, came a batch of {len(batch)}")
+        raise ImageError(f"a pair holds single images, got a batch of {len(batch)}")
     return batch
 
 

@@ -1,4 +1,4 @@
-"""A folder of Parquet parts and a manifest: an output that is written in any order, and goes on where it stopped."""
+"""A folder of Parquet parts and a manifest: an output that is written in any order, and resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Parts:
         pyarrow, parquet = import_pyarrow()
         rows = self.rows(part)
         if len(results) != len(rows):
-            raise ValueError(f"part {part} has {len(rows)} rows, came {len(results)} results")
+            raise ValueError(f"part {part} has {len(rows)} rows, got {len(results)} results")
         table = self._columns.slice(rows.start, len(rows))
         more = arrow_table(added(results, self.header["signature"]))
         for name in more.column_names:

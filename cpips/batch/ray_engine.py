@@ -89,7 +89,7 @@ def score_parts(
     """:func:`cpips.batch.score_table` on Ray: ``output`` becomes a folder of Parquet parts and ``_manifest.json``.
 
     The distances are those of :func:`~cpips.batch.score_table` bit for bit, on the same kind of hardware with the
-    same ``batch_size``, ``max_pixels`` and number of torch threads. Called again after a kill, it goes on with the
+    same ``batch_size``, ``max_pixels`` and number of torch threads. Called again after an interruption, it goes on with the
     parts that are missing.
 
     Args:
@@ -229,7 +229,7 @@ class Pool:
                     yield found
         except ray.exceptions.RayError as error:
             raise RayError(f"Ray gave up ({type(error).__name__}): {' '.join(str(error).split())[-500:]}; what is done is "
-                           "kept, the same command goes on from there") from error
+                           "kept, the same command continues from there") from error
 
 
 @contextmanager

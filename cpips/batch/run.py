@@ -42,8 +42,8 @@ def score_table(
 ) -> Summary:
     """Write ``output`` (.csv, .parquet or .jsonl): the rows of ``table`` with distance, error and signature.
 
-    Results are appended to ``OUTPUT.journal.jsonl`` as they come. Killed at any moment and called again, the run goes
-    on after the last whole line of it, or from the first row on whose images have another size or time of change than
+    Results are appended to ``OUTPUT.journal.jsonl`` as they come. Interrupted at any moment and called again, the run goes
+    on after the last whole line of it, or from the first row on whose images have another size or modification time than
     when it was compared; the output appears only when complete, and then the journal goes.
 
     Args:

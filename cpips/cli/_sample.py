@@ -1,4 +1,4 @@
-"""The picture that ``cpips demo`` distorts: a mountain lake at dusk, made from noise, so that none need be shipped."""
+"""The image that ``cpips demo`` distorts: a mountain lake at dusk, made from noise, so that none need be shipped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_SIZE = 1024  # of the noise, and the width at which the picture is drawn
+_SIZE = 1024  # of the noise, and the width at which the image is drawn
 
 
 def landscape() -> NDArray[Any]:

@@ -28,7 +28,7 @@ from . import (
     view,
 )
 
-EPILOG = """Exit codes: 0 all well; 1 some pairs could not be compared; 2 wrong usage or input; 130 interrupted.
+EPILOG = """Exit codes: 0 success; 1 some pairs could not be compared; 2 wrong usage or input; 130 interrupted.
 
 Start with `cpips demo`. `cpips COMMAND --help` explains a command."""
 
@@ -42,7 +42,7 @@ def _cpips(
     debug: Annotated[bool, typer.Option(
         "--debug", help="Show the traceback of an error (anywhere on the line).")] = False,
 ) -> None:
-    """How different two images look, measured with the encoder of a learned image codec."""
+    """Measure how different two images look, with the encoder of a learned image codec."""
 
 
 for _module in (

@@ -1,4 +1,4 @@
-"""``cpips calibrate``: fit a model's channel weights to judgements, of people or of other metrics."""
+"""``cpips calibrate``: fit a model's channel weights to human ratings or to other metrics."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Outcome = tuple["Fitted", dict[str, Any], dict[str, Any]]
 
 def calibrate(
     config: Annotated[Path, typer.Argument(
-        metavar="CONFIG", show_default=False, help="A TOML file as configs/calibrate-*.toml.")],
+        metavar="CONFIG", show_default=False, help="A TOML file like configs/calibrate-*.toml.")],
     data_root: DataRootOption,
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
         help="Folder for the weights, the report and the statistics.")],
     judged: Annotated[Optional[Path], typer.Option(
         metavar="DIR", show_default=False,
-        help="Folder of the judged groups, made or yet to be made. Default: the config's data.")] = None,
+        help="Folder of the groups with teacher labels; missing ones are made. Default: the config's data.")] = None,
     weights: Annotated[Optional[Path], typer.Option(
         metavar="DIR", show_default=False,
         help="Folder with the teachers' weights (LPIPS, DISTS). Default: the cache.")] = None,
@@ -47,10 +47,10 @@ def calibrate(
     threads: ThreadsOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Fit the channel weights of a model, its encoder frozen, to what people or other metrics say of images.
+    """Fit the channel weights of a model with a frozen encoder to human ratings or to other metrics.
 
-    Writes OUT/NAME.safetensors, with which `cpips compare --metric OUT/NAME.safetensors` measures, and OUT/NAME.json,
-    the report. Started again after a kill or Ctrl-C, it goes on where it stopped.
+    Writes OUT/NAME.safetensors, for `cpips compare --metric OUT/NAME.safetensors`, and OUT/NAME.json, the report. After an
+    interruption, the same command resumes.
     """
     from .._utils.io import check_run, exclusive
     from ..errors import CpipsError
@@ -78,7 +78,7 @@ def calibrate(
                 else:
                     outcome = _by_people(settings, metric, data_root, output)
             except KeyboardInterrupt:
-                say(f"interrupted: what is done is in {judged or output}; the same command goes on from there")
+                say(f"interrupted: the results so far are in {judged or output}; the same command continues from there")
                 raise
             _write(settings, metric, encoder, outcome, output)
 
@@ -144,7 +144,7 @@ def _by_people(config: CalibrateConfig, metric: CPIPS, data_root: Path, output: 
 
 
 def _open(path: Path, judges: str) -> Dataset:
-    """The data set of the right task at ``path``."""
+    """Open the data set at ``path`` and check that it has the right task."""
     from bapps_eval import DatasetError
     from bapps_eval.layouts import open_datasets
 
@@ -156,7 +156,7 @@ def _open(path: Path, judges: str) -> Dataset:
         raise DatasetError(f"{path} holds {held}, but judges = {judges!r} needs a data set of task {task}: "
                            f"{''.join(fitting)}name another data set")
     if chosen[0].name.endswith("-val"):
-        say(f"{chosen[0].name} is what metrics are scored on: weights that were fitted to it must not be", "yellow")
+        say(f"{chosen[0].name} serves to evaluate metrics: do not evaluate weights on it that were fitted to it", "yellow")
     return chosen[0]
 
 
@@ -207,7 +207,7 @@ def _statistics(config: CalibrateConfig, metric: CPIPS, count: int, load: Callab
 
 
 def _both(statistics: Statistics, fitted: Fitted, items: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Distances of ``items``, ``(n,K)``, with weights of one and with the fitted ones."""
+    """Return distances of ``items``, ``(n,K)``, with unit weights and with the fitted weights."""
     import torch
 
     for when, weights in (("before", statistics.ones()), ("after", fitted.head.weights)):
@@ -227,7 +227,7 @@ def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict[s
         told = (f"It was calibrated by teachers, not by people: {', '.join(data['teachers'])} judged distorted copies "
                 f"of {data['groups']} crops of photographs.")
     else:
-        told = f"It was calibrated by people: their judgements in {data['dataset']}."
+        told = f"It was calibrated by people: their judgments in {data['dataset']}."
     settings = dataclasses.asdict(config)
     kept = ("epochs", "decay_epochs", "batch", "lr", "order_weight", "shift_weight", "kept_aside")
     return {
@@ -249,7 +249,7 @@ def _print(report: dict[str, Any]) -> None:
     before, after = (_flat(report["agreement"][when]) for when in ("before", "after"))
     data, agreement = report["data"], report["agreement"]
     what = "groups" if report["kind"] == "teachers" else f"items of {data['references_kept_aside']} references"
-    notes = [f"on {data['kept_aside']} {what} that were kept aside; fitted to {data['fitted']}"]
+    notes = [f"on {data['kept_aside']} {what} that were held out; fitted to {data['fitted']}"]
     if "human_ceiling" in agreement:
         notes.append(f"a person scores {agreement['human_ceiling']:.4f}, an oracle {agreement['majority_ceiling']:.4f}")
     if "panel" in agreement:

@@ -1,4 +1,4 @@
-"""``cpips compress`` and ``cpips decompress``: images into ``.cpz`` files and back."""
+"""``cpips compress`` and ``cpips decompress``: compress images to ``.cpz`` files and decode them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def codec_files() -> ModuleType:
 
 
 def read_picture(path: str, background: str | None, codec: str | None) -> Tensor:
-    """The picture ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
+    """The image ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
     from ..codec.container import is_compressed
     from ..images import load
 
@@ -53,7 +53,7 @@ def compress(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compress an image into a .cpz file, from which it can be decoded, and compared without being decoded."""
+    """Compress an image to a .cpz file, which can be decoded, or compared without decoding."""
     from .._utils.io import check_output
     from ..images import load
     from ..pretrained import DEFAULT_CODEC
@@ -77,11 +77,11 @@ def decompress(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A .cpz file.")],
     output: Annotated[Optional[Path], typer.Option(
         "--output", "-o", metavar="IMG", show_default=False,
-        help="Picture to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
+        help="Image to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
     codec: CodecOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Decode a .cpz file into a picture. A file that exists, the original image say, is not overwritten without --force."""
+    """Decode a .cpz file into an image. An existing file, such as the original image, is overwritten only with --force."""
     from .._utils.io import check_output
 
     path = output or Path(file).with_suffix(".png")

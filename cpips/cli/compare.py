@@ -28,18 +28,18 @@ def compare(
     codec: CodecOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Distances of images to a reference: lower is closer, 0 is equal. With several metrics, a column for each.
+    """Print the distance of each image to a reference: lower is closer, 0 is equal. Each metric gets a column.
 
-    Where all of them are .cpz files of `cpips compress`, they are compared on the latents that their bitstreams hold, and
-    no image is decoded; with --codec images may stand beside them, and are encoded. Otherwise a .cpz file is compared as
-    the image that it decodes to. An image that cannot be compared is reported in its row and the others go on.
+    If all files are .cpz files, they are compared on their entropy-decoded latents, and no image is decoded; with --codec,
+    images are accepted too and encoded. Otherwise .cpz files are decoded first. An image that cannot be compared gets an
+    error in its row, and the command continues.
     """
     from ..codec.container import is_compressed
 
     compressed = [is_compressed(path) for path in (reference, *images)]
     measures: Mapping[str, FullReferenceMetric]
     if codec is not None and not any(compressed):
-        raise typer.BadParameter("--codec is for .cpz files, and none is given: choose with --metric")
+        raise typer.BadParameter("--codec applies to .cpz files, and none is given: choose the metric with --metric")
     if any(compressed) and (codec is not None or all(compressed)) and not metrics:
         if dtype != "float32" or device not in ("auto", "cpu"):
             raise typer.BadParameter("latents of .cpz files are compared in float32 on the CPU: leave out --dtype and "

@@ -1,4 +1,4 @@
-"""``cpips demo``: see the metric at work without an image at hand."""
+"""``cpips demo``: try the metric without own images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def demo(
     folder: Annotated[Path, typer.Option(
-        "--output", "-o", metavar="DIR", help="Folder to make the images in.")] = Path("cpips-demo"),
+        "--output", "-o", metavar="DIR", help="Folder for the images.")] = Path("cpips-demo"),
     metric: MetricOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a picture and distorted copies of it, compare them, and draw where they differ."""
+    """Draw a sample image, distort it, compare the copies, and draw where one of them differs."""
     from .._utils.io import atomic, check_outputs
     from ..batch import score_pairs
     from .map import draw_map
@@ -58,7 +58,7 @@ def demo(
 
 
 def _pictures() -> list[tuple[str, str, Image.Image, dict[str, Any]]]:
-    """File name, what was done, picture and settings for saving it; the reference first."""
+    """Return file name, distortion, image and settings for saving it; the reference comes first."""
     import numpy as np
     from PIL import Image, ImageFilter
 

@@ -1,4 +1,4 @@
-"""``cpips export``: a model as a file for other runtimes."""
+"""``cpips export``: write a model for other runtimes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def export(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model as an ONNX graph: two images in, their distance out.
+    """Write a model as an ONNX graph that takes two images and returns their distance.
 
     The inputs `x` and `y` are (N,3,H,W) float32 in [0,1], of any size; the output `distance` is (N,). The graph does
     not check its inputs.
@@ -26,7 +26,7 @@ def export(
     from ..errors import ModelError
 
     if output.suffix.lower() != ".onnx":
-        raise ModelError(f"{output}: the only format is ONNX, whose files end in .onnx")
+        raise ModelError(f"{output}: the only format is ONNX: use the suffix .onnx")
     from .. import CPIPS, onnx
     from .._utils.io import check_output
 

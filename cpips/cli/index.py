@@ -1,4 +1,4 @@
-"""``cpips index``: the latents of a folder of images in one file, and the search in it."""
+"""``cpips index``: store the latents of a folder of images, and search them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .codec import CodecOption, codec_files
 DEFAULT = Path("cpips-index")
 _SHOWN = 20  # errors; --json has them all
 
-commands = typer.Typer(help="Keep a folder of images as compressed latents, and find the images nearest to one.",
+commands = typer.Typer(help="Store a folder of images as compressed latents, and find the images nearest to a query.",
                        rich_markup_mode="markdown")
 
 
@@ -23,21 +23,20 @@ commands = typer.Typer(help="Keep a folder of images as compressed latents, and 
 def build(
     folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Folder of the images.")],
     output: Annotated[Path, typer.Option(
-        "--output", "-o", metavar="INDEX", help="The file to write, or to bring up to date.")] = DEFAULT,
+        "--output", "-o", metavar="INDEX", help="The file to write or to update.")] = DEFAULT,
     codec: CodecOption = None,
     size: Annotated[int, typer.Option(
-        min=16, metavar="PX", help="Side that all images are brought to, a multiple of 16.")] = 256,
+        min=16, metavar="PX", help="Side to which all images are resized, a multiple of 16.")] = 256,
     background: BackgroundOption = None,
     restart: Annotated[bool, typer.Option(
-        "--restart", help="Forget the index that is there, and what an interrupted run has done.")] = False,
+        "--restart", help="Discard the existing index and the results of an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Store the latents of all images in a folder: a few kilobytes each, and every one exact.
+    """Store the latents of all images in a folder, losslessly, in a few kilobytes each.
 
-    All images are brought to one square size, which is part of the measure. If INDEX is there, only new and changed
-    images are encoded, and those that are gone drop out. An image that cannot be used is reported and left out, and the
-    exit code is 1. Killed or interrupted, the same command goes on where it stopped (from INDEX.journal, which goes
-    when INDEX is written).
+    All images are resized to one square size, which affects the distances. If INDEX exists, only new and changed images are
+    encoded, and deleted ones are removed. An image that cannot be used is reported and skipped, and the exit code is 1.
+    After an interruption, the same command resumes (from INDEX.journal, which is deleted when INDEX is written).
     """
     from ..pretrained import DEFAULT_CODEC
 
@@ -56,7 +55,7 @@ def build(
             summary = module.build(folder, output, model, size=size, background=background, restart=restart,
                                    progress=advance)
         except KeyboardInterrupt:
-            say(f"interrupted after {seen} images: what is encoded is in {output}.journal; the same command goes on "
+            say(f"interrupted after {seen} images: the results so far are in {output}.journal; the same command continues "
                 "from there")
             raise
     if as_json:
@@ -70,7 +69,7 @@ def build(
         say(f"{output}: {summary.images} images ({', '.join(how)}), {summary.bytes} bytes, "
             f"{summary.bytes / summary.images:.0f} an image, {model.name}")
         if summary.dropped:
-            say(f"{summary.dropped} that were in it are gone or have changed")
+            say(f"{summary.dropped} images of it were removed or have changed")
     for name, error in summary.errors[:_SHOWN]:
         fail(error if name in error else f"{name}: {error}")
     if len(summary.errors) > _SHOWN:
@@ -83,24 +82,24 @@ def build(
 def search(
     arguments: Annotated[list[str], typer.Argument(
         metavar="[INDEX] IMG", show_default=False,
-        help="The image to look for, or a .cpz file, which is decoded first; before it the index, if not --index.")],
+        help="The query: an image, or a .cpz file, which is decoded first. An index may precede it instead of --index.")],
     count: Annotated[int, typer.Option("-k", min=1, metavar="K", help="How many images to find.")] = 10,
     index: Annotated[Optional[Path], typer.Option(
         "--index", "-i", metavar="INDEX", show_default=False, help=f"Default: {DEFAULT}.")] = None,
     candidates: Annotated[Optional[int], typer.Option(
         min=1, metavar="N", show_default=False,
-        help="Stored latents that are compared: more misses less. Default: 100, or 10 K if more.")] = None,
+        help="Number of candidates to compare exactly: more candidates miss fewer images. Default: 100, or 10 K if that is more.")] = None,
     codec: CodecOption = None,
     background: BackgroundOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The stored images nearest to IMG: lower is closer, 0 is equal.
+    """Print the stored images nearest to IMG: lower is closer, 0 is equal.
 
-    `cpips index search IMG` looks in ./cpips-index. Distances are the metric's own, on the stored latents, with both
-    images at the index's size.
+    `cpips index search IMG` searches ./cpips-index. Distances are those of the metric on the stored latents, with both images
+    at the size of the index.
     """
     if len(arguments) > 2 or (len(arguments) == 2 and index is not None):
-        raise typer.BadParameter("expected one image, and before it at most one index")
+        raise typer.BadParameter("expected one image, preceded by at most one index")
     path = Path(arguments[0]) if len(arguments) == 2 else index or DEFAULT
     image = arguments[-1]
     module = _module()

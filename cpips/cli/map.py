@@ -1,4 +1,4 @@
-"""``cpips map``: a picture of where two images differ."""
+"""``cpips map``: a figure that shows where two images differ."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def heat_map(
     image: Annotated[Path, typer.Argument(metavar="IMG", show_default=False, help="An image of the same size.")],
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="MAP.png", show_default=False,
-        help="Where to save the picture; the suffix says the format.")],
+        help="The file to write; its suffix sets the format.")],
     raw: Annotated[Optional[Path], typer.Option(
         metavar="MAP.npy", show_default=False,
-        help="Save the map itself too: (H,W) float32, its mean is the distance.")] = None,
+        help="Also save the map itself: (H,W) float32; its mean is the distance.")] = None,
     vmax: Annotated[Optional[float], typer.Option(
-        metavar="D", show_default=False, help="Distance drawn in the brightest colour, to compare pictures.")] = None,
+        metavar="D", show_default=False, help="Distance of the brightest color; fix it to compare figures.")] = None,
     metric: MetricOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -34,7 +34,7 @@ def heat_map(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """A picture of where two images differ: both images, and a heat map over the second."""
+    """Draw where two images differ: both images, and a heat map over the second."""
     from .._utils.io import check_outputs
 
     check_outputs([output, raw], [reference, image, metric], force=force)
@@ -43,15 +43,15 @@ def heat_map(
         print_json(facts)
     else:
         print(number(facts["distance"]))
-        say(f"the picture is in {output}" + (f", the map in {raw}" if raw else ""))
+        say(f"wrote the figure {output}" + (f" and the map {raw}" if raw else ""))
 
 
 def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: Path, *, raw: Path | None = None,
              vmax: float | None = None) -> dict[str, Any]:
-    """Write the picture (and the map) and return what ``--json`` prints.
+    """Write the figure (and the map) and return what ``--json`` prints.
 
     Raises:
-        CpipsError: images or a metric of which there is no map, or an output that cannot be.
+        CpipsError: images that cannot be compared, a metric without a map, or an impossible output.
     """
     import numpy as np
     import torch
@@ -63,9 +63,9 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     from ..viz import heatmap
 
     if not hasattr(metric, "map"):
-        raise ModelError(f"{metric.name} has no map, only a number: choose a model of cpips (see `cpips models`)")
+        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
     if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
-        raise ImageError(f"{output}: the suffix says the picture's format, and {output.suffix!r} is none: use .png")
+        raise ImageError(f"{output}: the suffix sets the format, and {output.suffix!r} is not an image format: use .png")
     x, y = (load(path, metric.background)[None] for path in (reference, image))
     check_same_size(x, y)
     with torch.inference_mode():

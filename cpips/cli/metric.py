@@ -1,4 +1,4 @@
-"""The metrics that the options of a command ask for; `cpips` and `bapps-eval` share them."""
+"""The options that choose metrics, shared by `cpips` and `bapps-eval`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHAT = "A metric that `cpips models` lists, a weights file, or your own module:f
 
 
 def complete_metric(incomplete: str) -> list[str]:
-    """What the shell may make of the beginning of a metric's name; torch is not imported for it."""
+    """Complete a metric's name in the shell, without importing torch."""
     from ..registry import list_metrics
 
     return [name for name in list_metrics() if name.startswith(incomplete)]
@@ -36,10 +36,10 @@ WeightsOption = Annotated[Optional[Path], typer.Option(
 
 def make_metric(name: str | None, device: str, dtype: str, background: str | None = None,
                 weights: Path | None = None) -> FullReferenceMetric:
-    """The metric that the options ask for, ready to be called.
+    """Create the metric that the options name.
 
     Raises:
-        CpipsError: an unknown metric, device, type or colour, or weights that are missing.
+        CpipsError: an unknown metric, device, type or color, or weights that are missing.
     """
     from .. import create_metric, pretrained
 
@@ -49,7 +49,7 @@ def make_metric(name: str | None, device: str, dtype: str, background: str | Non
 
 def make_metrics(names: Sequence[str] | None, device: str, dtype: str, background: str | None = None,
                  weights: Path | None = None) -> dict[str, FullReferenceMetric]:
-    """Several of them, by the names that results have: the metric's own, or, where two have the same, what was typed.
+    """Create several metrics, keyed by their names; where two names are equal, by what was typed.
 
     Raises:
         CpipsError: as for :func:`make_metric`.
@@ -63,7 +63,7 @@ def make_metrics(names: Sequence[str] | None, device: str, dtype: str, backgroun
 
 
 def _check_background(background: str | None) -> None:
-    """Refuse a wrong colour at once, and not for each image."""
+    """Reject an invalid color once, not for each image."""
     quiet_bombs()
     if background is not None:
         import torch

@@ -1,4 +1,4 @@
-"""``cpips models``: what there is to measure with."""
+"""``cpips models``: list the models and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def models(
         metavar="NAME", show_default=False, help="Print the card of this model.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The models that ship, with what was measured of them, and all metrics that --metric takes."""
+    """List the shipped models with their measurements, and all metrics that --metric takes."""
     from .. import list_metrics, list_models, model_card
     from ..pretrained import DEFAULT_MODEL
 

@@ -1,4 +1,4 @@
-"""``cpips probe``: how a metric fails."""
+"""``cpips probe``: look for failure modes of a metric."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 BATCHES = ("restoration", "flips", "invariance", "order")  # probes that take several images
 STEPS = ("recovery", "mad", "restoration", "flips")
-HELP = """How a metric fails, by one of the probes:
+HELP = """Look for one kind of failure of a metric:
 
-**recovery** minimises it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
-**restoration** optimises for it and lets others judge; **flips** finds the smallest change that turns its judgements;
+**recovery** minimizes it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
+**restoration** optimizes for it and lets others judge; **flips** finds the smallest change that turns its judgments;
 **invariance** shifts, turns and scales; **order** takes a bank of distortions in five steps; **noise-floor** looks for the
 smallest change above rounding."""
 
@@ -31,18 +31,18 @@ def probe(
     against: Annotated[Optional[str], typer.Option(
         metavar="METRIC", show_default=False, help="mad: the other metric. Default: mse.")] = None,
     judge: Annotated[Optional[list[str]], typer.Option(
-        metavar="METRIC", show_default=False, help="restoration: a metric that judges; give it again for more.")] = None,
+        metavar="METRIC", show_default=False, help="restoration: a metric for the evaluation; may be given several times.")] = None,
     image: Annotated[Optional[list[Path]], typer.Option(
         "--image", "-i", metavar="IMAGE", show_default=False,
-        help="The reference; restoration, flips, invariance and order take several (restoration trains on the first, "
-             "restores the last). Default: the picture of `cpips demo`.")] = None,
-    side: Annotated[int, typer.Option(metavar="PX", help="Take the central square of this side, of images twice as "
-                                                         "large or more their half first.")] = 176,
+        help="The reference image; restoration, flips, invariance and order take several (restoration trains on the first and "
+             "restores the last). Default: the image of `cpips demo`.")] = None,
+    side: Annotated[int, typer.Option(metavar="PX", help="Use the central square with this side; images at least twice as "
+                                                         "large are halved first.")] = 176,
     steps: Annotated[Optional[int], typer.Option(
-        metavar="N", min=1, show_default=False, help="Of the descents, of probes that optimise.")] = None,
+        metavar="N", min=1, show_default=False, help="Optimization steps, for probes that optimize.")] = None,
     bank: Annotated[Optional[str], typer.Option(
         metavar="BANK", show_default=False, help="order: cpips (default), or imagecorruptions.")] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all random numbers.")] = 0,
     weights: WeightsOption = None,
     output: Annotated[Optional[Path], typer.Option(
         "--output", "-o", metavar="FILE.json", show_default=False, help="Keep the result.")] = None,

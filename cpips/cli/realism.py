@@ -44,10 +44,10 @@ def realism(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Frechet and kernel distance, precision and recall, of two folders of images: no pairs, any sizes.
+    """Compare two unpaired folders of images: Fréchet and kernel distance, precision and recall.
 
-    Only with --space inception are these FID and KID. With a model's encoder they are frechet-MODEL and kernel-MODEL, in
-    units of their own: they rank sets of one size by how real they look to that encoder, and compare with nothing else.
+    Only with --space inception are these FID and KID. With a model's encoder they are called frechet-MODEL and kernel-MODEL;
+    they rank sets of the same size by their realism in the features of that encoder, and are not comparable with others.
     """
     from .._utils.io import check_output
     from ..errors import CpipsError, ModelError

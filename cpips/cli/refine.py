@@ -23,12 +23,12 @@ def refine(
         "for.")] = None,
     alpha: Annotated[Optional[float], typer.Option(
         metavar="A", show_default=False,
-        help="Bits per pixel that a squared grey level of error is worth. Default: as the codec was trained.")] = None,
+        help="Weight of the squared error, in bits per pixel per squared gray level. Default: that of the codec's training.")] = None,
     beta: Annotated[float, typer.Option(metavar="B", help="The same of a unit of perceptual distance (CPIPS).")] = 0.0,
     gamma: Annotated[float, typer.Option(metavar="G", help="The same of a unit of the style loss.")] = 0.0,
     roi: Annotated[Optional[Path], typer.Option(
         metavar="MASK", show_default=False,
-        help="Region of interest: a picture of the image's size, black and white pixels alone, white inside.")] = None,
+        help="Region of interest: a mask of the image's size, only black and white pixels, white inside.")] = None,
     roi_box: Annotated[Optional[str], typer.Option(
         metavar="X,Y,W,H", show_default=False, help="The same as a box in pixels, from the top left.")] = None,
     fg_weight: Annotated[Optional[float], typer.Option(
@@ -46,10 +46,10 @@ def refine(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compress an image with latents that are optimised for it; `cpips decompress` reads the file like any other.
+    """Compress an image with latents that are optimized for it; `cpips decompress` reads the file as usual.
 
-    Stochastic Gumbel annealing of rate + A squared error + B perceptual + G style. Killed or interrupted, the same command
-    goes on from the checkpoint, to the same file. If the target rate cannot be met, nothing is written and the exit code
+    Minimizes rate + A squared error + B perceptual + G style by stochastic Gumbel annealing. After an interruption, the same
+    command resumes and writes the same file. If the target rate cannot be reached, nothing is written, and the exit code
     is 1.
     """
     from .._utils.io import OutputError, check_output, stamp
@@ -85,7 +85,7 @@ def refine(
             fail(str(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            say(f"interrupted: {kept} has the last checkpoint, if there was one; the same command goes on from there")
+            say(f"interrupted: {kept} has the last checkpoint, if there was one; the same command continues from there")
             raise
     size = files.write(refined.stream, path, model)
     kept.unlink(missing_ok=True)

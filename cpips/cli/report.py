@@ -1,4 +1,4 @@
-"""``cpips report``: self-contained pages."""
+"""``cpips report``: write self-contained pages."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def metric(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", show_default=False, help="The page to write.")],
     data: Annotated[Optional[list[Path]], typer.Option(
         "--data", "-d", metavar="DATA", show_default=False,
-        help="A data set of judgements, as `bapps-eval run` takes it. May be given often.")] = None,
+        help="A data set of human ratings, as for `bapps-eval run`. May be given several times.")] = None,
     against: Annotated[Optional[list[str]], typer.Option(
-        "--against", "-a", metavar="NAME", show_default=False, help="A metric to compare with. May be given often.")] = None,
+        "--against", "-a", metavar="NAME", show_default=False, help="A metric to compare with. May be given several times.")] = None,
     distances: Annotated[Path, typer.Option(
-        metavar="DIR", help="Where distances are kept; what is there already is not measured again.")] = Path("distances"),
+        metavar="DIR", help="Folder of the distances; existing ones are used again.")] = Path("distances"),
     probes: Annotated[Optional[list[Path]], typer.Option(
         "--probes", "-p", metavar="PATH", show_default=False,
         help="Results of `cpips probe -o` (.json), or folders of them, of this metric and of others.")] = None,
     weights: WeightsOption = None,
     limit: Annotated[Optional[int], typer.Option(
-        min=1, metavar="N", show_default=False, help="N items of each data set, evenly spread: for a quick look.")] = None,
+        min=1, metavar="N", show_default=False, help="Use N evenly spaced items of each data set, for a quick look.")] = None,
     side: Annotated[Optional[list[int]], typer.Option(
         "--side", metavar="PX", show_default=False, help="Image side to time the metrics with. Default: 64 and 256.")] = None,
-    seconds: Annotated[float, typer.Option(min=0, metavar="S", help="For each case that is timed; 0 for none.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0, metavar="S", help="Time limit of each timing; 0 for no timing.")] = 10.0,
     resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")] = 10_000,
-    gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 6,
+    gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery per pair of metrics.")] = 6,
     device: DeviceOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """All that is known of one metric: agreement with people, cost, weaknesses, pictures; wins and losses both.
+    """Write a page about one metric: agreement with human ratings, cost, weaknesses and images, wins and losses.
 
-    What is not given has no section: no --data, no agreement; no --probes, no weaknesses.
+    Sections without input are left out: agreement needs --data, weaknesses need --probes.
     """
     from bapps_eval.cli import heat_maps, read_datasets
     from bapps_eval.run import run
@@ -83,7 +83,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         if not files:
-            raise ModelError(f"{path} holds no .json files: give what `cpips probe NAME -o FILE.json` wrote")
+            raise ModelError(f"{path} contains no .json files: pass files that `cpips probe NAME -o FILE.json` wrote")
         found += files
     return found
 

@@ -1,4 +1,4 @@
-"""``cpips score``: distances of many pairs, of a table or of two folders."""
+"""``cpips score``: compute the distances of a table of pairs or of two folders."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def score(
     *,
     output: Annotated[str, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
-        help="Where to write: .csv, .parquet or .jsonl; with --engine ray a folder (path or URL) of Parquet parts.")],
+        help="Output: .csv, .parquet or .jsonl; with --engine ray a folder (path or URL) of Parquet parts.")],
     reference_column: Annotated[Optional[str], typer.Option(
         "--ref-column", metavar="NAME", show_default=False, help="Default: reference, ref, or the like.")] = None,
     image_column: Annotated[Optional[str], typer.Option(
         metavar="NAME", show_default=False, help="Default: image, img, dist, or the like.")] = None,
     root: Annotated[Optional[str], typer.Option(
         metavar="DIR", show_default=False,
-        help="Folder (path or URL) that relative paths start from. Default: the table's.")] = None,
+        help="Folder (path or URL) of relative paths. Default: the table's folder.")] = None,
     url_schemes: Annotated[Optional[str], typer.Option(
         "--urls", metavar="SCHEME,...", show_default=False,
         help="Schemes of URLs that rows may name, such as https,s3. Default: none but places below a table or --root that is "
@@ -49,23 +49,23 @@ def score(
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
     batch_size: Annotated[int, typer.Option(
-        min=1, metavar="N", help="Pairs of one size that are compared together; of large images fewer.")] = 8,
+        min=1, metavar="N", help="Pairs of one size per batch; fewer for large images.")] = 8,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an output that exists.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run has done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an interrupted run.")] = False,
     engine: EngineOption = "local",
     actors: ActorsOption = None,
     address: AddressOption = None,
     part_rows: Annotated[Optional[int], typer.Option(
         min=1, metavar="N", show_default=False,
-        help="Of Ray: rows of a part. Default: so that each actor gets some eight parts, 8192 at most.")] = None,
+        help="Ray: rows per part. Default: about eight parts per actor, at most 8192 rows.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Distances of many pairs: of a table, or of two folders by path without suffix.
+    """Compute the distances of a table of pairs, or of two folders, matched by path without suffix.
 
-    The output has all columns of the table, one row for each of its rows in their order, and `distance`, `error` and
-    `signature`; of several metrics a column each, under its name, in place of `distance`. A pair that cannot be compared is reported in its row, and the exit code is 1. Killed or interrupted,
-    the same command goes on where it stopped (from OUT.journal.jsonl, which goes when OUT is written; with
+    The output has the rows and columns of the table, plus `distance`, `error` and `signature`; with several metrics, one column
+    per metric replaces `distance`. A pair that cannot be compared gets an error in its row, and the exit code is 1. After
+    an interruption, the same command resumes (from OUT.journal.jsonl, which is deleted when OUT is written; with
     --engine ray from the parts in OUT).
     """
     from .._utils.io import check_output
@@ -84,7 +84,7 @@ def score(
     access = urls.Access([name.strip().lower() for name in (url_schemes or "").split(",") if name.strip()], private_hosts)
     if images is None:
         if isinstance(source, Path) and source.is_dir():
-            raise TableError(f"{pairs} is a folder: give the folder of the images too, or a table of pairs")
+            raise TableError(f"{pairs} is a folder: also pass the folder of the images, or pass a table of pairs")
         table = read_table(source, reference_column, image_column, root, access)
     elif reference_column or image_column or root or url_schemes:
         raise TableError("--ref-column, --image-column, --root and --urls belong to a table, got two folders")
@@ -112,7 +112,7 @@ def score(
         except KeyboardInterrupt:
             where = kept if len(measures) == 1 else f"{output}.*.journal.jsonl"
             say(f"interrupted: {done} of {len(measures) * len(table)} rows are in {where}; "
-                "the same command goes on from there")
+                "the same command continues from there")
             raise
     if summary.stale:
         say(f"{summary.stale} rows of an earlier run were compared again: images of theirs, or before them, have changed", "yellow")
@@ -139,7 +139,7 @@ def _facts(measures: Mapping[str, FullReferenceMetric]) -> dict[str, Any]:
 
 def _engine(settings: RaySettings | None, part_rows: int | None,
             out: Path | str) -> tuple[Callable[..., Any], Callable[..., Any], Any]:
-    """What checks the output, what does the work, and where an interrupted run keeps what it has."""
+    """Return the check of the output, the function that scores, and where an interrupted run stores its results."""
     if settings is None:
         from .._utils.journal import journal_path
         from ..batch import score_table

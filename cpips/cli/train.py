@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file as in configs/.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file like those in configs/.")],
     data_root: DataRootOption,
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
@@ -30,7 +30,7 @@ def train(
     threads: ThreadsOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Train a codec. Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights.
+    """Train a codec. After an interruption, the same command resumes and ends with the same weights.
 
     Several processes: `torchrun --nproc-per-node 4 -m cpips train ...`
     """
@@ -74,7 +74,7 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
     except KeyboardInterrupt:
         trainer.save()
         if first:
-            say(f"interrupted at step {trainer.step} of {steps}: saved; the same command goes on from there")
+            say(f"interrupted at step {trainer.step} of {steps}: saved; the same command continues from there")
         raise
     weights = output / "codec.safetensors"
     if first:
@@ -120,7 +120,7 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
 @contextmanager
 def step_progress(begin: int, steps: int, first: bool,
                   losses: Callable[[dict[str, Any]], str]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Call it with a trainer's rows: a bar on a terminal, a line each in a pipe; nothing but in the first process."""
+    """Show a trainer's rows as a progress bar on a terminal, as lines in a pipe, and only in the first process."""
     if console() is None or not first:
         yield lambda row: print(f"step {row['step']}/{steps}  {losses(row)}", flush=True)
         return
@@ -133,7 +133,7 @@ def step_progress(begin: int, steps: int, first: bool,
 
 
 def _losses(row: dict[str, Any]) -> str:
-    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgement {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ",
+    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgment {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ",
              "accuracy": "accuracy {:.1%}  ", "task": "task {:.4f}  "}
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
             + "".join(text.format(row[name]) for name, text in extra.items() if name in row)

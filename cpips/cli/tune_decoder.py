@@ -1,4 +1,4 @@
-"""``cpips tune-decoder``: train the decoder of a codec, and nothing else, from a config file."""
+"""``cpips tune-decoder``: fine-tune only the decoder of a codec, from a config file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tune_decoder(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file as configs/tune-*.toml.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False, help="A TOML file like configs/tune-*.toml.")],
     data_root: DataRootOption,
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
@@ -26,9 +26,9 @@ def tune_decoder(
     threads: ThreadsOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Tune a codec's decoder with the semantic ensemble loss; its files stay as they are, to the last bit.
+    """Fine-tune a codec's decoder with the semantic ensemble loss; bitstreams stay identical.
 
-    Started again after a kill or Ctrl-C, it goes on where it stopped, to the same weights.
+    After an interruption, the same command resumes and ends with the same weights.
     """
     from .._utils.io import check_run, exclusive
     from ..errors import CpipsError
@@ -64,7 +64,7 @@ def _tune(settings: TuneConfig, data_root: Path, output: Path, where: str) -> No
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        say("interrupted: the same command goes on from the last checkpoint")
+        say("interrupted: the same command continues from the last checkpoint")
         raise
     say(f"tuned {steps} steps, bitstreams unchanged: {weights}\ntry it:  cpips decompress FILE.cpz --codec {weights}")
 

@@ -1,4 +1,4 @@
-"""``cpips view``: look at images beside their reference, in a browser."""
+"""``cpips view``: show images beside their reference in a browser."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def view(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at images beside their reference: slide, flip, zoom, and go to where they differ most.
+    """Write a page that shows images beside their reference, with a slider, zoom, and the largest differences.
 
-    Writes one HTML page that needs nothing but itself: pictures are inside, lossless and in their own size. A .cpz file
-    is shown and measured as the picture that it decodes to.
+    The HTML page is self-contained: it includes the images, lossless and in their own size. A .cpz file is decoded, shown
+    and measured as an image.
     """
     from .._utils.io import check_output
     from ..pretrained import DEFAULT_MODEL
@@ -53,7 +53,7 @@ def view(
     else:
         put(output)
     if size > HEAVY:
-        say(f"the page is large ({size / 1e6:.0f} MB), for its pictures are whole and lossless: crop them for a lighter one",
+        say(f"the page is large ({size / 1e6:.0f} MB), because it contains lossless images: crop them for a smaller page",
             "yellow")
     if browse or (browse is None and console() is not None):
         import webbrowser

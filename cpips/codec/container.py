@@ -46,7 +46,7 @@ class Bitstream:
     """A compressed image: rANS strings of the hyper-latent z and the latent y, and what decoding them takes.
 
     ``checksum`` is the CRC-32 of the rounded latent: entropy decoding depends on floating-point scales, and on a
-    platform where these come out otherwise the loss of step is told, not shown as a picture.
+    platform where these come out otherwise the loss of step is told, not shown as an image.
     """
 
     z: bytes

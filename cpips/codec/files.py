@@ -123,7 +123,7 @@ def write(stream: container.Bitstream, path: str | os.PathLike[str], codec: Code
 
 
 def decompress(path: str | os.PathLike[str], codec: Codec | None = None) -> Tensor:
-    """The picture in a ``.cpz`` file, ``(3,H,W)`` float in [0,1].
+    """The image in a ``.cpz`` file, ``(3,H,W)`` float in [0,1].
 
     Raises:
         FileNotFoundError, BitstreamError, WeightsError: the file or the codec it needs is missing or wrong.
@@ -133,7 +133,7 @@ def decompress(path: str | os.PathLike[str], codec: Codec | None = None) -> Tens
 
 
 def picture_format(path: str | os.PathLike[str]) -> str:
-    """The format that a picture's suffix asks for.
+    """The format that an image's suffix asks for.
 
     Raises:
         ImageError: it is none of ``PICTURES``.
@@ -145,7 +145,7 @@ def picture_format(path: str | os.PathLike[str]) -> str:
 
 
 def save_picture(image: Tensor, path: str | os.PathLike[str]) -> None:
-    """Write ``(3,H,W)`` in [0,1] as a lossless 8-bit picture (PNG, WebP, TIFF or BMP, by the suffix)."""
+    """Write ``(3,H,W)`` in [0,1] as a lossless 8-bit image (PNG, WebP, TIFF or BMP, by the suffix)."""
     kind = picture_format(path)
     pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
     with atomic(Path(path)) as file:

@@ -69,7 +69,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         return codec.eval()
 
     def forward(self, x: Tensor) -> dict[str, Any]:
-        """CompressAI's, with the quantised latent ``y_hat`` beside its outputs. Likelihoods are float32 under autocast."""
+        """CompressAI's, with the quantized latent ``y_hat`` beside its outputs. Likelihoods are float32 under autocast."""
         y = self.g_a[-1](self.g_a[:-1](x).detach()) if self.detach_features else self.g_a(x)
         z = self.h_a(y.abs())
         with torch.autocast(x.device.type, enabled=False):
@@ -320,7 +320,7 @@ def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float) -> dict
     Args:
         output: what ``Codec.forward`` returned for ``image``.
         image: ``(N,3,H,W)`` in [0,1].
-        lmbda: weight of the distortion, in bits per pixel per squared 8-bit grey level.
+        lmbda: weight of the distortion, in bits per pixel per squared 8-bit gray level.
 
     Returns:
         ``loss``, ``bpp`` and ``mse``, scalars.

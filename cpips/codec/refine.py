@@ -4,7 +4,7 @@
     refined = refine(image, open_codec(), target_bpp=0.3, beta=20, roi=(40, 30, 200, 160))
 
 Stochastic Gumbel annealing (Yang, Bamler and Mandt, Improving Inference for Neural Image Compression, NeurIPS 2020, arXiv
-2006.04240, sec. 3.2): each number of the latent y and of the hyper-latent z is drawn softly between its two neighbouring
+2006.04240, sec. 3.2): each number of the latent y and of the hyper-latent z is drawn softly between its two neighboring
 integers, by a distribution that hardens as a temperature falls, so that gradients of rate and quality go through what
 will be rounded. Refining costs time when a file is made, and none when it is read.
 """
@@ -33,7 +33,7 @@ from .evaluate import psnr_8bit
 from .model import Codec
 from .roi import Region, foreground, pixel_weights
 
-WHITE = 255**2  # squared grey levels: the unit of the distortion
+WHITE = 255**2  # squared gray levels: the unit of the distortion
 OFFICIAL_STEPS, OFFICIAL_RATE = 2000, 5e-3
 FG_WEIGHT, BG_WEIGHT = 1.0, 0.1
 STEERING = 40.0  # the power of the overshoot by which the rate's weight would grow in a run without an effect
@@ -47,7 +47,7 @@ class Refined:
 
     ``bpp`` counts every byte of the ``.cpz`` file. The latents are those after ``step``, the best of all that were rounded
     and coded on the way; 0 are the codec's own. ``history`` has a row for each of those: ``step``, ``bpp`` of the file,
-    ``psnr`` of the decoded picture in dB over 8 bits (with a region ``psnr_fg`` and ``psnr_bg``), the terms before their
+    ``psnr`` of the decoded image in dB over 8 bits (with a region ``psnr_fg`` and ``psnr_bg``), the terms before their
     weights, ``quality`` (their weighted sum), ``objective``, ``tau`` and ``rate_weight``.
     """
 
@@ -59,7 +59,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a checkpoint must have in common with the run that goes on from it."""
+    """What a checkpoint must have in common with the run that continues from it."""
 
     codec: str
     image: int  # CRC-32 of the pixels
@@ -107,7 +107,7 @@ def refine(
     Args:
         codec: what :func:`cpips.codec.files.open_codec` gives.
         target_bpp: bits per pixel of the whole ``.cpz`` file, header and all.
-        alpha: bits per pixel that a squared grey level of error is worth; default: what the codec was trained with
+        alpha: bits per pixel that a squared gray level of error is worth; default: what the codec was trained with
             (``codec.lmbda``).
         beta, gamma: the same of a unit of ``perceptual`` and of ``style``.
         roi: the foreground: a mask, its file, a box, or a function, see :func:`cpips.codec.roi.foreground`. The MSE is
@@ -117,7 +117,7 @@ def refine(
         lr: of Adam; default: the official 5e-3 at 2000 steps, and more at fewer, so that as much can move.
         tolerance: largest part by which a file may miss the target.
         perceptual, style: losses to use instead of :class:`~cpips.losses.PerceptualLoss` and
-            :class:`~cpips.losses.StyleLoss` of the default model; they see pictures before these are clamped to [0,1], so
+            :class:`~cpips.losses.StyleLoss` of the default model; they see images before these are clamped to [0,1], so
             make them with ``check="off"``.
         checkpoint: a file that is written every ``checkpoint_every`` steps, and from which the same call goes on.
         progress: called with each row of the history as it comes.
@@ -139,7 +139,7 @@ def refine(
     images.check_values(batch)
     if alpha is None and (alpha := codec.lmbda) is None:
         raise ModelError(f"the codec {codec.name!r} does not tell the lambda that it was trained with: give alpha, the worth "
-                         "of a squared grey level in bits per pixel (0.0016 to 0.05, say)")
+                         "of a squared gray level in bits per pixel (0.0016 to 0.05, say)")
     _check_numbers(alpha=alpha, beta=beta, gamma=gamma, fg_weight=fg_weight, bg_weight=bg_weight)
     if not alpha + beta + gamma > 0:
         raise ModelError("alpha, beta and gamma are all 0: nothing would be left of the image; give one of them a weight")

@@ -21,7 +21,7 @@ def foreground(roi: Region, image: Tensor) -> Tensor:
     """The foreground as ``(H,W)`` bool.
 
     Args:
-        roi: a picture file, of black and white pixels alone (white is the foreground) or of a label image's 0 and 1; a
+        roi: an image file, of black and white pixels alone (white is the foreground) or of a label image's 0 and 1; a
             box ``(x,y,w,h)`` in pixels, from the top left; a tensor or array ``(H,W)``, bool or of zeros and ones (or
             0 and 255, uint8); or a function of the image, ``(3,H,W)`` in [0,1], that returns such a one: a saliency
             map or a segmentation, thresholded.
@@ -54,7 +54,7 @@ def pixel_weights(mask: Tensor, fg_weight: float, bg_weight: float) -> Tensor:
 def _from_file(path: str | os.PathLike[str]) -> Tensor:
     pixels = images.load(path)
     if not (pixels == pixels[:1]).all():
-        raise ImageError(f"the mask {path} is coloured: expected a picture of black and white pixels alone, white where the "
+        raise ImageError(f"the mask {path} is colored: expected an image of black and white pixels alone, white where the "
                          "foreground is")
     mask = pixels[0]
     return mask * 255 if mask.max() == 1 / 255 else mask  # labels 0 and 1

@@ -4,8 +4,8 @@
     >>> worse = distort(image, "jpeg2000", severity=0.7, seed=3)
     >>> recipe = random_recipe(np.random.default_rng(0)); worse = recipe.apply(image); print(recipe)
 
-Severity 0 is about invisible and 1 about level 5 of TID2013 or somewhat worse: annoying, yet the picture is still
-recognised. The dial is set by eye and by mean squared error, not by opinions: equal severities of two distortions are
+Severity 0 is about invisible and 1 about level 5 of TID2013 or somewhat worse: annoying, yet the image is still
+recognized. The dial is set by eye and by mean squared error, not by human ratings: equal severities of two distortions are
 not equally bad, and what hits single places (patch-displacement, jpeg-lost-blocks) may show at 0 already. Parameters go
 mostly geometrically between their ends. A severity only scales what the seed has drawn (pattern, direction, sign,
 places), so that for one seed severities are in order.
@@ -13,6 +13,8 @@ places), so that for one seed severities are in order.
 The output is a function of image, name, severity and seed alone, and equal on every machine that has the same versions
 of numpy, scipy and of Pillow's codecs, but for what the last bit of a float sum can do: single samples that are off by
 one, or, where something is rounded or cut off on purpose (posterise, poisson-noise, comfort-noise), by one step.
+
+:mod:`cpips.distortions.kadid` makes the distortions of KADID-10k itself, at the database's five levels.
 
 Needs scipy (extra ``eval``); ``import cpips`` does not import this package.
 """

@@ -223,7 +223,7 @@ def mean_shift(x: NDArray[Any], amount: float) -> NDArray[Any]:
 
 @kind(25, 0.3, 0.15, 0, -0.4, -0.6)
 def contrast_change(x: NDArray[Any], amount: float) -> NDArray[Any]:
-    """An S-shaped curve: steeper in the middle where ``amount`` is positive, flatter where negative; none at level 3."""
+    """A spline that moves the quartiles: steeper in the middle at levels 1 to 3, flatter at 4 and 5."""
     return _curve(x, [0.3, 0.5, 0.7], [0.25 - amount / 4, 0.5, 0.75 + amount / 4])
 
 

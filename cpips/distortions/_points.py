@@ -69,7 +69,7 @@ def saturate(x: NDArray[Any], severity: float) -> NDArray[Any]:
 
 @distortion("photometric")
 def desaturate(x: NDArray[Any], severity: float) -> NDArray[Any]:
-    """Chroma times 0.9 to 0: grey in the end."""
+    """Chroma times 0.9 to 0: gray in the end."""
     return _scale_chroma(x, 1 - between(severity, 0.1, 1))
 
 
@@ -88,7 +88,7 @@ def colour_cast(x: NDArray[Any], severity: float, rng: np.random.Generator) -> N
     """White balance off: channels gain or lose up to 2 to 50 %, towards a hue that is drawn."""
     hue = rng.uniform(0, 2 * np.pi) + np.array([0, 2, 4]) * np.pi / 3
     gains = np.exp(between(severity, 0.02, 0.5) * np.cos(hue))
-    gains /= gains @ [0.299, 0.587, 0.114]  # a grey keeps its luma
+    gains /= gains @ [0.299, 0.587, 0.114]  # a gray keeps its luma
     return x * gains.astype(np.float32)
 
 
@@ -101,7 +101,7 @@ def posterise(x: NDArray[Any], severity: float) -> NDArray[Any]:
 
 @distortion("photometric")
 def colour_quantise_dither(x: NDArray[Any], severity: float) -> NDArray[Any]:
-    """A palette of 256 to 6 colours (median cut), with Floyd-Steinberg dithering."""
+    """A palette of 256 to 6 colors (median cut), with Floyd-Steinberg dithering."""
     image = to_pil(x)
     palette = image.quantize(round(between(severity, 256, 6)), method=Image.Quantize.MEDIANCUT)
     return from_pil(image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))

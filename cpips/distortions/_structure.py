@@ -163,14 +163,14 @@ def shift(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray
 
 @distortion("spatial")
 def rotate(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
-    """About the centre by 0.2 to 8 degrees, to a side that is drawn."""
+    """About the center by 0.2 to 8 degrees, to a side that is drawn."""
     turn = sign(rng) * np.deg2rad(between(severity, 0.2, 8))
     return affine(x, np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]), np.zeros(2))
 
 
 @distortion("spatial")
 def rescale(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
-    """Zoomed about the centre by 0.4 to 16 %, in or out (drawn)."""
+    """Zoomed about the center by 0.4 to 16 %, in or out (drawn)."""
     return affine(x, np.eye(2) * np.exp(sign(rng) * between(severity, 0.004, 0.16)), np.zeros(2))
 
 
@@ -214,7 +214,7 @@ def patch_displacement(x: NDArray[Any], severity: float, rng: np.random.Generato
 
 @distortion("spatial")
 def block_colour(x: NDArray[Any], severity: float, rng: np.random.Generator) -> NDArray[Any]:
-    """Squares of a tenth of the shorter side, of one drawn colour each: 1 to 25, laid on with 0.1 to 0.9."""
+    """Squares of a tenth of the shorter side, of one drawn color each: 1 to 25, laid on with 0.1 to 0.9."""
     side = max(4, min(x.shape[:2]) // 10)
     corners = (rng.random((25, 2)) * (np.array(x.shape[:2]) - side + 1)).astype(int)
     colours = rng.uniform(0, 255, (25, 3)).astype(np.float32)
@@ -309,7 +309,7 @@ def jpeg_lost_blocks(x: NDArray[Any], severity: float, rng: np.random.Generator)
         kind, back, colour = rng.integers(3), int(rng.integers(1, cols)), rng.uniform(-50, 50, 3).astype(np.float32)
         run = np.arange(start, min(start + length, rows * cols, start + max(1, int(np.ceil(lost - done)))))
         done += len(run)
-        if kind == 0:  # a decoder out of step: what came before, at the wrong place
+        if kind == 0:  # a decoder out of step repeats earlier content at the wrong place
             out[run] = tiles[run - back]
         elif kind == 1:  # nothing decoded: the last block again
             out[run] = tiles[start - 1]

@@ -74,14 +74,14 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-# ---- colours --------------------------------------------------------------------------------------------------------
+# ---- colors --------------------------------------------------------------------------------------------------------
 
 _TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.float32)
 
 
 def to_ycc(x: NDArray[Any]) -> NDArray[Any]:
-    """Full-range BT.601, as in JPEG; grey has chroma 0."""
+    """Full-range BT.601, as in JPEG; gray has chroma 0."""
     return x @ _TO_YCC.T
 
 

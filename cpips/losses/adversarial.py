@@ -58,7 +58,7 @@ class UNetDiscriminator(nn.Module):
     """Logits ``(N,codes+1,H/8,W/8)`` of images ``(N,3,H,W)`` about [0,1], given the latent they were decoded from.
 
     OASIS' U-Net of residual blocks (Schönfeld et al., ICLR 2021, arXiv 2012.04781) with mean pooling and LeakyReLU(0.2),
-    without normalisation, whose way up ends at a stride of 8 px, as in MS-ILLM. The latent passes one 3x3 convolution to
+    without normalization, whose way up ends at a stride of 8 px, as in MS-ILLM. The latent passes one 3x3 convolution to
     ``CONDITION`` channels and, enlarged, joins the pixels. MS-ILLM's own has six levels of 128 to 512 channels and 1024
     codes; the default here is what a CPU can train.
 
@@ -84,7 +84,7 @@ class UNetDiscriminator(nn.Module):
         self.condition = nn.Conv2d(latent_channels, condition, 3, padding=1) if condition else None
         widths = [width, 2 * width] + [4 * width] * (levels - 2)
         self.down = nn.ModuleList(Residual(a, b) for a, b in zip([3 + condition, *widths], widths))
-        # from the bottom to the stride of 8, each level joined by what came down at its size
+        # from the bottom to the stride of 8, each level is concatenated with the encoder's level of its size
         self.up = nn.ModuleList(Residual(widths[i + 1] + widths[i], widths[i]) for i in range(levels - 2, 1, -1))
         self.head = nn.Conv2d(widths[2], codes + 1, 1)
 

@@ -55,7 +55,7 @@ class Loss(ImageModule):
             raise ImageError(f"{came}; it looks like 0..255 (or wider): divide by its white, x / 255")
         if low >= -1.01 and high <= 1.01:
             raise ImageError(f"{came}; it looks like [-1,1]: convert with (x + 1) / 2")
-        raise ImageError(f"{came}; if it was normalised by a mean and a deviation, undo that: x * std + mean")
+        raise ImageError(f"{came}; if it was normalized by a mean and a deviation, undo that: x * std + mean")
 
     def _valid(self, *batches: Tensor) -> Tensor:
         output, *targets = batches
@@ -166,7 +166,7 @@ class FeatureLoss(Loss):
             features, target_features: of both, where they are known: ``loss.extractor(output)``.
 
         Raises:
-            ImageError: images that cannot be compared; the message says what came and how to mend it.
+            ImageError: images that cannot be compared; the message says what it got and how to fix it.
         """
         return self._forward(output, target, features, target_features)
 

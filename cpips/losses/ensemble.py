@@ -26,7 +26,7 @@ class SemanticEnsembleLoss(CombinedLoss):
         loss = SemanticEnsembleLoss()                                  # the first stage: without an adversary
         loss = SemanticEnsembleLoss(adversary=NonBinaryAdversary(UNetDiscriminator(64, 192), tokenizer))
         total, parts = loss(output, target, latent)                    # charbonnier, perceptual, style, adversarial, total
-        judged = loss.discriminator_loss(output, target, latent)       # for the adversary's own optimiser
+        judged = loss.discriminator_loss(output, target, latent)       # for the adversary's own optimizer
 
     The sum of Li et al., Semantic Ensemble Loss and Latent Refinement for High-Fidelity Neural Image Compression (arXiv
     2401.14007), whose weights are not published: the defaults make the gradients of the first three, at the pixels of a

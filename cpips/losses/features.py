@@ -1,4 +1,4 @@
-"""Frozen features of images, for the losses that compare features: a codec's encoder, or a classifier's trunk."""
+"""Frozen features of images, for the losses that compare features: a codec's encoder, or a classifier's backbone."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FeatureExtractor(nn.Module):
     One object may serve several losses: a :class:`~cpips.losses.CombinedLoss` then runs it once for all of them.
 
     Args:
-        model: a codec's encoder, named or given as :class:`cpips.CPIPS` takes it, or a classifier's trunk: ``'vgg'``
+        model: a codec's encoder, named or given as :class:`cpips.CPIPS` takes it, or a classifier's backbone: ``'vgg'``
             (VGG16), ``'alex'``, ``'squeeze'``.
-        trunk: where the weights of such a trunk are, as for :class:`cpips.baselines.LPIPS`: a file, a state dict,
+        trunk: where the weights of such a backbone are, as for :class:`cpips.baselines.LPIPS`: a file, a state dict,
             ``'random'``, or ``None`` for the cache and, unless offline, torchvision's file.
         checkpoint: compute the features again in the backward pass, stage by stage, instead of keeping what each layer
             needs there: less memory for more time.
@@ -96,7 +96,7 @@ class FeatureExtractor(nn.Module):
         """Features ``{tap: (N,C,h,w)}`` of ``(N,3,H,W)`` at ``taps`` (default: all), no deeper than need be.
 
         Raises:
-            ImageError: an image that is too small for the trunk.
+            ImageError: an image that is too small for the backbone.
         """
         if min(x.shape[2:]) < self.min_side:
             raise ImageError(f"the image is {x.shape[3]}x{x.shape[2]} px: {self.name} needs sides of {self.min_side} px "

@@ -34,7 +34,7 @@ def perceptual_loss(output: Features, target: Features, distance: str = "l2", *,
     Args:
         output, target: features ``{tap: (N,C,h,w)}``, as :class:`~cpips.losses.FeatureExtractor` gives them.
         weights: per tap a number or ``(C,)``; 1 where not given.
-        eps: floor of the normaliser, in squared units of the features.
+        eps: floor of the normalizer, in squared units of the features.
         strides, size: pixels that a cell of each tap covers, and the images' (H,W): cells that reach out of the image
             then count by the share inside, as in :class:`cpips.CPIPS`. Without, all count alike.
         reduction: ``'mean'``, ``'sum'`` over the N, or ``'none'`` for ``(N,)``.
@@ -112,7 +112,7 @@ class PerceptualLoss(FeatureLoss):
         _check_distance(distance, settings)
         if isinstance(model, FullReferenceMetric):
             raise ModelError(f"{model.name} is a metric, whose distance is its own: choose distance 'metric', or give "
-                             "an encoder or a trunk")
+                             "an encoder or a backbone")
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
         self.eps, self.name = positive(1e-6 if eps is None else eps), f"{extractor.name} {distance}"
         default = extractor.taps if distance == "normalised" else extractor.taps[-1:]

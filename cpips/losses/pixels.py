@@ -36,7 +36,7 @@ def charbonnier_loss(output: Tensor, target: Tensor, eps: float = 1e-3, reductio
 
 def total_variation_loss(output: Tensor, isotropic: bool = False, eps: float = 1e-3,
                          reduction: str = "mean") -> Tensor:
-    """Sum of the differences of neighbours over the number of values, in units of the pixels; 0 for constant images.
+    """Sum of the differences of neighbors over the number of values, in units of the pixels; 0 for constant images.
 
         anisotropic   sum |dx| + |dy|                            / (C H W)
         isotropic     sum sqrt(dx^2 + dy^2 + eps^2) - eps        / (C H W)

@@ -27,7 +27,7 @@ class Result:
         name: ``FID``, ``KID``, ``precision``, ``recall`` for Inception's features; else ``frechet-SPACE``,
             ``kernel-SPACE``, ``precision-SPACE``, ``recall-SPACE``. Patches add their side: ``FID/256``.
         value: lower is closer for distances; in [0,1] for precision and recall.
-        standard_error: of the kernel distance, for the samples at hand; None for what has none.
+        standard_error: of the kernel distance, for the samples available; None for what has none.
         samples: features of the references, and of the images.
         signature: one line that says what was measured; print it beside the number.
         notes: what a reader must know before believing it.
@@ -147,7 +147,7 @@ def precision_recall(references: Images | Statistics, images: Images | Statistic
                      **settings: Any) -> tuple[Result, Result]:
     """Share of the images that lie where references are, and of the references that lie where images are
     (Kynkaanniemi et al., 2019, arXiv 1904.06991, eq. 1, 2): within the distance of some sample of the other set to its
-    k-th neighbour there.
+    k-th neighbor there.
 
     Args:
         neighbours: k.
@@ -168,7 +168,7 @@ def precision_recall(references: Images | Statistics, images: Images | Statistic
 
 
 def coverage(x: Tensor, y: Tensor, neighbours: int) -> float:
-    """Share of ``(m,D)`` that lies within the distance of some of ``(n,D)`` to its k-th neighbour among these."""
+    """Share of ``(m,D)`` that lies within the distance of some of ``(n,D)`` to its k-th neighbor among these."""
     # each is its own nearest, at zero
     radii = torch.cat([torch.cdist(part, y).kthvalue(neighbours + 1, 1).values for part in y.split(_BLOCK)])
     inside = torch.cat([(torch.cdist(part, y) <= radii).any(1) for part in x.split(_BLOCK)])

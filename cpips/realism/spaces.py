@@ -144,12 +144,12 @@ def make_space(space: SpaceLike, *, device: str | torch.device = "cpu", offline:
 def encoder_space(model: pretrained.Source | FeatureExtractor = pretrained.DEFAULT_CODEC, *,
                   taps: str | Sequence[str] | None = None, pool: str = "moments", resize: str = "none",
                   device: str | torch.device = "cpu", offline: bool | None = None) -> Space:
-    """The features of a codec's encoder (or of a trunk) as a space; the default, for it is always at hand.
+    """The features of a codec's encoder (or of a backbone) as a space; the default, for it is always available.
 
     Args:
         model: as :class:`cpips.losses.FeatureExtractor` takes it, or an extractor.
         taps: default: the deepest (of an encoder the latent, a cell for 16x16 px).
-        pool: ``'moments'``: mean and standard deviation of each channel over the cells, ``(N,2C)``: colours and how much
+        pool: ``'moments'``: mean and standard deviation of each channel over the cells, ``(N,2C)``: colors and how much
             of each pattern there is. ``'mean'``: the means alone, which of a latent's signed channels say little.
             ``'cells'``: each cell is a sample, for one tap: the distribution of small patches.
         resize: default ``'none'``: pooling makes images of all sizes comparable.
@@ -163,7 +163,7 @@ def encoder_space(model: pretrained.Source | FeatureExtractor = pretrained.DEFAU
     extractor = FeatureExtractor.of(model, checkpoint=False, offline=offline).to(device)
     chosen = extractor.choose(extractor.taps[-1:] if taps is None else taps)
     if pool == "cells" and len(chosen) > 1:
-        raise ModelError(f"pool 'cells' takes one tap, came {', '.join(chosen)}: their cells have different sizes")
+        raise ModelError(f"pool 'cells' takes one tap, got {', '.join(chosen)}: their cells have different sizes")
 
     def features(x: Tensor) -> Tensor:
         found = extractor(x, chosen)

@@ -42,7 +42,7 @@ class Statistics:
         keep: features that are kept, for the kernel distance and precision and recall; 0 for moments alone.
 
     Attributes:
-        images, samples: how many came, and how many features they gave.
+        images, samples: the number of images, and of the features that they gave.
         skipped: images that were smaller than a patch.
         mean, scatter: ``(D,)`` and ``(D,D)``, float64: mean, and sum of the outer products of deviations from it.
         features, order: ``(k,D)`` float32 and ``(k,)`` int64: those that are kept, and their ranks in the draw.

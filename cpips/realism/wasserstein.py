@@ -132,7 +132,7 @@ class WassersteinDistortion(FeatureLoss):
     :class:`~cpips.losses.StyleLoss`, whose windows the map chooses: ``loss(output, target, log2_sigma)``.
 
     Args:
-        model: as :class:`~cpips.losses.FeatureExtractor` takes it (an encoder or a trunk), or an extractor, which other
+        model: as :class:`~cpips.losses.FeatureExtractor` takes it (an encoder or a backbone), or an extractor, which other
             losses may share.
         log2_sigma: for calls that do not say: a number.
         taps: default: all of the extractor's.

@@ -1,4 +1,4 @@
-"""Checkerboard artefacts of upsampling layers, measured: the energy of patterns that repeat with the layers' stride.
+"""Checkerboard artifacts of upsampling layers, measured: the energy of patterns that repeat with the layers' stride.
 
 A transposed convolution whose kernel is no multiple of its stride covers its output unevenly (Odena et al., Distill 2016,
 doi 10.23915/distill.00003): what is left is a pattern with a period of the stride, lines in the spectrum at its
@@ -18,7 +18,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def checkerboard_energy(image: images.ImageLike, stride: int) -> Tensor:
-    """Energy of the patterns in images that repeat every ``stride`` pixels: ``(N,)``, in squared 8-bit grey levels.
+    """Energy of the patterns in images that repeat every ``stride`` pixels: ``(N,)``, in squared 8-bit gray levels.
 
     Power spectra of luma (BT.601) are averaged over tiles of ``8 * stride`` px that overlap by half, under Hann windows.
     At each harmonic ``(k,l)/stride``, ``k`` and ``l`` not both 0, the power within one bin counts, as far as it is more
@@ -61,7 +61,7 @@ def checkerboard_energy(image: images.ImageLike, stride: int) -> Tensor:
 
 
 def checkerboard_index(image: images.ImageLike, original: images.ImageLike, stride: int) -> Tensor:
-    """How much more of a checkerboard ``image`` has than ``original``: ``(N,)``, in squared 8-bit grey levels of luma, on
+    """How much more of a checkerboard ``image`` has than ``original``: ``(N,)``, in squared 8-bit gray levels of luma, on
     the scale of an MSE. 0 for the original itself; below 0 where the original has such a pattern and the image lost it.
 
     Args, raises: see :func:`checkerboard_energy`; both of one size.

@@ -29,8 +29,8 @@ MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labelled images and
-    ``judged`` groups of judged copies, ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
+    """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labeled images,
+    ``judged`` groups of judged copies, and ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
 
     A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
     so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
@@ -61,8 +61,8 @@ class TrainConfig:
     """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J + task_weight T``, where D is ``255² MSE`` or
     ``1 - MS-SSIM``.
 
-    J compares distances in ``form`` at ``taps`` with the judgements in ``judged_data``; T is the distance of the decoded
-    image to the original in the features of a frozen task network, for codecs whose pictures machines look at. See
+    J compares distances in ``form`` at ``taps`` with the judgments in ``judged_data``; T is the distance of the decoded
+    image to the original in the features of a frozen task network, for codecs whose images machines look at. See
     :class:`~cpips.training.objective.Objective`.
 
     Learning rate: linear warm-up, then a cosine to zero over all stages.
@@ -76,6 +76,7 @@ class TrainConfig:
     N: int = 128
     M: int = 192
     init: str = ""  # a codec to start from, relative to the config file
+    widen: str = ""  # likewise weights of a narrower encoder of the same architecture, to start tied channels from
     init_head: str = ""  # likewise a run's head, or a model's weights, whose head to start from
     rate_weight: float = 1.0
     distortion: str = "mse"
@@ -100,7 +101,7 @@ class TrainConfig:
     task_weight: float = 0.0
     task_net: str = "squeeze"
     task_trunk: str = ""  # file of the task network's weights, under the data root
-    task_taps: list[str] = field(default_factory=list)  # features that are compared, normalised; all of them if empty
+    task_taps: list[str] = field(default_factory=list)  # features that are compared, normalized; all of them if empty
     seed: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
@@ -151,6 +152,8 @@ class TrainConfig:
             raise ValueError("kadid, photographs, or groups with opinions in a stage, change nothing without opinion_weight")
         if self.judge_weight and self.form == "contrast":
             raise ValueError("form = 'contrast' is trained with opinions, not with judge_weight")
+        if self.widen and (self.init or not self.tied):
+            raise ValueError("widen needs tied, and changes nothing beside init")
         if self.tied and self.arch != "aligned":
             raise ValueError("tied needs arch = 'aligned', whose cells turn with the image")
         if self.init_head and not (self.judge_weight or self.opinion_weight):
@@ -183,6 +186,7 @@ class TrainConfig:
         raw["stages"] = [toml.make(f"{path}, [[stages]] number {i}", Stage, stage) for i, stage in enumerate(stages, 1)]
         config = toml.make(path, cls, raw)
         return dataclasses.replace(config, init=config.init and toml.beside(path, config.init),
+                                   widen=config.widen and toml.beside(path, config.widen),
                                    init_head=config.init_head and toml.beside(path, config.init_head))
 
     def stage_at(self, step: int) -> Stage:

@@ -1,4 +1,4 @@
-"""Training images: random crops of photographs, and labelled images; every batch a pure function of its key."""
+"""Training images: random crops of photographs, and labeled images; every batch a pure function of its key."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Crops:
 
 
 class Labelled:
-    """Labelled images of one size, all in memory: ``images`` uint8 ``(n,3,h,w)`` and ``labels`` ``(n,)``.
+    """Labeled images of one size, all in memory: ``images`` uint8 ``(n,3,h,w)`` and ``labels`` ``(n,)``.
 
     A source is an ``.npz`` shard (``jpeg``: concatenated files, uint8; ``offsets``: where each begins, and perhaps
     where the last ends; ``labels``) or a folder with a folder of images for each class, whose sorted names are the
@@ -98,13 +98,13 @@ class Labelled:
             images += found[0]
             labels += found[1]
         if not images:
-            raise ValueError("no labelled images")
+            raise ValueError("no labeled images")
         if len({image.shape for image in images}) > 1:
-            raise ValueError("labelled images must be of one size: resize them first")
+            raise ValueError("labeled images must be of one size: resize them first")
         self.images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         self.labels = torch.tensor(labels)
         if self.labels.is_floating_point() or self.labels.min() < 0:
-            raise ValueError("labels of labelled images must be whole numbers from 0")
+            raise ValueError("labels of labeled images must be whole numbers from 0")
 
     @property
     def classes(self) -> int:
@@ -150,7 +150,7 @@ def _read_shard(path: Path) -> tuple[list[NDArray[Any]], list[int]]:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(_decode, files)), labels
     except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a labelled shard of jpeg, offsets and labels: {error}") from error
+        raise ValueError(f"{path}: not a labeled shard of jpeg, offsets and labels: {error}") from error
 
 
 def _read_classes(folder: Path) -> tuple[list[NDArray[Any]], list[int]]:

@@ -7,7 +7,7 @@ decode with the new decoder, and every comparison of decoders is one at identica
     from cpips.training.decoder_tuning import DecoderTuner, TuneSettings
     tuner = DecoderTuner(open_codec("hyperprior-q1"), Crops([folder], 128), CharbonnierLoss(), adversary,
                          settings=TuneSettings(steps=500, lambda_adv=0.008, layers="first-2"), out=Path("run"))
-    tuner.run()                                   # goes on from run/tuning.pt, if there is one
+    tuner.run()                                   # continues from run/tuning.pt, if there is one
     codec = open_codec("run/codec.safetensors")   # a codec like any other
 
 What is plugged in:
@@ -69,7 +69,7 @@ class Adversary(Protocol):
     Args of both losses:
         x_hat, x: decoded and original images, ``(N,3,S,S)``; ``x_hat`` comes with its graph to the generator's loss,
             detached to the discriminator's.
-        y_hat: the quantised latent that ``x_hat`` was decoded from, ``(N,M,S/16,S/16)``, without a graph.
+        y_hat: the quantized latent that ``x_hat`` was decoded from, ``(N,M,S/16,S/16)``, without a graph.
     """
 
     def generator_loss(self, x_hat: Tensor, x: Tensor, y_hat: Tensor) -> Tensor:

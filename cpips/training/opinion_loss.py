@@ -91,17 +91,33 @@ class TrainableContrastHead(nn.Module):
 
     @torch.no_grad()
     def start_from(self, head: ContrastHead) -> None:
-        """Take over the settings of ``head``, of the same taps and scales, and of as many channels or fewer."""
+        """Take over the settings of ``head``, of the same taps and scales.
+
+        It may have fewer channels: the others then start with a weight that hardly counts.
+
+        Raises:
+            ValueError: it has other taps or scales.
+        """
+        if (head.taps, head.scales) != (tuple(self.powers), self.scales):
+            raise ValueError(f"a head at {head.taps} and {head.scales} scales to start from: expected {tuple(self.powers)} and "
+                             f"{self.scales}")
         settings = {name.removeprefix("head.contrast."): value for name, value in head.state().items()}
         self.log_color.copy_(settings["color"].clamp_min(1e-9).log())
         for tap in self.powers:
             for name in PER_CHANNEL:
-                self.logs[f"{tap}-{name}"].copy_(settings[f"{tap}.{name}"][:, :: self.turns].clamp_min(1e-9).log())
+                values = settings[f"{tap}.{name}"][:, :: self.turns].clamp_min(1e-9).log()
+                own = self.logs[f"{tap}-{name}"]
+                own[:, : values.shape[1]] = values
+                if name.endswith("weight"):
+                    own[:, values.shape[1] :] = values.mean() - 3.0
             for name in PER_SCALE[:2]:
                 self.log_thresholds[f"{tap}-{name}"].copy_(settings[f"{tap}.{name}"].log())
             self.powers[tap].copy_(settings[f"{tap}.power"])
             mix = settings[f"{tap}.mix"][:: self.turns]
-            self.roots[tap].copy_((mix.unflatten(1, (-1, TURNS)) if self.turns > 1 else mix).sqrt())
+            mix = (mix.unflatten(1, (-1, TURNS)) if self.turns > 1 else mix).sqrt()
+            own, count = self.roots[tap], len(mix)
+            own[:count] = 0.0
+            own[:count, :count] = mix
 
     def state(self) -> dict[str, Tensor]:
         """Settings and fit as they are stored beside an encoder."""

@@ -27,7 +27,7 @@ from PIL import Image
 from .._utils.io import replace
 from ..distortions import DISTORTIONS, distort, random_recipe
 from ..distortions.kadid import KADID_LEVELS, kadid
-from .calibration.opinion_labels import HELD_OUT, Opinions, read_opinions
+from .calibration.opinion_labels import HELD_OUT, OpinionLabels, read_opinions
 
 CONDITIONS = tuple((kind, level) for kind, levels in KADID_LEVELS.items() for level in range(1, len(levels) + 1))
 OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
@@ -106,17 +106,17 @@ class OpinionSet:
                 "opinions": torch.from_numpy(np.concatenate(labels)), "guards": _tensor(guards)}
 
 
-def kadid_group(path: Path, opinions: Opinions) -> tuple[NDArray[Any], NDArray[Any]]:
+def kadid_group(path: Path, opinions: OpinionLabels) -> tuple[NDArray[Any], NDArray[Any]]:
     """A reference of KADID-10k and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``."""
     reference = _read(path)
     copies = [kadid(reference, kind, level, int(path.stem[1:])) for kind, level in CONDITIONS]
-    means = opinions.condition_means
+    means = opinions.conditions
     labels = [OWN_SHARE * opinions.dmos[f"{path.stem}_{kind:02d}_{level:02d}.png"] + (1 - OWN_SHARE) * means[kind, level]
               for kind, level in CONDITIONS]
     return np.stack([reference, *copies]), np.array(labels, np.float32)
 
 
-def photograph_group(path: Path, number: int, opinions: Opinions, teachers: "_Teachers") -> tuple[NDArray[Any], NDArray[Any]]:
+def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers: "_Teachers") -> tuple[NDArray[Any], NDArray[Any]]:
     """A photograph and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``, NaN where the teachers differ."""
     rng = np.random.default_rng([5, number])
     image = _read(path)
@@ -133,14 +133,14 @@ def photograph_group(path: Path, number: int, opinions: Opinions, teachers: "_Te
     taught += [random_recipe(rng, combine=1.0).apply(image) for _ in range(COMBINED_COPIES)]
     qualities = teachers(image, taught)
     labels = np.where(qualities.std(1) <= SPREAD, qualities.mean(1), np.nan)
-    means = [opinions.condition_means[condition] for condition in chosen]
+    means = [opinions.conditions[condition] for condition in chosen]
     return np.stack([image, *copies, *taught]), np.concatenate([means, labels]).astype(np.float32)
 
 
 class _Teachers:
     """Full-reference indices, each on KADID's scale."""
 
-    def __init__(self, folder: Path, references: Sequence[Path], opinions: Opinions):
+    def __init__(self, folder: Path, references: Sequence[Path], opinions: OpinionLabels):
         from .calibration.teachers import create_teachers
 
         self.metrics = create_teachers(TEACHERS, None)

@@ -83,7 +83,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         kodak: folder of test images, never trained on.
         weights: the repository's ``weights`` folder.
         commit: git commit of the code that trained it.
-        labelled: labelled test images (as :class:`~cpips.training.data.Labelled` reads them), for a model with a classifier.
+        labelled: labeled test images (as :class:`~cpips.training.data.Labelled` reads them), for a model with a classifier.
         judged: the judged groups, for a model with a head.
     """
     config = TrainConfig.load(config_path)
@@ -103,7 +103,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         "arch": config.arch, "N": config.N, "M": config.M, "lambda": config.lmbda,
         **files,
         "licence": "MIT",
-        "preprocessing": "RGB in [0,1], no normalisation, no resizing",
+        "preprocessing": "RGB in [0,1], no normalization, no resizing",
         "training": {
             "data": [dataset_name(folder) for folder in config.data + config.labelled_data], "config": f"configs/{config_path.name}",
             "steps": int(metadata["steps"]), "planned_steps": config.steps, "init": init,
@@ -145,7 +145,7 @@ def dataset_name(folder: str) -> str:
 
 
 def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict[str, Any]:
-    """Top-1 accuracy of the rounded latent's classifier on labelled test images."""
+    """Top-1 accuracy of the rounded latent's classifier on labeled test images."""
     state = pretrained.read_weights(classifier_path)
     classes, channels = state["weight"].shape
     classifier = Classifier(channels, classes)
@@ -156,9 +156,9 @@ def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict[
 
 
 def judgement(path: Path, judged: Path, config: TrainConfig) -> dict[str, Any]:
-    """What the head was trained on, and how it agrees with the teachers on the groups kept aside."""
+    """What the head was trained on, and how it agrees with the teachers on the groups held out."""
     groups = JudgedSet(judged, teachers=config.teachers or None)
-    return {"calibrated": "by teachers: no person's judgement was used", "teachers": list(groups.teachers),
+    return {"calibrated": "by teachers: no person's judgment was used", "teachers": list(groups.teachers),
             "form": config.form, "taps": config.taps, "judged_groups": len(groups),
             "copies": groups.scores.shape[1], "kept_aside": rounded(agreement(CPIPS(path), groups))}
 
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the trainer's output folder")
     parser.add_argument("config", type=Path, help="the config it was trained from")
     parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak images")
-    parser.add_argument("--labelled", type=Path, help="labelled test images, for a model with a classifier")
+    parser.add_argument("--labelled", type=Path, help="labeled test images, for a model with a classifier")
     parser.add_argument("--judged", type=Path, help="the judged groups, for a model with a head")
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     args = parser.parse_args()

@@ -8,7 +8,7 @@ training knows of it: what is exported are ordinary weights. Channel ``4 b + r``
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 import torch
@@ -93,6 +93,32 @@ def start_tied(codec: Any, seed: int = 0) -> None:
                 base = torch.randn(outputs // TURNS, inputs // TURNS, TURNS, kernel, kernel, generator=generator)
                 layer.weight.copy_(turned_matrix(base * (1.5 / (inputs * kernel**2)) ** 0.5))
             layer.bias.zero_()
+
+
+@torch.no_grad()
+def start_from_narrower(codec: Any, state: Mapping[str, Tensor]) -> None:
+    """Put the features of a narrower encoder of the same architecture into the first channels of a codec's, in place.
+
+    The wider network then has the narrower one's features, whatever its other channels say: these start with no influence
+    on them.
+
+    Args:
+        state: ``g_a.*`` of the narrower encoder.
+
+    Raises:
+        ValueError: it is of another architecture, or not narrower.
+    """
+    for number, layer in enumerate(list(codec.g_a)[:-1]):
+        names = ("weight", "bias") if isinstance(layer, nn.Conv2d) else ("gamma", "beta")
+        matrix, vector = getattr(layer, names[0]), getattr(layer, names[1])
+        small, values = (state[f"g_a.{number}.{name}"].float() for name in names)
+        outputs, inputs = small.shape[:2]
+        if small.dim() != matrix.dim() or small.shape[2:] != matrix.shape[2:] or outputs > len(matrix) or inputs > matrix.shape[1]:
+            raise ValueError(f"g_a.{number} has weights {tuple(small.shape)}: expected those of a narrower encoder than "
+                             f"{tuple(matrix.shape)}")
+        matrix[:outputs] = 0.0
+        matrix[:outputs, :inputs] = small
+        vector[:outputs] = values
 
 
 def initial_filters(count: int, kernel: int, seed: int = 0) -> Tensor:

@@ -33,7 +33,7 @@ from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
 from ..contrast import ContrastHead
 from ..errors import ModelError
-from ..head import Head
+from ..head import PREFIX, Head
 from ..losses import FeatureExtractor, PerceptualLoss
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
@@ -43,7 +43,7 @@ from .data import Crops, Labelled
 from .objective import Objective
 from .opinion_loss import TrainableContrastHead
 from .opinions import OpinionSet
-from .tied import start_tied, tie, untie
+from .tied import start_from_narrower, start_tied, tie, untie
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,10 @@ class Trainer:
             task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
-            head = Head.from_state_dict(read_weights(Path(config.init_head)), codec.analysis_channels)
+            state = read_weights(Path(config.init_head))
+            channels = {tap: len(state[f"{PREFIX}contrast.{tap}.mix"]) if f"{PREFIX}contrast.{tap}.mix" in state else count
+                        for tap, count in codec.analysis_channels.items()}  # a head to widen has fewer
+            head = Head.from_state_dict(state, channels)
             if head is None or isinstance(head, ContrastHead) != isinstance(objective.head, TrainableContrastHead):
                 raise ModelError(f"{config.init_head} has no head of form {config.form!r} to start from")
             objective.head.start_from(head)  # type: ignore[arg-type]  # of the kind that was just made sure of
@@ -99,6 +102,8 @@ class Trainer:
         if config.tied:
             if not config.init:
                 start_tied(codec, config.seed)
+                if config.widen:
+                    start_from_narrower(codec, read_weights(Path(config.widen)))
             tie(codec.g_a)
         objective.train()
         named = list(objective.named_parameters())
@@ -230,7 +235,7 @@ class Trainer:
         state = read_checkpoint(self.checkpoint, self.fabric.device, "a training run", ("config", "model", "ema", "step"))
         ours = dataclasses.asdict(self.config)
         theirs = toml.with_defaults(TrainConfig, state["config"])
-        files = ("init", "init_head")
+        files = ("init", "init_head", "widen")
         changed = [k for k in ours if k not in ("notes", *files) and ours[k] != theirs[k]]
         changed += [k for k in files if Path(ours[k]).name != Path(theirs[k]).name]  # the same file may lie elsewhere now
         if changed:

@@ -1,4 +1,4 @@
-"""The picture of a distance: reference, image, and where they differ as a heat map. Pillow and numpy only."""
+"""Draw a distance: reference, image, and a heat map of their difference. Pillow and numpy only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PANEL, _GAP, _BAR = 448, 20, 16
 
 @dataclass(frozen=True)
 class Scale:
-    """The value drawn in the brightest colour, and where it comes from."""
+    """The value drawn in the brightest color, and where it comes from."""
 
     vmax: float
     note: str
@@ -54,27 +54,27 @@ def scale_of(values: NDArray[Any], vmax: float | None = None) -> Scale:
     """``vmax``, or what is hotter in one cell of 200 only, but at least :data:`FLOOR`."""
     if vmax is not None:
         if not vmax > 0 or not np.isfinite(vmax):
-            raise ImageError(f"vmax is {vmax}: expected a positive number, the distance drawn in the brightest colour")
+            raise ImageError(f"vmax is {vmax}: expected a positive number, the distance drawn in the brightest color")
         return Scale(float(vmax), "fixed")
     peak = float(np.percentile(values[::CELL, ::CELL], 99.5))
     return Scale(peak, "99.5th percentile") if peak > FLOOR else Scale(FLOOR, "least scale")
 
 
 def colours(t: NDArray[Any]) -> NDArray[Any]:
-    """Colours ``(...,3)`` in [0,1] of heat in [0,1]."""
+    """Colors ``(...,3)`` in [0,1] of heat in [0,1]."""
     position = np.clip(t, 0, 1)
     anchors = np.linspace(0, 1, len(_INFERNO))
     return np.stack([np.interp(position, anchors, channel) for channel in _INFERNO.T], -1)
 
 
 def palette(heat: NDArray[Any]) -> NDArray[Any]:
-    """Colours and cover ``(...,4)`` in [0,1] with which heat in [0,1] is laid over a picture: little hides little."""
+    """Colors and cover ``(...,4)`` in [0,1] with which heat in [0,1] is laid over an image: little hides little."""
     cover = np.clip(0.15 + 1.6 * heat, 0, 0.88)[..., None]
     return np.concatenate([colours(0.08 + 0.92 * heat), cover], -1)
 
 
 def overlay(image: NDArray[Any], heat: NDArray[Any]) -> NDArray[Any]:
-    """Heat ``(H,W)`` in [0,1] over ``image`` ``(H,W,3)`` in [0,1], which shows through in dim grey."""
+    """Heat ``(H,W)`` in [0,1] over ``image`` ``(H,W,3)`` in [0,1], which shows through in dim gray."""
     grey = (image @ (0.299, 0.587, 0.114))[..., None]
     return _blend(grey, heat)
 
@@ -102,7 +102,7 @@ def render(
         values: the metric's map ``(H,W)``.
         distance: the title.
         footer: a line in small print, the metric's signature say.
-        vmax: end of the colour scale; default: see :func:`scale_of`.
+        vmax: end of the color scale; default: see :func:`scale_of`.
 
     Raises:
         ImageError: a ``vmax`` that is not positive.
@@ -143,14 +143,14 @@ def render(
 
 
 def _panel_size(height: int, width: int) -> tuple[int, int]:
-    """Longest side :data:`_PANEL` px (wide pictures, which are stacked, may have twice that); nothing below 8 px."""
+    """Longest side :data:`_PANEL` px (wide images, which are stacked, may have twice that); nothing below 8 px."""
     longest = _PANEL * 2 if width > 2.2 * height else _PANEL
     factor = longest / max(height, width)
     return max(8, round(height * factor)), max(8, round(width * factor))
 
 
 def _fit(picture: Tensor, size: tuple[int, int]) -> NDArray[Any]:
-    """``(h,w,3)`` float in [0,1]; the pixels of small pictures stay visible as squares."""
+    """``(h,w,3)`` float in [0,1]; the pixels of small images stay visible as squares."""
     array = picture.detach().float().reshape(3, *picture.shape[-2:]).permute(1, 2, 0).clamp(0, 1).cpu().numpy()
     drawn = Image.fromarray((array * 255 + 0.5).astype(np.uint8))
     enlarged = size[0] * size[1] > 4 * drawn.width * drawn.height

@@ -1,7 +1,7 @@
 """One self-contained page: a reference and images, to slide, flip, put beside each other and under heat.
 
-Nothing is loaded from anywhere: pictures, styles and script are inline, and the page's own policy forbids the rest.
-The pictures are what the metrics saw, to the last of their 8 bits: lossless, never resized.
+Nothing is loaded from anywhere: images, styles and script are inline, and the page's own policy forbids the rest.
+The images are what the metrics saw, to the last of their 8 bits: lossless, never resized.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .peaks import largest
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("stage.js", "gestures.js", "panel.js")
-_SHADES = 64  # of the heat's colours
+_SHADES = 64  # of the heat's colors
 _WEBP = 16383  # px, the longest side that WebP holds
 
 
@@ -56,14 +56,14 @@ def write_page(reference: Picture, pictures: Sequence[Picture], out: Path,
         metrics: one or more; those that have a ``map`` give heat maps and the largest differences.
 
     Returns:
-        What was measured: ``metrics``, and per picture its ``distances`` and ``largest`` (per metric with a map).
+        What was measured: ``metrics``, and per image its ``distances`` and ``largest`` (per metric with a map).
 
     Raises:
-        ImageError: pictures of different sizes, or that a metric refuses.
+        ImageError: images of different sizes, or that a metric refuses.
         OSError: the page cannot be written.
     """
     if not pictures or not metrics:
-        raise ImageError("there is nothing to show: expected a picture and a metric at least")
+        raise ImageError("there is nothing to show: expected an image and a metric at least")
     for picture in pictures:
         try:
             check_same_size(reference.pixels[None], picture.pixels[None])
@@ -109,7 +109,7 @@ def _content(reference: Picture, pictures: Sequence[Picture], metrics: Sequence[
     """What the script shows."""
     height, width = reference.pixels.shape[1:]
     columns = [{"name": shown(metric.name), "signature": shown(metric.signature), "lower": metric.lower_is_better,
-                # one scale for all pictures: their heat can be compared
+                # one scale for all images: their heat can be compared
                 "vmax": max((row[i]["vmax"] for row in measured if "vmax" in row[i]), default=None)}
                for i, metric in enumerate(metrics)]
     rows = [{"name": shown(picture.name), "uri": _uri(picture.pixels),

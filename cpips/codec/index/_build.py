@@ -1,4 +1,4 @@
-"""The making of an index; stopped at any moment, it goes on where it stopped."""
+"""The making of an index; stopped at any moment, it resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def build(
 
     If ``out`` is there, it is brought up to date: only images that are new or changed (by size and time of the file)
     are encoded, and those that are gone drop out. What has been encoded is kept in ``OUT.journal`` until the index is
-    complete: killed at any moment and called again, the run goes on there. The result depends on the files alone, byte
+    complete: interrupted at any moment and called again, the run goes on there. The result depends on the files alone, byte
     for byte, and not on the history of builds. An image that cannot be used is reported, left out and tried again next
     time.
 
     Args:
         size: side in px that all images are brought to, a multiple of 16.
-        background: colour to lay images with alpha on; default: they cannot be used.
+        background: color to lay images with alpha on; default: they cannot be used.
         restart: forget the index that is there, and what an interrupted run has done.
         progress: called after each image with the number done, of how many, and its error if it has one.
 

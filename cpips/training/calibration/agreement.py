@@ -1,4 +1,4 @@
-"""How a metric's judgement of groups compares with that of the teachers."""
+"""How a metric's judgment of groups compares with that of the teachers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .judged import LADDERS, JudgedSet
 
 @torch.inference_mode()
 def agreement(metric: CPIPS, judged: JudgedSet) -> dict[str, Any]:
-    """:func:`group_agreement` and :func:`panel_facts` on the groups that are kept aside."""
+    """:func:`group_agreement` and :func:`panel_facts` on the groups that are held out."""
     count = judged.kept_aside
     distances = []
     for reference, copies in zip(judged.references[:count], judged.distorted[:count]):
@@ -28,7 +28,7 @@ def agreement(metric: CPIPS, judged: JudgedSet) -> dict[str, Any]:
 
 
 def shifted(image: NDArray[Any]) -> NDArray[Any]:
-    """``(2,H,W,3)`` of ``(H,W,3)``: one pixel to the right and one pixel down, the border doubled: to people the same picture."""
+    """``(2,H,W,3)`` of ``(H,W,3)``: one pixel to the right and one pixel down, the border doubled: to people the same image."""
     return np.stack([np.concatenate([image[:, :1], image[:, :-1]], 1), np.concatenate([image[:1], image[:-1]])])
 
 

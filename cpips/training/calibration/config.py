@@ -52,7 +52,7 @@ class CalibrateConfig:
         if self.form not in LINEAR_FORMS:
             if self.form == "local":
                 raise ValueError("form = 'local': its weights stand inside each cell's ratio and are trained with the "
-                                 "images at hand: use cpips train (judge_weight), or form = 'latent' here")
+                                 "images available: use cpips train (judge_weight), or form = 'latent' here")
             what = "has no channel weights" if self.form in FORMS else "is unknown"
             raise ValueError(f"form = {self.form!r} {what}: must be one of {', '.join(LINEAR_FORMS)}")
         if self.judges not in JUDGES:
@@ -71,7 +71,7 @@ class CalibrateConfig:
             raise ValueError(f"order_weight = {self.order_weight}, shift_weight = {self.shift_weight}, seed = {self.seed}: "
                              "must be positive or 0")
         if not 0 < self.kept_aside < 1:
-            raise ValueError(f"kept_aside = {self.kept_aside}: must be a share between 0 and 1; what is kept aside "
+            raise ValueError(f"kept_aside = {self.kept_aside}: must be a share between 0 and 1; what is held out "
                              "tells whether calibration helped")
         if self.judges == "teachers" and self.judged is None:
             raise ValueError("judges = 'teachers' needs a table [judged] with photographs and teachers")

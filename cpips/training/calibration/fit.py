@@ -1,4 +1,4 @@
-"""Fit the channel weights of a frozen encoder's distance to judgements, and write the model that measures with them.
+"""Fit the channel weights of a frozen encoder's distance to judgments, and write the model that measures with them.
 
 The encoder is frozen, so all that a distance takes from two images is one number or two for each channel:
 
@@ -46,7 +46,7 @@ Loss = Callable[[TrainableHead, Tensor, Tensor], Tensor]  # of a head, items (b,
 
 
 class CalibrationError(CpipsError):
-    """Judgements that weights cannot be fitted to."""
+    """Judgments that weights cannot be fitted to."""
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------
@@ -240,11 +240,11 @@ def _write_part(path: Path, key: str, values: NDArray[Any]) -> None:
         np.savez(stream, key=np.array(key), values=values)
 
 
-# ---- what is kept aside ---------------------------------------------------------------------------------------------
+# ---- what is held out ---------------------------------------------------------------------------------------------
 
 
 def split(references: Sequence[str], share: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Numbers of the items to fit to, and of those kept aside: all items of a ``share`` of the references, one or more.
+    """Numbers of the items to fit to, and of those held out: all items of a ``share`` of the references, one or more.
 
     Raises:
         CalibrationError: there are fewer than two references.
@@ -260,7 +260,7 @@ def split(references: Sequence[str], share: float, seed: int) -> tuple[NDArray[A
 
 
 def first_aside(count: int, share: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The same for judged groups: the first ones are kept aside, as in the training of codecs
+    """The same for judged groups: the first ones are held out, as in the training of codecs
     (:attr:`~cpips.training.calibration.judged.JudgedSet.kept_aside`).
 
     Raises:
@@ -310,7 +310,7 @@ def fit_opinions(statistics: Statistics, normal: NDArray[Any], items: NDArray[An
 
     Args:
         statistics: K = 1: the reference against the image.
-        normal: ``(n,)`` normal scores of the opinions, larger for a worse image.
+        normal: ``(n,)`` normal scores of the human ratings, larger for a worse image.
         items: numbers of those to fit to.
     """
     if len(items) < 2:

@@ -1,7 +1,7 @@
 """Small restoration networks, whose outputs are among the distortions that a metric should judge.
 
 BAPPS holds outputs of denoising, deblurring, super-resolution and so on, and their faults (smoothed texture, halos,
-colour drift) look like no classical distortion. Three small residual networks make such faults here, trained on the spot
+color drift) look like no classical distortion. Three small residual networks make such faults here, trained on the spot
 for mean squared error on the same photographs.
 """
 

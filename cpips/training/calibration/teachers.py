@@ -1,4 +1,4 @@
-"""Metrics whose judgements stand in for people's: classical ones that lead on MOS databases and need no weights, and
+"""Metrics whose judgments stand in for people's: classical ones that lead on MOS databases and need no weights, and
 networks that were themselves trained on BAPPS.
 
 The classical four come from the package ``piq``. They were made for photographs of about 512 x 384 px seen from a fixed
@@ -36,7 +36,7 @@ def create_teachers(names: Sequence[str], weights: Path | None = None) -> dict[s
     """The teachers called ``names``, of :data:`CLASSICAL` and :data:`LEARNED`.
 
     Args:
-        weights: folder of trunks and heads, as ``bapps-eval run --weights`` takes it.
+        weights: folder of backbones and heads, as ``bapps-eval run --weights`` takes it.
 
     Raises:
         ModelError: an unknown name; the message has the nearest.

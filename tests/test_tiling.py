@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cpips import CPIPS, ModelError, strips
+from cpips import CPIPS, ModelError
+from cpips import tiling as strips
 from cpips.encoders import ARCHITECTURES, HYPERPRIOR, LITE, AnalysisTransform
 
 SETTINGS = {
