@@ -80,7 +80,7 @@ def columns(task: str) -> list[str]:
 
 
 def write(distances: Distances, path: Path) -> None:
-    """Write a Parquet file; it takes its name when it is whole.
+    """Write a Parquet file; it is written atomically.
 
     Raises:
         DistancesError: a value is NaN.
@@ -174,7 +174,7 @@ def _misfit(about: dict[str, Any]) -> str:
 
 def check(distances: Distances, name: str) -> None:
     """Refuse what no run gives. NaN: a metric that fails on an item must not look like one that disagrees with people.
-    Infinity, but where higher is closer: the PSNR of equal images. Items that are called alike; opinions that are none.
+    Infinity, but where higher is closer: the PSNR of equal images. Items that are called alike; labels that are not finite.
 
     Raises:
         DistancesError: names the first item.

@@ -2,7 +2,7 @@
 
     python benchmarks/attack.py --share 0.01 --seconds 60      # a hundredth of all counts, a minute at most for each part
 
-Each part stops at its count or its time, whichever comes first, and says how far it came. A failure is a non-finite
+Each part stops at its count or its time, whichever comes first, and reports how far it got. A failure is a non-finite
 gradient; a mutated file that is believed although it says something else (where its format has a checksum); an error
 without a name (neither of cpips nor of the operating system); a crash; an output that differs from the uninterrupted
 one; a file left behind. ``--only NAME`` runs one part. Results are kept in
@@ -402,7 +402,7 @@ def stopped(budget: Budget, folder: Path, how: int, seed: int = 0) -> dict[str, 
             if how == signal.SIGINT and code not in (job.interrupted, -signal.SIGINT):
                 failures.append(f"{name}: exit code {code} after Ctrl-C")
             if how == signal.SIGKILL and code != -signal.SIGKILL:
-                failures.append(f"{name}: exit code {code} when it went on")
+                failures.append(f"{name}: exit code {code} when it resumed")
                 break
         if code == 0:
             counts[name]["through"] += 1
@@ -412,7 +412,7 @@ def stopped(budget: Budget, folder: Path, how: int, seed: int = 0) -> dict[str, 
                 failures.append(f"{name}: left {left[:3]}")
         elif code is not None and how == signal.SIGINT:
             if commands.run(job.args, where) != 0 or job.outputs(where) != truth:
-                failures.append(f"{name}: could not be gone on with")
+                failures.append(f"{name}: could not be resumed")
             counts[name]["through"] += 1
     return {"stopped": budget.done, "commands": {n: dict(c) for n, c in counts.items()}, "unable": unable, "failed": len(failures),
             "failures": failures[:20]}

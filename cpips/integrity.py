@@ -6,7 +6,7 @@ formats, and give gray or smeared pixels without an error.
 - *PNG* has a checksum for each chunk, of which Pillow leaves that of the pixels unread: all of them must hold.
 - *Other formats* have none. A file that ends in a long run of zeros is refused. A JPEG or a WebP says where it ends, and
   zeros after that are padding. In uncompressed formats zeros are also what black pixels are: there a run counts from a
-  sixteenth of the file on, and a picture whose last part is really black is refused too, unless the check is off.
+  sixteenth of the file on, and an image whose last part is really black is refused too, unless the check is off.
 
 ``CPIPS_ALLOW_ZERO_TAIL=1`` in the environment, or ``cpips.integrity.ALLOW_ZERO_TAIL = True``, turns off the second check.
 """

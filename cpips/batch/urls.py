@@ -113,7 +113,7 @@ def local(path: str | os.PathLike[str]) -> Path | str:
     """A path on this machine as a Path (``file://`` too), any other URL as it is.
 
     Raises:
-        UrlError: a URL that cannot be taken apart.
+        UrlError: a malformed URL.
     """
     if not is_url(path):
         return Path(path)
