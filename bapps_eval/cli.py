@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 import typer
 
 from cpips._utils.console import (
-    ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, JsonOption, counting, fail, print_json,
-    print_table, say)
+    ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, ForceOption, JsonOption, counting, fail,
+    print_json, print_table, put, say)
 from cpips._utils.program import Commands, application, version_option
 from cpips.cli.metric import WHAT, WeightsOption, complete_metric, make_metrics
 
@@ -171,7 +171,7 @@ def score(
     if as_json:
         print_json(found)
     else:
-        print(table(found, format=format))
+        put(table(found, format=format))
 
 
 @app.command()
@@ -191,10 +191,14 @@ def report(
     resize: ResizeOption = None,
     resamples: ResamplesOption = 10_000,
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery per pair of metrics.")] = 12,
+    force: ForceOption = False,
 ) -> None:
     """Write a self-contained page with tables, cost against agreement, scatter plots, and items on which metrics disagree."""
+    from cpips._utils.io import check_output
+
     from .report.page import write_report
 
+    check_output(output, [*run_files(runs), *(data or [])], force=force)
     datasets = read_datasets(data or [], split, resize, None, None)
     path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
                         maps=heat_maps(maps) if maps else None, focus=focus)
@@ -221,6 +225,12 @@ class _Steps:
 def read_runs(paths: Sequence[Path]) -> list[Distances]:
     """Distances of files, and of folders of them."""
     from . import distances
+
+    return [distances.read(file) for file in run_files(paths)]
+
+
+def run_files(paths: Sequence[Path]) -> list[Path]:
+    """The files of distances among ``paths``, and in those that are folders."""
     from .distances import DistancesError
 
     files: list[Path] = []
@@ -229,7 +239,7 @@ def read_runs(paths: Sequence[Path]) -> list[Distances]:
         if not inside:
             raise DistancesError(f"{path} contains no .parquet files: pass files that `{PROGRAM} run` wrote")
         files += inside
-    return [distances.read(file) for file in files]
+    return files
 
 
 def compared(runs: Sequence[Distances], resamples: int) -> list[dict[str, Any]]:

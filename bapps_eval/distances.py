@@ -7,6 +7,8 @@ hardware) in its metadata, so that scores can be audited and recomputed without 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
@@ -14,7 +16,8 @@ from typing import Any, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cpips._utils.io import replace
+from cpips._utils.io import check_regular, replace
+from cpips.batch.tables import MAX_ROWS
 from cpips.errors import CpipsError
 
 from .dataset import TASKS, Dataset
@@ -77,7 +80,7 @@ def columns(task: str) -> list[str]:
 
 
 def write(distances: Distances, path: Path) -> None:
-    """Write a Parquet file; it takes its name when it is whole.
+    """Write a Parquet file; it is written atomically.
 
     Raises:
         DistancesError: a value is NaN.
@@ -105,38 +108,98 @@ def read(path: Path) -> Distances:
     from pyarrow import parquet
 
     path = Path(path)
+    check_regular(path)
     try:
-        table = parquet.read_table(path)
+        # as one file: a folder of files, or columns that its name would give, are none of ours
+        with parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > MAX_ROWS:  # a few bytes can stand for any number of rows
+                raise ValueError("too many rows")
+            table = file.read()
         about = json.loads((table.schema.metadata or {})[_KEY])
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError) as error:
         raise DistancesError(f"{path} is not a file of distances made by `bapps-eval run` "
                              f"({type(error).__name__})") from None
-    if about.get("format") != FORMAT:
-        raise DistancesError(f"{path} has format {about.get('format')!r}, this version reads {FORMAT}: run it again")
-    task = about["dataset"].get("task")
-    wanted = ["id", "group", "reference", "opinion", *columns(task)]
-    if task not in TASKS or table.column_names != wanted or table.num_rows != about["dataset"]["items"]:
-        raise DistancesError(f"{path} has columns {table.column_names} and {table.num_rows} rows: expected {wanted} "
-                             f"and {about['dataset'].get('items')} rows")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        format_ = about.get("format") if isinstance(about, dict) else None
+        raise DistancesError(f"{path} has format {format_!r}, this version reads {FORMAT}: run it again")
+    if missing := _misfit(about):
+        raise DistancesError(f"{path} does not say what `bapps-eval run` says ({missing}): run it again")
+    task = about["dataset"]["task"]
+    wanted = {name: pa.string() for name in ("id", "group", "reference")} | {
+        name: pa.float64() for name in ("opinion", *columns(task))}
+    if dict(zip(table.column_names, table.schema.types)) != wanted or table.num_rows != about["dataset"]["items"]:
+        raise DistancesError(f"{path} has columns {table.column_names} and {table.num_rows} rows: expected {list(wanted)} "
+                             f"and {about['dataset']['items']} rows")
+    if empty := [name for name in wanted if table[name].null_count]:
+        raise DistancesError(f"{path} has rows without {empty[0]}: run it again")
 
     def numbers(name: str) -> NDArray[Any]:
         return table[name].to_numpy().astype(np.float64)
 
-    found = Distances(
-        table["id"].to_pylist(), np.array(table["group"].to_pylist()), np.array(table["reference"].to_pylist()),
-        numbers("opinion"), np.stack([numbers(name) for name in columns(task)], 1),
-        about["dataset"], about["metric"], about["run"])
+    try:
+        ids, groups, references = (table[name].to_pylist() for name in ("id", "group", "reference"))
+    except UnicodeDecodeError:
+        raise DistancesError(f"{path} has names that are no text: run it again") from None
+    found = Distances(ids, np.array(groups), np.array(references), numbers("opinion"),
+                      np.stack([numbers(name) for name in columns(task)], 1), about["dataset"], about["metric"], about["run"])
     check(found, str(path))
     return found
 
 
+_ABOUT: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "dataset": {"name": str, "task": str, "higher_is_better": bool, "resize": str, "missing": list, "notes": list,
+                "digest": str, "items": int, "root": str},
+    "metric": {"name": str, "signature": str, "lower_is_better": bool},
+    "run": {},
+}
+
+
+def _misfit(about: dict[str, Any]) -> str:
+    """What of the metadata is missing or of another type; empty if nothing is."""
+    for part, keys in _ABOUT.items():
+        if not isinstance(about.get(part), dict):
+            return part
+        for key, kind in keys.items():
+            value = about[part].get(key)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                return f"{part} {key}"
+    known = about["dataset"]
+    if known["task"] not in TASKS or not all(isinstance(text, str) for text in (*known["missing"], *known["notes"])):
+        return "dataset"
+    seconds = about["run"].get("seconds") or 0.0
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        return "run seconds"
+    return ""
+
+
 def check(distances: Distances, name: str) -> None:
-    """Refuse NaN: a metric that fails on an item must not look like one that disagrees with people.
+    """Refuse what no run gives. NaN: a metric that fails on an item must not look like one that disagrees with people.
+    Infinity, but where higher is closer: the PSNR of equal images. Items that are called alike; labels that are not finite.
 
     Raises:
         DistancesError: names the first item.
     """
+    if not len(distances.ids):
+        raise DistancesError(f"{name} has no items: run it again")
+    if len(set(distances.ids)) < len(distances.ids):
+        double = next(id for id, count in Counter(distances.ids).items() if count > 1)
+        raise DistancesError(f"{name} has two items {double!r}: run it again")
+    opinions = np.asarray(distances.opinions)
+    bad = ~np.isfinite(opinions)
+    if distances.task != "mos":
+        bad |= (opinions < 0) | (opinions > 1)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DistancesError(f"{name}: the opinion of item {distances.ids[first]} is {opinions[first]}: expected "
+                             f"{'a finite number' if distances.task == 'mos' else 'a share in [0,1]'}")
     if (bad := np.isnan(distances.values).any(1)).any():
         first = int(np.flatnonzero(bad)[0])
         raise DistancesError(f"{name}: {distances.metric['name']} gave NaN for item {distances.ids[first]} "
                              f"({int(bad.sum())} items in all): a score over the others would not be one of this set")
+    allowed = np.isfinite(distances.values)
+    if not distances.metric["lower_is_better"]:
+        allowed |= distances.values == math.inf
+    if (bad := ~allowed.all(1)).any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DistancesError(f"{name}: {distances.metric['name']} gave {distances.values[first].tolist()} for item "
+                             f"{distances.ids[first]} ({int(bad.sum())} items in all): expected finite numbers")

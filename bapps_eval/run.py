@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import cpips
+from cpips._utils.io import stamp
 from cpips._utils.journal import Journal, journal_path
 from cpips._utils.threads import prefetch
 from cpips.base import FullReferenceMetric
@@ -62,7 +63,8 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
     """Distances of all items; kept as :func:`output_path` says, which appears only when complete.
 
     Items are appended to a journal as they come: interrupted at any moment and called again, the run goes on after the last
-    whole line. A run that is complete already is read back. A reference is encoded once per triplet.
+    whole line, or from the first item on whose image files have another size or modification time than when it was compared.
+    A run that is complete already is read back. A reference is encoded once per triplet.
 
     Args:
         batch_size: most items compared at once; of large images fewer. Out of memory halves it for the rest of the run.
@@ -87,10 +89,11 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
         if not force:
             raise TableError(f"{path} holds another run ({changed} differs): pass --force to make it anew, or choose "
                              "another output folder")
-    header = {"journal": 1, "rows": len(dataset), "metric": about["metric"], "dtype": dtype_name(metric),
+    header = {"journal": 2, "rows": len(dataset), "metric": about["metric"], "dtype": dtype_name(metric),
               "dataset": {k: v for k, v in about["dataset"].items() if k != "root"}}
     width = len(distances.columns(dataset.task))
-    with closing(Journal(journal_path(path), header, _values, restart)) as journal:
+    marks = [_mark(dataset, i) for i in range(len(dataset))]  # before any image is read, lest one changes meanwhile
+    with closing(Journal(journal_path(path), header, _values, restart, marks.__getitem__, path)) as journal:
         rows: list[tuple[list[float], float]] = list(journal.rows)
         progress(len(rows), len(dataset))
         for begin, values, seconds in engine(dataset, metric, range(len(rows), len(dataset)), batch_size, workers):
@@ -98,10 +101,10 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
                 item = dataset.ids[begin + int(np.flatnonzero(bad)[0])]
                 raise RunError(f"{metric.name} gave NaN for item {item} of {dataset.name}: a score over the others would "
                                "not be one of this set")
-            for row in values:
+            for i, row in enumerate(values, begin):
                 # float32 in its shortest digits: the same number when read back
                 rows.append(([float(str(v)) for v in row], seconds / len(values)))
-                journal.append(values=rows[-1][0], seconds=round(seconds / len(values), 9))
+                journal.append(values=rows[-1][0], seconds=round(seconds / len(values), 9), stamp=marks[i])
             progress(len(rows), len(dataset))
         found = Distances(
             dataset.ids, np.asarray(dataset.groups), np.asarray(dataset.references), dataset.opinions,
@@ -111,6 +114,11 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
         distances.write(found, path)
         journal.remove()
     return found, path
+
+
+def _mark(dataset: Dataset, i: int) -> list[tuple[int, int] | None]:
+    """What the image files of an item are; empty for a packed set, whose digest is known."""
+    return [stamp(path) for path in dataset.paths[i]] if dataset.paths else []
 
 
 def _values(entry: dict[str, Any]) -> tuple[list[float], float]:

@@ -346,12 +346,16 @@ def precision() -> str:
     return written("precision")
 
 
+def attack() -> str:
+    return f"{written('attack')}\n\n({machine(kept('attack'))}.)"
+
+
 PAGES = {
     "README.md": (hero, summary, formula),
     "docs/index.md": (hero,),
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/calibration.md": (judged, teachers, ablation),
-    "docs/limits.md": (shifts, precision),
+    "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses),
     "docs/losses_at_work.md": (sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),

@@ -24,7 +24,16 @@ Module = TypeVar("Module", bound="ImageModule")
 REDUCTIONS = ("none", "mean", "sum")
 
 
-class ImageModule(nn.Module):
+class _BuiltAnywhere(type):
+    """Makes modules whose tensors are ordinary ones on the CPU, whatever surrounds the call: tensors that are made under
+    ``inference_mode`` take part in no gradient, and those under ``set_default_device("meta")`` have no values."""
+
+    def __call__(cls, *args: Any, **settings: Any) -> Any:
+        with torch.inference_mode(False), torch.device("cpu"):
+            return super().__call__(*args, **settings)
+
+
+class ImageModule(nn.Module, metaclass=_BuiltAnywhere):
     """A frozen module that takes checked images; its settings are those of :class:`FullReferenceMetric`."""
 
     name: str = ""

@@ -59,4 +59,8 @@ def check_mask(mask: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
             raise ImageError(f"mask has negative, NaN or infinite weights: {expected}")
         if (mask.flatten(1).amax(1) == 0).any():
             raise ImageError("mask is zero everywhere for an image: nothing is left to compare")
+        largest, smallest = high.item() * mask[0].numel(), mask.flatten(1).amax(1).min().item()
+        if largest > 1e30 or smallest < 1e-30:  # sums of products with distances overflow, or vanish
+            raise ImageError(f"mask has weights of up to {high.item():.3g}, and {smallest:.3g} at most in an image: sums of such "
+                             "weights overflow or vanish in float32; divide the mask by its largest weight")
     return mask.expand(count, -1, -1, -1)

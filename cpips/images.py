@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
-from typing import Any, Sequence, Union
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Iterator, Sequence, Union
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from . import integrity
+from ._utils.io import open_regular
 from .errors import ImageError, MissingImageError
 
 Background = Union[None, str, Sequence[float]]
@@ -53,19 +55,10 @@ def load(path: str | os.PathLike[str], background: Background = None) -> Tensor:
 
     Raises:
         MissingImageError: no such file; an ImageError and a FileNotFoundError.
-        ImageError: a directory, not an image, truncated, animated, with alpha, or larger than
-            ``PIL.Image.MAX_IMAGE_PIXELS``.
+        ImageError: a directory, named pipe or device, not an image, truncated, damaged (:mod:`cpips.integrity`),
+            animated, with alpha, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
-    path = Path(path)
-    try:
-        missing = not path.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise ImageError(f"{str(path)[:200]} cannot be opened ({error.strerror}): give the path of an image file") from error
-    if missing:
-        raise MissingImageError(f"no such file: {path}")
-    if path.is_dir():
-        raise ImageError(f"{path} is a directory: give an image file, or use `cpips score` for two folders")
-    with _opened(path, str(path), path.stat().st_size) as image:
+    with opened(path) as image:
         return from_pil(image, background, name=str(path))
 
 
@@ -75,9 +68,25 @@ def decode(content: bytes, background: Background = None, name: str = "image") -
         return from_pil(image, background, name)
 
 
-def _opened(source: Path | io.BytesIO, name: str, size: int) -> Image.Image:
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image file, whole as far as its format can tell, open in Pillow; errors as of :func:`load`."""
+    if os.path.isdir(path):
+        raise ImageError(f"{path} is a directory: give an image file, or use `cpips score` for two folders")
     try:
-        return Image.open(source)
+        stream = open_regular(path)
+    except FileNotFoundError:
+        raise MissingImageError(f"no such file: {path}".replace("\0", "\\0")) from None
+    except OSError as error:  # a name that is too long, a folder that may not be entered, a pipe
+        raise ImageError(f"{str(path)[:200]} cannot be opened ({error.strerror}): give the path of an image file") from error
+    with stream, _opened(stream, str(path), os.fstat(stream.fileno()).st_size) as image:
+        yield image
+
+
+def _opened(source: BinaryIO, name: str, size: int) -> Image.Image:
+    integrity.check_png(source, name)
+    try:
+        image = Image.open(source)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_bomb_message(name)) from None
     except UnidentifiedImageError:
@@ -85,6 +94,8 @@ def _opened(source: Path | io.BytesIO, name: str, size: int) -> Image.Image:
                          "save it as PNG, JPEG, WebP, TIFF or BMP") from None
     except Exception as error:
         raise ImageError(_damage_message(name, error)) from error
+    integrity.check_tail(source, image.format or "", str(image.info.get("compression", "")), name, size)
+    return image
 
 
 def from_pil(image: Image.Image, background: Background = None, name: str = "image") -> Tensor:

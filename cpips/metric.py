@@ -35,6 +35,9 @@ from .tiling import Tiling
 
 __all__ = ["CPIPS", "Embedding"]
 
+MAX_SCALES = 10  # at the tenth a cell of the latent covers 8192 px
+MAX_WEIGHT = 1e20  # of a channel: sums of products with squared features stay finite in float32
+
 
 class CPIPS(FullReferenceMetric):
     """Perceptual distance between images, from a codec's encoder. Lower is closer; 0 for equal images.
@@ -93,8 +96,8 @@ class CPIPS(FullReferenceMetric):
         super().__init__(reduction=reduction, check=check, background=background)
         if form is not None and form not in FORMS:
             raise ModelError(f"form {form!r} is unknown: choose from {', '.join(FORMS)}")
-        if scales is not None and (not isinstance(scales, int) or scales < 1):
-            raise ModelError(f"scales is {scales!r}: expected an integer of 1 or more")
+        if scales is not None and (not isinstance(scales, int) or isinstance(scales, bool) or not 1 <= scales <= MAX_SCALES):
+            raise ModelError(f"scales is {scales!r}: expected an integer from 1 to {MAX_SCALES}")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
         self.tiling = Tiling(strip, checkpoint)
@@ -411,6 +414,9 @@ class CPIPS(FullReferenceMetric):
                                  f"({self.scales}, {channels})")
             if not (torch.isfinite(weight).all() and (weight >= 0).all()):
                 raise ModelError(f"weights[{tap!r}] must be finite and not negative: a distance never is")
+            if weight.max() > MAX_WEIGHT:
+                raise ModelError(f"weights[{tap!r}] has {weight.max():.3g}: expected at most {MAX_WEIGHT:g}, beyond which "
+                                 "distances overflow; divide all weights by their largest")
             self.register_buffer(f"weight_{tap}", weight, persistent)
 
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable, Mapping, Union
 
-from ._version import __version__
+from ._utils.io import check_regular, open_regular
 from .errors import ModelError, WeightsError
 
 if TYPE_CHECKING:  # names and cards are read without torch
+    import torch
     from torch import Tensor
 
     from .contrast import ContrastHead
@@ -40,6 +41,8 @@ _ZOO_DIGESTS = {
     "mse": "7eb97409 93677231 6d87be32 de1b779c f8b614e1 1ab9c41e 3804dcbd a583f0cf".split(),
     "ms-ssim": "5cf249be 1ff60d1f 92dd7878 4377354e c34afc8d 3a6d8229 8747d3bc cc15b5f3".split(),
 }
+MAX_BYTES = 4 << 30  # of a download: no encoder or backbone has a quarter of it
+MAX_SECONDS = 4 * 3600.0
 _FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar")
 
 
@@ -115,11 +118,11 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
         ModelError: an unknown name.
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
     """
-    from .contrast import ContrastHead
     from .encoders import AnalysisTransform
     from .head import Head, quality_fit
 
     if isinstance(model, AnalysisTransform):
+        _check_sees(model, "this encoder")
         return Loaded(model, "custom", model.digest())
     if isinstance(model, Mapping):
         name, state = "custom", model
@@ -136,7 +139,26 @@ def load_model(model: Source, *, persistent: bool = True, offline: bool | None =
     else:
         raise ModelError(f"model is a {type(model).__name__}: expected a name, a path, a state dict or an encoder")
     encoder = AnalysisTransform.from_state_dict(state, persistent)
+    _check_sees(encoder, name)
     return Loaded(encoder, name, encoder.digest(), Head.from_state_dict(state, encoder.channels, persistent), quality_fit(state))
+
+
+def _check_sees(encoder: AnalysisTransform, name: str) -> None:
+    """Refuse an encoder that sees nothing, of which all distances would be 0, and one whose features overflow.
+
+    Raises:
+        WeightsError: one of a black image and of a ramp.
+    """
+    import torch
+
+    ramp = torch.linspace(0, 1, 32, dtype=encoder.dtype, device=encoder.g_a[0].weight.device).expand(3, 32, 32)
+    with torch.no_grad():
+        features = encoder(torch.stack([torch.zeros_like(ramp), ramp]), tuple(encoder.taps))
+    if not all(feature.isfinite().all() for feature in features):
+        raise WeightsError(f"the features of {name} overflow: its weights are finite, but too large; train or fetch them again")
+    if torch.equal(features[-1][0], features[-1][1]):
+        raise WeightsError(f"{name} gives a black image and a ramp the same latent: its weights are zeros, or as good as; train "
+                           "or fetch them again")
 
 
 def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
@@ -148,8 +170,13 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
     Raises:
         WeightsError: missing, damaged, tampered with, or not weights.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weights file at {path}: expected a .safetensors file or a torch checkpoint")
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights file at {path}: expected a .safetensors file or a torch checkpoint") from None
+    except OSError as error:
+        raise WeightsError(f"no weights file at {path} ({error.strerror}): expected a .safetensors file or a torch "
+                           "checkpoint") from error
     if sha256 is not None:
         verify(path, sha256)
     try:
@@ -173,6 +200,31 @@ def read_weights(path: Path, sha256: str | None = None) -> Mapping[str, Tensor]:
     return state
 
 
+def read_checkpoint(path: Path, device: torch.device, kind: str, keys: Iterable[str]) -> dict[str, Any]:
+    """The state of a run that can be resumed, a ``torch.save`` of a dict, unpickled with ``weights_only=True``.
+
+    Args:
+        kind: of run, for messages: "a refinement".
+        keys: what it must hold.
+
+    Raises:
+        OSError: it cannot be opened.
+        WeightsError: damaged, or something else.
+    """
+    import torch
+
+    check_regular(path)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        damaged = not isinstance(state, dict) or [key for key in keys if key not in state]
+    except Exception as error:  # torch raises almost anything for files that are not its own
+        raise WeightsError(f"{path} is no checkpoint of {kind}, or damaged ({type(error).__name__}): delete it, or name another "
+                           "file") from error
+    if damaged:
+        raise WeightsError(f"{path} is no checkpoint of {kind}: delete it, or name another file")
+    return state
+
+
 def is_path(model: str) -> bool:
     """Whether ``model`` names a file of weights, and not one of the models that cpips knows."""
     return model.endswith(_FILE_SUFFIXES) or os.sep in model or (model not in list_models() and Path(model).is_file())
@@ -193,7 +245,7 @@ def verify(path: Path, sha256: str) -> None:
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file of any size."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):  # VGG16's file has half a gigabyte
             digest.update(block)
     return digest.hexdigest()
@@ -231,7 +283,7 @@ def fetch_zoo(model: str, offline: bool | None) -> Path:
 
 
 def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | None = None,
-          timeout: float = 30.0) -> Path:
+          timeout: float = 30.0, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> Path:
     """Path of the cached copy of ``url``, downloaded if need be; it appears under its name only when whole and verified.
 
     Args:
@@ -240,12 +292,12 @@ def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | No
         path: the copy's place; default: the URL's last part in :func:`cache_dir`.
         offline: ``True`` forbids the download (default: the environment variable ``CPIPS_OFFLINE``).
         timeout: seconds without an answer after which the download is given up.
+        max_bytes, max_seconds: most bytes, and most time for all of them.
 
     Raises:
-        WeightsError: offline, no connection, a wrong digest, or a cache that cannot be written.
+        WeightsError: offline, no connection, too much or too slow, a wrong digest, or a cache that cannot be written.
     """
-    import http.client
-    import urllib.request  # 30 ms that a shipped model does not cost
+    from . import web  # 30 ms that a shipped model does not cost
 
     path = path or cache_dir() / url.rsplit("/", 1)[1]
     if path.is_file():
@@ -263,17 +315,14 @@ def fetch(url: str, sha256: str, *, path: Path | None = None, offline: bool | No
                            "folder that can be written") from error
     try:
         with stream:
-            # some servers refuse urllib's own name
-            request = urllib.request.Request(url, headers={"User-Agent": f"cpips/{__version__}"})
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                while block := answer.read(1 << 20):
-                    stream.write(block)
+            for block in web.receive(url, limit=max_bytes, seconds=max_seconds, stall=timeout):
+                stream.write(block)
         found = file_sha256(partial)
         if not found.startswith(sha256):
             raise WeightsError(f"{url} gave other bytes than expected, cut short perhaps (SHA-256 {found}, expected "
                                f"{_told(sha256)}): try again, or put the file at {path}")
         os.replace(partial, path)
-    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
+    except OSError as error:  # timeouts among them
         raise WeightsError(f"could not download {url} ({str(error)!r}): check the connection, or put the file at "
                            f"{path} (SHA-256 {_told(sha256)})") from error
     finally:

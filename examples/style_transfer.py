@@ -192,7 +192,7 @@ def train(extractor: FeatureExtractor, photos: list[Path], style: Tensor, out: P
             print(f"step {step + 1} of {steps}: {told(weighted(loss, parts))}", flush=True)
     partial = out.with_name(out.name + ".partial")
     torch.save(net.state_dict(), partial)
-    partial.replace(out)  # the file is there when it is whole
+    partial.replace(out)  # atomic
     return net
 
 

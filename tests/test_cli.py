@@ -179,9 +179,9 @@ def test_map_draws_and_keeps_the_map(call, tmp_path):
 def test_map_refuses_what_cannot_be(call, gallery, tmp_path):
     before = (gallery / "far.png").read_bytes()
     for args, said in [
-        (["ref.png", "far.png", "-o", "far.png"], "one of the images"),
+        (["ref.png", "far.png", "-o", "far.png"], "is an input"),
         (["ref.png", "far.png", "-o", tmp_path / "a.xyz"], "use .png"),
-        (["ref.png", "far.png", "-o", tmp_path / "no" / "a.png"], "No such file"),
+        (["ref.png", "far.png", "-o", tmp_path / "no" / "a.png"], "create it"),
         (["ref.png", "far.png", "-o", tmp_path / "a.png", "--metric", "mse"], "no map"),
         (["ref.png", "far.png", "-o", tmp_path / "a.png", "--vmax", "-1"], "vmax"),
         (["ref.png", "small.png", "-o", tmp_path / "a.png"], "different sizes"),
@@ -247,7 +247,9 @@ def test_demo_makes_pictures_whose_distance_rises(demo):
 def test_demo_says_what_to_do_next_and_runs_again(demo, monkeypatch):
     folder, _ = demo
     before = (folder / "reference.png").read_bytes()
-    result = CliRunner().invoke(app, ["demo", "-o", str(folder), "--metric", "mse"])
+    again = CliRunner().invoke(app, ["demo", "-o", str(folder), "--metric", "mse"])
+    assert again.exit_code == 2 and "exists: pass --force" in again.stderr
+    result = CliRunner().invoke(app, ["demo", "-o", str(folder), "--metric", "mse", "--force"])
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("image\tdistortion\tdistance\n")
     assert "cpips compare" in result.stderr and str(folder) in result.stderr

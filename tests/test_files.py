@@ -327,11 +327,13 @@ def test_command_errors_are_one_line(run, weights, tmp_path, monkeypatch):
     run("compress", "a.png", "-c", weights)
     (tmp_path / "cut.cpz").write_bytes((tmp_path / "a.cpz").read_bytes()[:-9])
     for args, said in [
-        (("decompress", "cut.cpz"), "cut short"),
-        (("decompress", "a.cpz"), "does not ship"),
+        (("decompress", "cut.cpz", "-o", "c.png"), "cut short"),
+        (("decompress", "a.cpz"), "a.png exists: pass --force"),
+        (("decompress", "a.cpz", "-o", "c.png"), "does not ship"),
         (("decompress", "a.cpz", "-o", "a.jpg", "-c", weights), "lossless"),
         (("decompress", "none.cpz"), "no such file"),
-        (("decompress", "a.png"), "not a .cpz file"),
+        (("decompress", "a.png"), "is an input"),
+        (("decompress", "a.png", "-o", "c.png"), "not a .cpz file"),
         (("compare", "a.cpz", "a.png", "--metric", "mse"), "decompress"),
         (("compare", "a.png", "a.png", "-c", weights), "--codec is for .cpz files"),
         (("compress", "a.png", "-c", "hyperprior-q9"), "hyperprior-q4"),

@@ -171,6 +171,24 @@ def test_triplet_as_one_graph(name, pair):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["cpips-lite", "hyperprior-q4"])
+def test_exported_for_every_size(model):
+    """torch.export by itself refuses sides below 33 px or 17 px."""
+    from cpips.exporting import export_program
+
+    metric = cpips.CPIPS(model)
+    try:
+        program = export_program(metric).module()
+    except cpips.ModelError as error:
+        pytest.skip(str(error))
+    for size in [(1, 1, 1), (3, 5, 7), (1, 16, 17), (2, 33, 20), (2, 1, 90)]:
+        x, y = torch.rand(2, size[0], 3, *size[1:])
+        assert torch.allclose(program(x, y), metric(x, y), rtol=1e-5, atol=1e-7), size
+    with pytest.raises(cpips.ModelError, match="cannot be exported"):
+        export_program(cpips.create_metric("mse"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["latent", "taps"])
 def test_exported_for_any_batch_and_size(form, invalid):
     metric, dim = make(form), torch.export.Dim.DYNAMIC

@@ -373,7 +373,7 @@ def test_command(codec, image, folder):
     assert psnr_8bit(files.images.load("a.png"), files.decompress("b.cpz", codec)) == pytest.approx(told["refined"]["psnr"], abs=1e-3)
     by_mask = call("-c", "tiny.safetensors", "--steps", 6, "--roi", "mask.png", "--bg-weight", 0.01)
     first = (folder / "a.cpz").read_bytes()
-    by_box = call("-c", "tiny.safetensors", "--steps", 6, "--roi-box", "10,5,30,20", "--bg-weight", 0.01)
+    by_box = call("-c", "tiny.safetensors", "--steps", 6, "--roi-box", "10,5,30,20", "--bg-weight", 0.01, "--force")
     assert by_mask.exit_code == by_box.exit_code == 0 and "inside the region" in by_box.stderr
     assert (folder / "a.cpz").read_bytes() == first
     assert not list(folder.glob("*.refining*"))

@@ -388,21 +388,19 @@ def test_existing_outputs_are_kept_unless_forced(metric, table_of, tmp_path):
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "cpips", *map(str, args)]
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe that looks like an image file")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_and_run_again(table_of, gallery, tmp_path, how):
-    """The run waits at row 45, an image that nobody writes, and is killed there."""
+    """The run waits at row 45, for a decoder that does not come back, and is killed there."""
     path, out, whole = table_of(60), tmp_path / "out.csv", tmp_path / "whole.csv"
     rows = read_csv(path)
-    rows[45]["img"] = str(tmp_path / "pipe.png")
+    rows[45]["img"] = str(tmp_path / "wait.png")
     write_csv(path, [list(row.values()) for row in rows], ("ref", "img", "id"))
-    os.mkfifo(tmp_path / "pipe.png")
-    args = command("score", path, "-o", out, "--metric", "random", "--batch-size", 4)
+    shutil.copy(gallery / "img-1-2.png", tmp_path / "wait.png")
+    waiting = ("import time; from cpips import images; read = images.load; "
+               "images.load = lambda path, *args: time.sleep(600) if path.name == 'wait.png' else read(path, *args); "
+               "from cpips.cli import main; main()")
+    args = [sys.executable, "-W", "ignore", "-c", waiting, "score", str(path), "-o", str(out), "--metric", "random", "--batch-size", "4"]
     # where the tests run in the background of a shell, SIGINT is ignored, and children would inherit that
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -420,8 +418,6 @@ def test_killed_in_the_middle_and_run_again(table_of, gallery, tmp_path, how):
     done = journal.read_bytes().count(b"\n") - 1
     assert 11 <= done < 45 and not out.exists()
 
-    (tmp_path / "pipe.png").unlink()
-    shutil.copy(gallery / "img-1-2.png", tmp_path / "pipe.png")
     with journal.open("ab") as stream:
         stream.write(b'{"row": 44, "dis')
     again = CliRunner().invoke(app, ["score", str(path), "-o", str(out), "--metric", "random", "--json"])
@@ -430,7 +426,7 @@ def test_killed_in_the_middle_and_run_again(table_of, gallery, tmp_path, how):
     CliRunner().invoke(app, ["score", str(path), "-o", str(whole), "--metric", "random"])
     assert_same_scores(out, whole)
     assert [row["id"] for row in read_csv(out)] == [str(i) for i in range(60)]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "pairs.csv", "pipe.png", "whole.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "pairs.csv", "wait.png", "whole.csv"]
 
 
 def test_the_command_reports_bad_rows(table_of, tmp_path):
@@ -459,7 +455,7 @@ def test_the_command_refuses_what_cannot_be(table_of, gallery, tmp_path):
     table = str(table_of(3))
     unknown = str(write_csv(tmp_path / "unknown.csv", [["1", "2"]], ("left", "right")))
     for args, said in [
-        ([table, "-o", table, "--force"], "the table of pairs itself"),
+        ([table, "-o", table, "--force"], "is an input of this command"),
         ([table, "-o", str(tmp_path / "out.xlsx")], "suffix"),
         ([unknown, "-o", str(tmp_path / "o.csv")], "'left', 'right'"),
         ([str(gallery), "-o", str(tmp_path / "o.csv")], "folder of the images"),

@@ -140,13 +140,13 @@ def test_view_writes_a_page_and_opens_it_on_request(call, browsed, tmp_path):  #
     data = content(out)
     assert data["reference"]["name"] == "ref.png" and [each["name"] for each in data["images"]] == ["near.png", "far.png"]
     assert [metric["name"] for metric in data["metrics"]] == [cpips.CPIPS().name, "psnr"]
-    found = json.loads(call("view", "ref.png", "near.png", "-o", out, "-m", "mse", "-m", "random", "--json", "--open").stdout)
+    found = json.loads(call("view", "ref.png", "near.png", "-o", out, "-m", "mse", "-m", "random", "--json", "--open", "--force").stdout)
     assert browsed == [out.as_uri()] and "%20" in browsed[0]
     assert found["bytes"] == out.stat().st_size and [metric["metric"] for metric in found["metrics"]] == ["mse", "random"]
     [row] = found["results"]
     assert row["distances"]["mse"] == pytest.approx(cpips.create_metric("mse")("ref.png", "near.png").item(), rel=1e-4)
     assert set(row["largest"]) == {"random"} and {"x", "y", "value"} == set(row["largest"]["random"][0])
-    assert "no browser was found" in call("view", "ref.png", "near.png", "-o", out, "-m", "mse", "--open").stderr
+    assert "no browser was found" in call("view", "ref.png", "near.png", "-o", out, "-m", "mse", "--open", "--force").stderr
 
 
 def test_view_refuses_what_cannot_be_seen(call, gallery, browsed, tmp_path):  # noqa: F811
@@ -155,7 +155,7 @@ def test_view_refuses_what_cannot_be_seen(call, gallery, browsed, tmp_path):  # 
         (["ref.png", "small.png"], "small.png and ref.png: the images have different sizes"),
         (["ref.png", "near.png", "alpha.png"], "alpha"), (["ref.png", "absent.png"], "absent.png"),
         (["ref.png", "broken.png"], "broken.png"), (["ref.png", "near.png", "-m", "lpips-alx"], "did you mean"),
-        (["ref.png", "far.png", "-o", "far.png"], "one of the images"), (["ref.png"], "IMG"),
+        (["ref.png", "far.png", "-o", "far.png"], "is an input"), (["ref.png"], "IMG"),
     ]:
         options = [] if "-o" in args else ["-o", tmp_path / "a.html"]
         assert said in error_of(call("view", *args, *options, "--open", code=2))

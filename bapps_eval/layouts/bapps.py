@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cpips._utils.io import IMAGE_SUFFIXES
+from cpips._utils.io import IMAGE_SUFFIXES, read_bytes
 
 from .. import resize as resizing
 from ..dataset import Dataset, DatasetError
@@ -17,6 +17,7 @@ from .common import Found, Item, Problem, absolute, assemble, by_stem, folders, 
 
 LABELS = {"2afc": "judge", "jnd": "same"}
 PARTS = {"2afc": ("ref", "p0", "p1"), "jnd": ("p0", "p1")}  # in the order of dataset.TASKS
+_SHARE_BYTES = 1 << 16  # most of a file that holds one number
 UNITS = {"2afc": "triplets", "jnd": "pairs"}
 # Items of the published families. 2AFC val as in the published score tables; train as counted in a published copy;
 # of JND only "9.6k pairs" in two families is known, so that up to 50 fewer are not called missing.
@@ -146,7 +147,7 @@ def read_share(path: Path) -> float:
         DatasetError: the file is anything else; pickled objects are not loaded.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, _SHARE_BYTES)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror})") from None
     end = 10 + int.from_bytes(raw[8:10], "little")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cpips import images
-from cpips._utils.io import IMAGE_SUFFIXES
+from cpips._utils.io import IMAGE_SUFFIXES, open_regular, read_text
 from cpips.errors import ImageError
 
 from ..dataset import Dataset, DatasetError, Images
@@ -203,7 +204,7 @@ def read_csv(path: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[st
     """
     rows: list[tuple[str, list[str]]] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with io.TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
             for row in reader:
@@ -230,7 +231,7 @@ def read_lines(path: Path, fields: int, delimiter: str | None = None) -> Iterato
         DatasetError: the file cannot be read, or a line has another number of fields.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as text ({error})") from None
     for number, line in enumerate(lines, 1):

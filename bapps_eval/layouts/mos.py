@@ -14,6 +14,8 @@ from typing import Any, Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cpips._utils.io import check_regular, read_text
+
 from ..dataset import Dataset, DatasetError
 from .common import Found, Index, Item, Problem, assemble, finite, folders, names, plain, read_csv, read_lines
 
@@ -208,7 +210,7 @@ def _csiq_table(root: Path) -> Iterable[tuple[str, str, Any]]:
 def _csiq_text(path: Path) -> Iterable[tuple[str, list[str]]]:
     """Separated by commas, semicolons or tabs, or by spaces, where the type ``jpeg 2000`` must stay one field."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as text ({error})") from None
     separator = max((",", ";", "\t"), key=lambda mark: sum(line.count(mark) for line in lines))
@@ -230,6 +232,7 @@ def _csiq_sheet(path: Path) -> Iterable[tuple[str, Sequence[Any]]]:
         raise DatasetError(f"{path} needs openpyxl, which is not installed: pip install openpyxl, or save the sheet "
                            "all_by_image as csiq.DMOS.csv beside it") from None
     try:
+        check_regular(path)
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         rows = list(book["all_by_image"].iter_rows(values_only=True))
         book.close()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -18,6 +19,7 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from cpips._utils.io import check_regular, naming, read_text
 from cpips._utils.threads import prefetch
 from cpips.pretrained import file_sha256
 
@@ -60,11 +62,13 @@ def pack(dataset: Dataset, out: Path, *, workers: int | None = None, progress: P
     if needed + (1 << 20) + 200 * len(dataset) > free:  # the pixels, and generously what stands beside them
         raise DatasetError(f"{out} needs {needed / 1e9:.2f} GB, but {out.parent} has {free / 1e9:.2f} GB free: "
                            "choose another disk")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that had our number and was killed
-    partial.mkdir()
+    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
     try:
-        digests = {PIXELS: _write_pixels(dataset, shape, partial / PIXELS, workers, progress)}
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)  # mkdtemp's folders are private
+        with naming(out):
+            digests = {PIXELS: _write_pixels(dataset, shape, partial / PIXELS, workers, progress)}
         _write_items(dataset, partial / ITEMS)
         digests[ITEMS] = file_sha256(partial / ITEMS)
         about = {"format": FORMAT, "dataset": describe(dataset), "shape": shape, "sha256": digests}
@@ -145,7 +149,7 @@ def find(path: Path, split: str, rule: str | None) -> list[Found]:
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads(read_text(path / ABOUT))
         format_ = about["format"]
         if format_ == FORMAT:
             known = about["dataset"]
@@ -154,7 +158,7 @@ def _about(path: Path) -> dict[str, Any]:
                      and {"higher_is_better", "resize", "missing", "notes", "digest", "items"} <= set(known)
                      and about["shape"][:2] == [known["items"], len(TASKS[known["task"]])]
                      and len(about["shape"]) == 5 and about["shape"][4] == 3)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise DatasetError(f"{path / ABOUT} is damaged ({type(error).__name__}: {error}): pack the set "
                            "again") from None
     if format_ != FORMAT:
@@ -196,6 +200,7 @@ def _mapped(path: Path, shape: tuple[int, ...], sha256: str) -> PackedImages:
 
 def _map(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     try:
+        check_regular(path)
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(f"{path} is cut short or damaged ({error}): pack the set again") from None

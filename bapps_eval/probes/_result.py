@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cpips._utils.io import finite, replace
+from cpips._utils.io import atomic, finite, read_text
 from cpips.errors import ModelError
 
 KEYS = ("probe", "metric", "signature", "settings", "result")
@@ -87,7 +87,8 @@ class ProbeResult:
         """Write the JSON file atomically."""
         path = Path(path)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        with atomic(path) as stream:
+            stream.write(text.encode())
         return path
 
     @classmethod
@@ -98,10 +99,24 @@ class ProbeResult:
             ModelError: the file is no probe's result.
         """
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            found = json.loads(read_text(path))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ModelError(f"{path} is not JSON ({error}): give a file that `cpips probe NAME -o FILE` wrote") from error
-        if not isinstance(found, dict) or set(found) != set(KEYS) or "findings" not in found["result"]:
+        if not isinstance(found, dict) or set(found) != set(KEYS) or not _well_formed(found):
             raise ModelError(f"{path} is not the result of a probe: expected the keys {', '.join(KEYS)}, as "
                              "`cpips probe NAME -o FILE` writes them")
         return cls(**found)
+
+
+def _well_formed(found: dict[str, Any]) -> bool:
+    """Whether the parts have the types that :class:`ProbeResult` says, and findings what pages print of them."""
+    result = found["result"]
+    if not (all(isinstance(found[key], str) for key in ("probe", "metric", "signature"))
+            and isinstance(found["settings"], dict) and isinstance(result, dict) and isinstance(result.get("findings"), list)):
+        return False
+    try:
+        findings = [Finding(**{**each, "value": float(each["value"]), "limit": float(each["limit"])})
+                    for each in result["findings"]]
+    except (TypeError, ValueError, KeyError):
+        return False
+    return all(each.kind in KINDS and isinstance(each.text, str) for each in findings)

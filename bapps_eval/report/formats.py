@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
+from cpips.batch.tables import no_formula
+
 FORMATS = ("text", "markdown", "latex", "csv")
 TIED = "*"
 ABSENT = "–"
@@ -64,7 +66,7 @@ def as_csv(rows: Iterator[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["dataset", "metric", "quantity", "group", "value", "low", "high"])
-    writer.writerows([*map(one_line, row[:4]), *(repr(v) if v != "" else "" for v in map(_plain, row[4:]))]
+    writer.writerows([*(no_formula(one_line(cell)) for cell in row[:4]), *(repr(v) if v != "" else "" for v in map(_plain, row[4:]))]
                      for row in rows)
     return text.getvalue()
 

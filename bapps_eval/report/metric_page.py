@@ -13,7 +13,7 @@ from ..distances import Distances
 from . import page, tables
 from .gallery import Maps
 
-from cpips._utils.io import replace
+from cpips._utils.io import atomic, read_bytes
 from cpips.base import FullReferenceMetric
 from cpips.errors import ModelError
 from cpips.metric import CPIPS
@@ -58,7 +58,8 @@ def write_metric_page(metric: FullReferenceMetric, out: Path, *, runs: Sequence[
         standing=_standing(name, comparisons, costs, list(results.values())), costs=_costs(name, costs), probes=own,
         findings=sorted((finding for probe in own for finding in probe["findings"]), key=lambda f: -f["factor"]),
         runs=[page.about(run) for group in together for run in group], machine=f"{platform.machine()}, {platform.system()}")
-    replace(Path(out), lambda partial: partial.write_text(text, encoding="utf-8"))
+    with atomic(out) as stream:
+        stream.write(text.encode())
     return Path(out)
 
 
@@ -173,7 +174,7 @@ def _costs(name: str, costs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def _probe(path: Path, result: ProbeResult) -> dict[str, Any]:
     numbers = {key: value for key, value in result.result.items() if key != "findings"}
     picture = Path(path).with_suffix(".png")
-    shown = base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else None
+    shown = base64.b64encode(read_bytes(picture)).decode() if picture.is_file() else None
     told = [vars(finding) | {"about": KINDS.get(finding.kind, ""), "probe": result.probe, "factor": _factor(finding.value, finding.limit),
                              "measured": _text(finding.value), "allowed": _text(finding.limit)} for finding in result.findings]
     return {"name": result.probe, "settings": _flat(result.settings), "findings": told, "facts": _flat(numbers),

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 import cpips
-from cpips._utils.io import replace
+from cpips._utils.io import atomic
 
 from .. import scores, scoring, statistics
 from ..dataset import Dataset
@@ -69,7 +69,8 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
                 for i, (comparison, group, one) in enumerate(zip(comparisons, together, focuses))]
     page = render("page.html", sections=sections, overview=tables.overview_grid(comparisons), resamples=resamples,
                   runs=[about(run) for run in runs])
-    replace(Path(out), lambda partial: partial.write_text(page, encoding="utf-8"))
+    with atomic(out) as stream:
+        stream.write(page.encode())
     return Path(out)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, TypeVar
 
 from ..errors import ModelError
+from .io import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,8 +31,8 @@ def read(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path, limit=1 << 24))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not valid TOML: {error}") from None
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 
 import typer
 
+from ..printable import one_line, printable, printable_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,6 +21,7 @@ ImagesArgument = Annotated[list[str], typer.Argument(
 DeviceOption = Annotated[str, typer.Option(
     metavar="DEVICE", help="cpu, cuda, cuda:0, mps, or auto: the fastest there is.")]
 DtypeOption = Annotated[str, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist; never an input.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 BackgroundOption = Annotated[Optional[str], typer.Option(
     metavar="COLOUR", show_default=False,
@@ -43,7 +46,7 @@ ThreadsOption = Annotated[Optional[int], typer.Option(min=1, metavar="N", show_d
 def console(stderr: bool = False) -> Console | None:
     """A rich console if the stream is a terminal, else None: what goes into a pipe or file stays plain."""
     stream = sys.stderr if stderr else sys.stdout
-    if not stream.isatty():
+    if stream is None or not stream.isatty():  # None: it was closed when the program began
         return None
     from rich.console import Console
 
@@ -61,7 +64,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes:
     terminal = console()
     if terminal is None:
         for row in (columns, *rows):
-            print("\t".join(one_line(cell) for cell in row))
+            print("\t".join(map(one_line, row)))
         for note in notes:
             print(f"# {one_line(note)}")
         return
@@ -69,14 +72,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    heading = Text(one_line(title)) if title else None
+    table = Table(box=box.SIMPLE_HEAD, title=heading, title_justify="left", title_style="bold", pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(Text(one_line(name)), justify="right" if name in right else "left", overflow="fold")
     for i, row in enumerate(rows):
         table.add_row(*(Text(one_line(cell)) for cell in row), style="red" if i in marked else None)
     terminal.print(table)
     for note in notes:
-        terminal.print(Text(note, style="dim"), soft_wrap=True)
+        terminal.print(Text(one_line(note), style="dim"), soft_wrap=True)
 
 
 @contextmanager
@@ -88,10 +92,10 @@ def counting(label: str) -> Iterator[Callable[[str | None, int], None]]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                TextColumn("[red]{task.fields[note]}"))
     with Progress(*columns, console=terminal, transient=True) as bar:
-        task = bar.add_task(label, total=None, note="")
+        task = bar.add_task(one_line(label), total=None, note="")
         failed = 0
 
         def advance(error: str | None, total: int) -> None:
@@ -107,25 +111,30 @@ def print_json(value: Any) -> None:
 
     from .io import finite
 
-    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(printable_json(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)))
+
+
+def put(text: object) -> None:
+    """Print a result on stdout."""
+    print(printable(text))
 
 
 def say(text: str, style: str = "") -> None:
     """A line for people on stderr, out of the way of results."""
-    terminal = console(stderr=True)
-    if terminal is None:
-        print(text, file=sys.stderr)
-    else:
-        terminal.print(text, style=style or None, markup=False, soft_wrap=True)
+    text = printable(text)
+    try:
+        terminal = console(stderr=True)
+        if terminal is not None:
+            terminal.print(text, style=style or None, markup=False, soft_wrap=True)
+        elif sys.stderr is not None:
+            print(text, file=sys.stderr)
+    except (OSError, ValueError):  # stderr is closed or full: there is no place left to tell it, and the exit code tells
+        pass
 
 
 def fail(message: str, program: str = "cpips") -> None:
     """``PROGRAM: error: message`` on stderr, on one line."""
     say(f"{program}: error: {one_line(message)}", "bold red")
-
-
-def one_line(text: str) -> str:
-    return " ".join(str(text).split("\n")).replace("\t", " ").replace("\r", " ")
 
 
 def number(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Sequence
 import typer
 from typer.core import TyperGroup
 
-from .console import fail
+from .console import fail, say
 
 
 class Commands(TyperGroup):
@@ -24,13 +24,16 @@ class Commands(TyperGroup):
         options = args[: args.index("--")] if "--" in args else args
         debug = "--debug" in options  # anywhere on the line
         args = [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(options)]
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # of a terminal that knows few characters
         try:
             code = super().main(args or ["--help"], prog_name or self.program, standalone_mode=False, **extra)
         except (KeyboardInterrupt, typer.Abort):
             code = 130
         except Exception as error:
             if debug:
-                traceback.print_exception(error)
+                say("".join(traceback.format_exception(error)).rstrip())
             fail(_describe(error), self.program)
             code = 2
         sys.exit(code if isinstance(code, int) else 0)
@@ -38,11 +41,33 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # Click's context, or that of the Click which typer carries
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            _flush()
             return result
         except BrokenPipeError:  # cpips ... | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop(sys.stdout)
             raise typer.Exit(141)
+
+
+def _flush() -> None:
+    """Results that cannot be printed are an error, but for a pipe that was closed."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop(sys.stdout)
+        error.filename = error.filename or "stdout"
+        raise
+
+
+def _drop(stream: Any) -> None:
+    """Let what is left in a stream go nowhere: Python would complain of it when it ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):
+        pass
 
 
 def _describe(error: Exception) -> str:

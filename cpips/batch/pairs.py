@@ -20,14 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images
+from .._utils.io import open_regular
 from ..base import FullReferenceMetric
 from ..errors import CpipsError, ImageError
 from ..metric import CPIPS, Embedding
-from .urls import fetch, is_url
+from .urls import Access, fetch, is_url
 
 MAX_PIXELS = 2_000_000  # of one side of a batch: an encoder's first features need about 500 bytes a pixel
-_BAD_IMAGE = (CpipsError, OSError, MemoryError)
-
 
 @dataclass(frozen=True)
 class Result:
@@ -49,6 +48,7 @@ def score_pairs(
     batch_size: int = 8,
     workers: int = 2,
     max_pixels: int = MAX_PIXELS,
+    access: Access | None = None,
 ) -> Generator[Result, None, None]:
     """Distances of pairs of single images, in the order in which they come; ``pairs`` may be endless.
 
@@ -62,13 +62,14 @@ def score_pairs(
         batch_size: most pairs in a batch.
         workers: threads that decode.
         max_pixels: most pixels of a batch, in its references or its images; a larger pair goes alone.
+        access: which URLs may be opened; default: all of :data:`cpips.batch.urls.SCHEMES` at public addresses.
 
     Raises:
         ValueError: a batch size or a number of workers below 1.
     """
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
-    return _score(iter(pairs), metric, batch_size, workers, max_pixels)
+    return _score(iter(pairs), metric, batch_size, workers, max_pixels, access)
 
 
 # ---- the window -----------------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class _Item:
             try:
                 self.decoded = (self.futures[0].result(), self.futures[1].result())
                 images.check_same_size(*self.decoded)
-            except _BAD_IMAGE as error:
+            except Exception as error:  # a decoder or file system may raise anything: it is this pair's, and no other's
                 self.finish(Result(error=_reason(error)))
 
     def finish(self, result: Result) -> None:
@@ -105,7 +106,7 @@ class _Item:
 
 
 def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, workers: int,
-           max_pixels: int) -> Generator[Result, None, None]:
+           max_pixels: int, access: Access | None) -> Generator[Result, None, None]:
     window: deque[_Item] = deque()
     encoder = _SharedReferences(metric)
     exhausted, count = False, 0
@@ -127,8 +128,9 @@ def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, w
                     continue
                 reference, image = pair
                 if last is None or not _same(last[0], reference):
-                    last = (reference, pool.submit(_decode, reference, metric))
-                window.append(_Item(block, reference, _pixels(image), (last[1], pool.submit(_decode, image, metric))))
+                    last = (reference, pool.submit(_decode, reference, metric, access))
+                decoding = (last[1], pool.submit(_decode, image, metric, access))
+                window.append(_Item(block, reference, _pixels(image), decoding))
             if not window:
                 return
             if window[0].result is None:
@@ -222,8 +224,11 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (isinstance(a, paths) and isinstance(b, paths) and os.fspath(a) == os.fspath(b))
 
 
-def _decode(image: images.ImageLike, metric: FullReferenceMetric) -> Tensor:
-    batch = fetch(image, metric.background) if is_url(image) else images.as_batch(image, background=metric.background)
+def _decode(image: images.ImageLike, metric: FullReferenceMetric, access: Access | None) -> Tensor:
+    if is_url(image):
+        batch = fetch(image, metric.background, access)
+    else:
+        batch = images.as_batch(image, background=metric.background)
     if len(batch) != 1:
         raise ImageError(f"a pair holds single images, got a batch of {len(batch)}")
     return batch
@@ -233,7 +238,7 @@ def _pixels(image: images.ImageLike) -> int:
     """How large the image is, before it is decoded; 0 where that is not to be had."""
     try:
         if isinstance(image, (str, os.PathLike)):
-            with Image.open(image) as header:
+            with open_regular(image) as stream, Image.open(stream) as header:
                 return header.width * header.height
         return math.prod(sorted(image.shape)[-2:]) if hasattr(image, "shape") else 0
     except Exception:  # the decoder will tell what is wrong with it
@@ -244,4 +249,5 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return f"out of memory: {text}".rstrip(": ")
-    return text or type(error).__name__
+    known = isinstance(error, (CpipsError, OSError))
+    return text if known and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from .._utils.io import replace
+from .._utils.io import atomic, open_to_append, read_bytes
 from .._utils.journal import lock
 from ..errors import TableError
 from . import urls
 from .pairs import Result
-from .tables import OUTPUT_SUFFIXES, Table, added, arrow_table, import_pyarrow, typed_columns
+from .tables import OUTPUT_SUFFIXES, Table, added, arrow_table, import_pyarrow, stamps, typed_columns
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that begin so
 _LOCK = "_lock"
-_KEY = b"cpips"
+_KEY, _STAMPS = b"cpips", b"cpips.stamps"
+_PART = re.compile(r"part-[0-9]{7,}\.parquet")
 
 
 class Parts:
@@ -45,7 +47,7 @@ class Parts:
             raise TableError(f"{folder} holds a complete run: pass --force to overwrite it, or choose another folder")
         if kept is not None and (restart or kept.get("complete")):
             for name in self.files.names():
-                if name.endswith(".parquet") or name == MANIFEST:
+                if _PART.fullmatch(name) or name == MANIFEST:
                     self.files.remove(name)
             kept = None
         if kept is not None and (changed := [key for key in header if kept["run"].get(key) != header[key]]):
@@ -56,6 +58,7 @@ class Parts:
         self.id = hashlib.sha256(json.dumps([header, self.part_rows], sort_keys=True).encode()).hexdigest()
         self._columns = arrow_table(typed_columns(table))
         self._written: dict[int, dict[str, Any]] = {}
+        self._stamps: dict[int, bytes] = {}
         if kept is None:
             self._write_manifest({"complete": False})
 
@@ -80,11 +83,21 @@ class Parts:
                 found = parquet.read_table(io.BytesIO(content))
             except pyarrow.ArrowException:  # the machine went down before the disk had it
                 continue
-            if (found.schema.metadata or {}).get(_KEY) != self.id.encode() or found.num_rows != len(self.rows(part)):
+            about = found.schema.metadata or {}
+            if about.get(_KEY) != self.id.encode() or found.num_rows != len(self.rows(part)):
+                continue
+            if about.get(_STAMPS) != self.stamps(part):  # an image has changed since
                 continue
             results = [Result(*pair) for pair in zip(found["distance"].to_pylist(), found["error"].to_pylist())]
             self._note(part, content, results)
             yield part, results
+
+    def stamps(self, part: int) -> bytes:
+        """A digest of what the images of a part were when this was first asked, which has to be before they are read."""
+        if part not in self._stamps:
+            known = [stamps(self.table.pairs[row]) for row in self.rows(part)]
+            self._stamps[part] = hashlib.sha256(json.dumps(known).encode()).hexdigest().encode()
+        return self._stamps[part]
 
     def write(self, part: int, results: Sequence[Result]) -> None:
         pyarrow, parquet = import_pyarrow()
@@ -96,7 +109,7 @@ class Parts:
         for name in more.column_names:
             table = table.append_column(name, more[name])
         stream = io.BytesIO()
-        parquet.write_table(table.replace_schema_metadata({_KEY: self.id.encode()}), stream)
+        parquet.write_table(table.replace_schema_metadata({_KEY: self.id.encode(), _STAMPS: self.stamps(part)}), stream)
         self.files.write(_name(part), stream.getvalue())
         self._note(part, stream.getvalue(), results)
 
@@ -114,7 +127,7 @@ class Parts:
     def _manifest(self) -> dict[str, Any] | None:
         names = self.files.names()
         if MANIFEST not in names:
-            if [name for name in names if name != _LOCK and not name.endswith(".partial")]:
+            if [name for name in names if name != _LOCK and not (name[:1] == "." and name.endswith(".partial"))]:
                 raise TableError(f"{self.files.folder} exists and holds no {MANIFEST}: choose another folder")
             return None
         try:
@@ -146,7 +159,7 @@ def held(folder: Path | str) -> Iterator[None]:
         yield
         return
     folder.mkdir(exist_ok=True)
-    with (folder / _LOCK).open("a+b") as stream:
+    with open_to_append(folder / _LOCK) as stream:
         lock(stream, folder)
         yield
 
@@ -169,11 +182,12 @@ class _Files:
             return []
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes() if isinstance(self.folder, Path) else self._fs.cat_file(self._at(name))
+        return read_bytes(self.folder / name) if isinstance(self.folder, Path) else self._fs.cat_file(self._at(name))
 
     def write(self, name: str, content: bytes) -> None:
         if isinstance(self.folder, Path):
-            replace(self.folder / name, lambda partial: partial.write_bytes(content))
+            with atomic(self.folder / name) as stream:
+                stream.write(content)
         else:
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(self._at(name), content)  # an object appears when it is whole

@@ -123,8 +123,11 @@ def score_parts(
         for part, results in parts.kept():
             resumed += len(results)
             report(parts.rows(part), results)
-        blocks = [_pairs_of(table, parts.rows(part), part) for part in parts.missing()]
-        options = dict(batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+        missing = parts.missing()
+        for part in missing:
+            parts.stamps(part)
+        blocks = [_pairs_of(table, parts.rows(part), part) for part in missing]
+        options = dict(batch_size=batch_size, workers=workers, max_pixels=max_pixels, access=table.access)
         with closing(actors.map(_Pairs, blocks, metric, options)) as found:
             for block in found:
                 part = block["part"][0].as_py()

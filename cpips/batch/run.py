@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from .._utils.journal import Journal, journal_path
 from ..base import FullReferenceMetric
 from ..errors import TableError
 from .pairs import MAX_PIXELS, Result, block_rows, score_pairs
-from .tables import Table, check_output, errors_of, write_table
+from .tables import Table, check_output, errors_of, stamps, write_table
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did: rows in all, rows that have an error (and the first few of them), and of how many results, over all
-    metrics, were taken from journals."""
+    """What a run did: rows in all, rows that have an error (and the first few of them), of how many results (over all metrics)
+    were taken from journals, and how many there were not, as the images of the first of them have changed since."""
 
     rows: int
     failed: int
     resumed: int
     errors: tuple[tuple[int, str], ...]
+    stale: int = 0
 
 
 def score_table(
@@ -42,7 +43,8 @@ def score_table(
     """Write ``output`` (.csv, .parquet or .jsonl): the rows of ``table`` with distance, error and signature.
 
     Results are appended to ``OUTPUT.journal.jsonl`` as they come. Interrupted at any moment and called again, the run goes
-    on after the last whole line of it; the output appears only when complete, and then the journal goes.
+    on after the last whole line of it, or from the first row on whose images have another size or modification time than
+    when it was compared; the output appears only when complete, and then the journal goes.
 
     Args:
         metric: a metric; or several by the names of their columns, which stand in place of ``distance``. Each of several
@@ -65,12 +67,13 @@ def score_table(
     resumed, results, journals = 0, {}, {}
     with ExitStack() as stack:
         for name, one in metrics.items():
-            header = dict(journal=1, signature=one.signature, dtype=dtype_name(one), background=one.background,
+            header = dict(journal=2, signature=one.signature, dtype=dtype_name(one), background=one.background,
                           table=table.digest(), rows=len(table))
             # a name may be that of a file, with its folders
             path = journal_path(output.with_name(f"{output.name}.{re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}")
                                 if isinstance(metric, Mapping) else output)
-            journals[name] = stack.enter_context(closing(Journal(path, header, _result, restart)))
+            journals[name] = stack.enter_context(closing(
+                Journal(path, header, _result, restart, lambda row: stamps(table.pairs[row]), output)))
         for name, one in metrics.items():
             resumed += len(journals[name].rows)
             results[name] = _score(table, one, journals[name], batch_size, workers, max_pixels, progress)
@@ -79,7 +82,7 @@ def score_table(
         for journal in journals.values():
             journal.remove()
     failed = [(row, error) for row, error in enumerate(errors_of(results)) if error is not None]
-    return Summary(len(table), len(failed), resumed, tuple(failed[:5]))
+    return Summary(len(table), len(failed), resumed, tuple(failed[:5]), sum(journal.stale for journal in journals.values()))
 
 
 def _score(table: Table, metric: FullReferenceMetric, journal: Journal[Result], batch_size: int, workers: int, max_pixels: int,
@@ -90,10 +93,21 @@ def _score(table: Table, metric: FullReferenceMetric, journal: Journal[Result], 
     for row, result in enumerate(results):
         progress(row, result)
     begin = resumed - resumed % block_rows(batch_size)  # so that batches, and with them last bits, stay the same
-    distances = score_pairs(table.pairs[begin:], metric, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+    marked: deque[Any] = deque()  # of the pairs that are on their way: before they are read, lest one changes meanwhile
+
+    def noted(pairs: list[Any]) -> Iterator[Any]:
+        for pair in pairs:
+            marked.append(stamps(pair))
+            yield pair
+
+    distances = score_pairs(noted(table.pairs[begin:]), metric, batch_size=batch_size, workers=workers, max_pixels=max_pixels,
+                            access=table.access)
     with closing(distances):
-        for row, result in enumerate(islice(distances, resumed - begin, None), resumed):
-            journal.append(distance=result.distance, error=result.error)
+        for row, result in enumerate(distances, begin):
+            mark = marked.popleft()
+            if row < resumed:
+                continue
+            journal.append(distance=result.distance, error=result.error, stamp=mark)
             results.append(result)
             progress(row, result)
     return results

@@ -7,13 +7,14 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence, Union
 
 from .._compat import moved_names
-from .._utils.io import IMAGE_SUFFIXES, atomic, json_line, list_images
-from ..errors import TableError
+from .._utils import io as files
+from .._utils.io import IMAGE_SUFFIXES, atomic, json_line, list_images, stamp
+from ..errors import CpipsError, TableError
 from . import urls
 from .pairs import Result
 
@@ -21,6 +22,7 @@ REFERENCE_COLUMNS = ("reference", "ref", "ref_image", "reference_image", "origin
 IMAGE_COLUMNS = ("image", "img", "distorted", "dist", "dist_image", "distorted_image", "test", "p1")
 ADDED = ("distance", "error", "signature")
 OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
+MAX_ROWS = 1 << 25
 
 if not TYPE_CHECKING:
     __getattr__ = moved_names(__name__)
@@ -35,48 +37,74 @@ class Table:
 
     columns: dict[str, list[Any]]
     pairs: list[tuple[Path | str, Path | str] | str]  # in a tuple, str is a URL
+    access: urls.Access = field(default_factory=urls.Access)  # which URLs its rows may name
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def digest(self) -> str:
-        """SHA-256 over the columns and the resolved pairs."""
+        """SHA-256 over the columns and the pairs, of which paths are absolute: the same table elsewhere is another one."""
         sha = hashlib.sha256(json.dumps(list(self.columns)).encode())
-        for row in zip(self.pairs, *self.columns.values()):
-            sha.update(repr([str(cell) for cell in row]).encode())
+        for pair, *row in zip(self.pairs, *self.columns.values()):
+            places = [pair] if isinstance(pair, str) else [str(_absolute(place)) for place in pair]
+            sha.update(repr([*places, *map(str, row)]).encode())
         return sha.hexdigest()
+
+
+def stamps(pair: tuple[Path | str, Path | str] | str) -> list[tuple[int, int] | None]:
+    """Size and time of both files of a pair; None of one that is absent, or behind a URL. A row whose stamps have changed
+    since it was compared has to be compared again."""
+    return [] if isinstance(pair, str) else [stamp(place) if isinstance(place, Path) else None for place in pair]
+
+
+def _absolute(place: Path | str) -> Path | str:
+    return place.absolute() if isinstance(place, Path) else place
 
 
 # ---- in -------------------------------------------------------------------------------------------------------------
 
 
 def read_table(path: Path | str, reference_column: str | None = None, image_column: str | None = None,
-               root: Path | str | None = None) -> Table:
+               root: Path | str | None = None, access: urls.Access | None = None) -> Table:
     """Read a CSV (with a header) or Parquet table of pairs; the table and the images may be URLs that fsspec opens.
 
     Args:
         reference_column, image_column: default: the first of the usual names that the table has.
         root: what relative paths start from; default: the table's folder.
+        access: which URLs rows may name; default: none, but for places below a ``path`` or ``root`` that is a URL itself.
+            A row that names another has an error.
 
     Raises:
         OSError: the file cannot be read.
         TableError: not such a table; the message names the columns found.
     """
     path = urls.local(path)
-    columns = _read_parquet(path) if urls.suffix(path) == ".parquet" else _read_csv(path)
+    access = (access or urls.Access()).of(path if isinstance(path, str) else None, root if urls.is_url(root) else None)
+    columns = _read_parquet(path, access) if urls.suffix(path) == ".parquet" else _read_csv(path, access)
     if clash := [name for name in ADDED if name in columns]:
         raise TableError(f"{path} has a column {clash[0]!r} already, which the output adds: rename it")
     reference = _find_column(path, columns, reference_column, REFERENCE_COLUMNS, "--ref-column")
     image = _find_column(path, columns, image_column, IMAGE_COLUMNS, "--image-column")
     root = urls.parent(path) if root is None else urls.local(root)
-    return Table(columns, [_pair(a, b, root, reference, image) for a, b in zip(columns[reference], columns[image])])
+    pairs = [_pair(a, b, root, access, reference, image) for a, b in zip(columns[reference], columns[image])]
+    return Table(columns, pairs, access)
 
 
-def _pair(reference: Any, image: Any, root: Path | str, *names: str) -> tuple[Path | str, Path | str] | str:
+def _pair(reference: Any, image: Any, root: Path | str, access: urls.Access,
+          *names: str) -> tuple[Path | str, Path | str] | str:
+    """The places of both images, or what is wrong with the row: whatever its cells hold, no other row pays for it."""
+    places = []
     for cell, name in zip((reference, image), names):
         if cell is None or not str(cell).strip():
             return f"column {name!r} is empty"
-    return urls.join(root, str(reference).strip()), urls.join(root, str(image).strip())
+        try:
+            place = urls.join(root, str(cell).strip())
+            if isinstance(place, str):
+                access.check(place)
+        except (CpipsError, ValueError, OSError) as error:
+            return str(error)
+        places.append(place)
+    return places[0], places[1]
 
 
 def _find_column(path: Path | str, columns: dict[str, list[Any]], wanted: str | None, usual: Sequence[str],
@@ -93,9 +121,9 @@ def _find_column(path: Path | str, columns: dict[str, list[Any]], wanted: str | 
     raise TableError(f"{found}, none of which is one of {', '.join(usual)}: say which with {option}")
 
 
-def _read_csv(path: Path | str) -> dict[str, list[Any]]:
+def _read_csv(path: Path | str, access: urls.Access) -> dict[str, list[Any]]:
     try:
-        with io.TextIOWrapper(io.BytesIO(urls.read(path)), "utf-8-sig", newline="") as stream:
+        with io.TextIOWrapper(io.BytesIO(urls.read(path, access)), "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = next(reader, [])
             rows = []
@@ -115,11 +143,19 @@ def _read_csv(path: Path | str) -> dict[str, list[Any]]:
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
-def _read_parquet(path: Path | str) -> dict[str, list[Any]]:
+def _read_parquet(path: Path | str, access: urls.Access) -> dict[str, list[Any]]:
     pyarrow, parquet = import_pyarrow()
+    content = urls.read(path, access) if isinstance(path, str) else None
+    if isinstance(path, Path):
+        files.check_regular(path)
     try:
-        table = parquet.read_table(path if isinstance(path, Path) else io.BytesIO(urls.read(path)))
-    except pyarrow.ArrowException as error:
+        with parquet.ParquetFile(path if content is None else io.BytesIO(content)) as file:
+            if (rows := file.metadata.num_rows) > MAX_ROWS:  # a few bytes can stand for any number of rows
+                raise TableError(f"{path} has {rows} rows, and at most {MAX_ROWS} are read: cut it into several tables")
+            table = file.read()
+    except TableError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # damaged ones give any of these
         raise TableError(f"{path} is not a Parquet table: {error}") from None
     if len(set(table.column_names)) < len(table.column_names):
         raise TableError(f"{path} has two columns of one name: {', '.join(map(repr, table.column_names))}")
@@ -170,6 +206,8 @@ def check_output(path: Path) -> None:
     """Refuse an output that could not be written at the end, before the work begins."""
     if path.suffix.lower() not in OUTPUT_SUFFIXES:
         raise TableError(f"{path}: the output's suffix says its format: choose from {', '.join(OUTPUT_SUFFIXES)}")
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise TableError(f"{path} is a device or a named pipe: name a file")
     if path.is_dir() or not path.parent.is_dir():
         raise TableError(f"{path} is a folder: name a file" if path.is_dir() else f"no folder {path.parent}: create it")
     if path.suffix.lower() == ".parquet":
@@ -190,11 +228,11 @@ def write_table(path: Path, table: Table, results: Results, signature: str) -> N
         if suffix == ".parquet":
             import_pyarrow()[1].write_table(arrow_table(columns, list(_by_name(results))), stream)
             return
-        text = io.TextIOWrapper(stream, "utf-8", newline="")
+        text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
         if suffix == ".csv":
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values()))
+            writer.writerow(map(no_formula, columns))
+            writer.writerows(map(no_formula, row) for row in zip(*columns.values()))
         else:
             for row in zip(*columns.values()):
                 text.write(json_line(dict(zip(columns, row))))
@@ -232,8 +270,26 @@ def _by_name(results: Results) -> Mapping[str, Sequence[Result]]:
 def arrow_table(columns: dict[str, list[Any]], distances: Sequence[str] = ("distance",)) -> Any:
     """A ``pyarrow.Table``; of the columns that an output adds with their types, even where all are empty."""
     pyarrow, _ = import_pyarrow()
+    columns = {name: [_encodable(cell) for cell in column] for name, column in columns.items()}
     types = {**dict.fromkeys(distances, pyarrow.float64()), "error": pyarrow.string(), "signature": pyarrow.string()}
     return pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula: a quotation mark stands before what begins like one.
+
+    Numbers stay, and names such as ``-1.png``.
+    """
+    if not isinstance(cell, str) or cell[:1] not in ("=", "@", "+", "-", "\t", "\r"):
+        return cell
+    if cell[:1] in ("+", "-") and not re.search(r"[(|!=@]", cell):
+        return cell
+    return "'" + cell
+
+
+def _encodable(cell: Any) -> Any:
+    """A string without half of a pair of UTF-16, which names of files can have that are no UTF-8."""
+    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) and not cell.isascii() else cell
 
 
 def _typed(column: list[Any]) -> list[Any]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .._utils.console import DataRootOption, DeviceOption, ThreadsOption, counting, number, print_table, say
+from .._utils.console import (
+    DataRootOption, DeviceOption, ForceOption, ThreadsOption, counting, number, print_table, say)
 from .._utils.devices import open_device
 from .._utils.optional import needing
 
@@ -44,13 +45,14 @@ def calibrate(
         help="Folder with the teachers' weights (LPIPS, DISTS). Default: the cache.")] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Fit the channel weights of a model with a frozen encoder to human ratings or to other metrics.
 
     Writes OUT/NAME.safetensors, for `cpips compare --metric OUT/NAME.safetensors`, and OUT/NAME.json, the report. After an
     interruption, the same command resumes.
     """
-    from .._utils.io import finite, replace
+    from .._utils.io import check_run, exclusive
     from ..errors import CpipsError
 
     where = open_device(device, threads)
@@ -67,20 +69,31 @@ def calibrate(
                              f"{settings.judges!r}")
         encoder = fit.encoder_tensors(settings.model)
         metric = fit.open_metric(settings.model, settings.form, settings.taps, settings.scales).to(where)
-        output.mkdir(parents=True, exist_ok=True)
-        try:
-            if settings.judges == "teachers":
-                fitted, data, agreement = _by_teachers(settings, metric, data_root, output, judged, weights)
-            else:
-                fitted, data, agreement = _by_people(settings, metric, data_root, output)
-        except KeyboardInterrupt:
-            say(f"interrupted: the results so far are in {judged or output}; the same command continues from there")
-            raise
+        check_run(output, [f"{settings.name}.safetensors", f"{settings.name}.json"], [config, settings.model],
+                  begun=(output / f"{settings.name}.statistics").is_dir(), force=force)
+        with exclusive(output):
+            try:
+                if settings.judges == "teachers":
+                    outcome = _by_teachers(settings, metric, data_root, output, judged, weights)
+                else:
+                    outcome = _by_people(settings, metric, data_root, output)
+            except KeyboardInterrupt:
+                say(f"interrupted: the results so far are in {judged or output}; the same command continues from there")
+                raise
+            _write(settings, metric, encoder, outcome, output)
+
+
+def _write(settings: CalibrateConfig, metric: CPIPS, encoder: dict[str, Any], outcome: Outcome, output: Path) -> None:
+    from .._utils.io import atomic, finite
+    from ..training.calibration import fit
+
+    fitted, data, agreement = outcome
     path = output / f"{settings.name}.safetensors"
     fit.save_model(path, encoder, fitted.head)
     report = _report(settings, metric, fitted, data, agreement, path)
     text = json.dumps(finite(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace(output / f"{settings.name}.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+    with atomic(output / f"{settings.name}.json") as stream:
+        stream.write(text.encode())
     _print(report)
     say(f"{report['description']}\ntry it:  cpips compare REF IMG --metric {path}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .._utils.console import BackgroundOption, JsonOption, print_json, say
+from .._utils.console import BackgroundOption, ForceOption, JsonOption, print_json, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,16 +50,19 @@ def compress(
         "--output", "-o", metavar="FILE", show_default=False, help="Default: the image's name with .cpz.")] = None,
     codec: CodecOption = None,
     background: BackgroundOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compress an image to a .cpz file, which can be decoded, or compared without decoding."""
+    from .._utils.io import check_output
     from ..images import load
     from ..pretrained import DEFAULT_CODEC
 
+    path = output or Path(image).with_suffix(".cpz")
+    check_output(path, [image, codec], force=force)
     tensor = load(image, background)
     files = codec_files()
     model = files.open_codec(codec or DEFAULT_CODEC)
-    path = output or Path(image).with_suffix(".cpz")
     size = files.compress(tensor, path, model)
     height, width = tensor.shape[1:]
     bpp = 8 * size / (height * width)
@@ -76,9 +79,13 @@ def decompress(
         "--output", "-o", metavar="IMG", show_default=False,
         help="Image to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
     codec: CodecOption = None,
+    force: ForceOption = False,
 ) -> None:
-    """Decode a .cpz file into an image."""
+    """Decode a .cpz file into an image. An existing file, such as the original image, is overwritten only with --force."""
+    from .._utils.io import check_output
+
     path = output or Path(file).with_suffix(".png")
+    check_output(path, [file, codec], force=force)
     files = codec_files()
     files.picture_format(path)  # a wrong suffix is told before the work
     picture = files.decompress(file, files.open_codec(codec) if codec else None)

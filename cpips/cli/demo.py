@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._utils.console import DeviceOption, DtypeOption, JsonOption, number, print_json, print_table, say
+from .._utils.console import DeviceOption, DtypeOption, ForceOption, JsonOption, number, print_json, print_table, say
 from .metric import MetricOption, make_metric
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ def demo(
     metric: MetricOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a sample image, distort it, compare the copies, and draw where one of them differs."""
-    from .._utils.io import atomic
+    from .._utils.io import atomic, check_outputs
     from ..batch import score_pairs
     from .map import draw_map
 
@@ -31,7 +32,9 @@ def demo(
     folder.mkdir(parents=True, exist_ok=True)
     reference = folder / "reference.png"
     files: list[tuple[Path, str]] = []
-    for name, what, picture, settings in _pictures():
+    pictures = _pictures()
+    check_outputs([folder / name for name in (*(name for name, *_ in pictures), "map.png")], force=force)
+    for name, what, picture, settings in pictures:
         path = folder / name
         with atomic(path) as stream:
             picture.save(stream, "JPEG" if path.suffix == ".jpg" else "PNG", **settings)

@@ -7,7 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from .common import counting, needing, quiet_bombs, say
+from .._utils.console import counting, say
+from .._utils.io import quiet_bombs
+from .._utils.optional import needing
 
 commands = typer.Typer(help="Make the distorted images of a database again.", rich_markup_mode="markdown")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .._utils.console import JsonOption, print_json, say
+from .._utils.console import ForceOption, JsonOption, print_json, say
 
 
 def export(
@@ -15,6 +15,7 @@ def export(
         metavar="MODEL", show_default=False, help="A model that `cpips models` lists, or a weights file.")],
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="FILE.onnx", show_default=False, help="Where to write the graph.")],
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model as an ONNX graph that takes two images and returns their distance.
@@ -27,7 +28,9 @@ def export(
     if output.suffix.lower() != ".onnx":
         raise ModelError(f"{output}: the only format is ONNX: use the suffix .onnx")
     from .. import CPIPS, onnx
+    from .._utils.io import check_output
 
+    check_output(output, [model], force=force)
     metric = CPIPS(model)
     onnx.export(metric, output)
     size = output.stat().st_size

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .._utils.console import BackgroundOption, DeviceOption, DtypeOption, JsonOption, number, print_json, say
+from .._utils.console import (
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, number, print_json, say)
 from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
@@ -30,9 +31,13 @@ def heat_map(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw where two images differ: both images, and a heat map over the second."""
+    from .._utils.io import check_outputs
+
+    check_outputs([output, raw], [reference, image, metric], force=force)
     facts = draw_map(make_metric(metric, device, dtype, background, weights), reference, image, output, raw=raw, vmax=vmax)
     if as_json:
         print_json(facts)
@@ -61,10 +66,6 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
         raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
     if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ImageError(f"{output}: the suffix sets the format, and {output.suffix!r} is not an image format: use .png")
-    sources = [path for path in (reference, image) if path.exists()]
-    for path in (output, raw):
-        if path is not None and path.exists() and any(map(path.samefile, sources)):
-            raise ImageError(f"{path} is one of the images that are compared: choose another output")
     x, y = (load(path, metric.background)[None] for path in (reference, image))
     check_same_size(x, y)
     with torch.inference_mode():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 
 import typer
 
-from .._utils.console import DeviceOption, JsonOption, print_json, print_table, say
+from .._utils.console import DeviceOption, ForceOption, JsonOption, print_json, print_table, say
 from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
@@ -49,10 +49,12 @@ def probe(
     figure: Annotated[Optional[Path], typer.Option(
         metavar="FILE.png", show_default=False, help="Draw the result.")] = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     from bapps_eval.probes import PROBES
     from bapps_eval.probes.figure import draw
+    from .._utils.io import check_outputs
     from ..pretrained import unknown_model
 
     if name not in PROBES:
@@ -63,6 +65,8 @@ def probe(
         if option in settings and name not in takers:
             raise typer.BadParameter(f"--{option.removesuffix('s') if option == 'judges' else option} is for "
                                      f"{', '.join(takers)}, not for {name}")
+
+    check_outputs([output, figure], [metric, against, weights, *(judge or []), *(image or [])], force=force)
 
     def made(spec: str | None) -> FullReferenceMetric:
         return make_metric(spec, device, "float32", weights=weights)

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .._utils.console import BackgroundOption, DeviceOption, JsonOption, console, number, print_json, print_table
+from .._utils.console import (
+    BackgroundOption, DeviceOption, ForceOption, JsonOption, console, number, print_json, print_table)
 from .._utils.devices import open_device
 from .._utils.io import quiet_bombs
 
@@ -40,6 +41,7 @@ def realism(
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images of one size at a time; of large ones fewer.")] = 16,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that decode images.")] = 2,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two unpaired folders of images: Fréchet and kernel distance, precision and recall.
@@ -47,9 +49,12 @@ def realism(
     Only with --space inception are these FID and KID. With a model's encoder they are called frechet-MODEL and kernel-MODEL;
     they rank sets of the same size by their realism in the features of that encoder, and are not comparable with others.
     """
+    from .._utils.io import check_output
     from ..errors import CpipsError, ModelError
     from ..realism import Statistics, collect, encoder_space, fid, inception_space, kid, precision_recall
 
+    if save_reference is not None:
+        check_output(save_reference, [references, images, space, weights], force=force)
     quiet_bombs()
     where = open_device(device)
     rule: dict[str, Any] = {} if resize is None else {"resize": resize}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .._utils.console import BackgroundOption, JsonOption, console, fail, print_json, say
+from .._utils.console import BackgroundOption, ForceOption, JsonOption, console, fail, print_json, say
 from .codec import CodecOption, codec_files
 
 
@@ -43,6 +43,7 @@ def refine(
         help="File to go on from when interrupted. Default: the output's name with .refining; it goes when that is "
         "written.")] = None,
     background: BackgroundOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compress an image with latents that are optimized for it; `cpips decompress` reads the file as usual.
@@ -51,6 +52,7 @@ def refine(
     command resumes and writes the same file. If the target rate cannot be reached, nothing is written, and the exit code
     is 1.
     """
+    from .._utils.io import OutputError, check_output, stamp
     from ..errors import RateError
     from ..images import load
     from ..pretrained import DEFAULT_CODEC
@@ -58,13 +60,18 @@ def refine(
     if roi is not None and roi_box is not None:
         raise typer.BadParameter("--roi and --roi-box are two ways to say the same: give one")
     box = None if roi_box is None else _box(roi_box)
+    path = output or Path(image).with_suffix(".cpz")
+    kept = checkpoint or path.with_name(path.name + ".refining")
+    check_output(path, [image, roi, codec], force=force)
+    check_output(kept, [image, roi, codec, path], force=True)  # the checkpoint of another run is refused when it is read
+    if kept.resolve() == path.resolve():
+        raise OutputError(f"{kept} cannot be both the output and the checkpoint: choose another --checkpoint")
+    before = stamp(kept)
     tensor = load(image, background)
     files = codec_files()
     from ..codec.refine import BG_WEIGHT, FG_WEIGHT, refine as run
 
     model = files.open_codec(codec or DEFAULT_CODEC)
-    path = output or Path(image).with_suffix(".cpz")
-    kept = checkpoint or path.with_name(path.name + ".refining")
     with _progress(steps) as show:
         try:
             refined = run(
@@ -73,7 +80,8 @@ def refine(
                 bg_weight=BG_WEIGHT if bg_weight is None else bg_weight, steps=steps, seed=seed, checkpoint=kept,
                 progress=show)
         except RateError as error:
-            kept.unlink(missing_ok=True)
+            if stamp(kept) != before:  # this run wrote it
+                kept.unlink(missing_ok=True)
             fail(str(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:

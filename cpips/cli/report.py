@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Iterator, Optional, Sequence
 
 import typer
 
-from .._utils.console import DeviceOption, say
+from .._utils.console import DeviceOption, ForceOption, say
 from .metric import WeightsOption, make_metrics
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def metric(
     resamples: Annotated[int, typer.Option(min=100, metavar="N", help="Resamples of the bootstrap.")] = 10_000,
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery per pair of metrics.")] = 6,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
 ) -> None:
     """Write a page about one metric: agreement with human ratings, cost, weaknesses and images, wins and losses.
 
@@ -50,7 +51,9 @@ def metric(
 
     from bapps_eval.report import measure, write_metric_page
     from .. import list_models
+    from .._utils.io import check_output
 
+    check_output(output, [name, weights, *(data or []), *(against or []), *_files(probes or [])], force=force)
     metrics = list(make_metrics([name, *(against or [])], device, "float32", weights=weights).values())
     datasets = read_datasets(data or [], "val", None, None, limit)
     runs = []
@@ -67,14 +70,22 @@ def metric(
 
 def _probes(paths: Sequence[Path]) -> Iterator[tuple[Path, ProbeResult]]:
     from bapps_eval.probes import ProbeResult
+
+    for file in _files(paths):
+        yield file, ProbeResult.load(file)
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Results of probes among ``paths``, and below those that are folders."""
     from ..errors import ModelError
 
+    found: list[Path] = []
     for path in paths:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         if not files:
             raise ModelError(f"{path} contains no .json files: pass files that `cpips probe NAME -o FILE.json` wrote")
-        for file in files:
-            yield file, ProbeResult.load(file)
+        found += files
+    return found
 
 
 def add_to(app: typer.Typer) -> None:

@@ -37,6 +37,12 @@ def score(
     root: Annotated[Optional[str], typer.Option(
         metavar="DIR", show_default=False,
         help="Folder (path or URL) of relative paths. Default: the table's folder.")] = None,
+    url_schemes: Annotated[Optional[str], typer.Option(
+        "--urls", metavar="SCHEME,...", show_default=False,
+        help="Schemes of URLs that rows may name, such as https,s3. Default: none but places below a table or --root that is "
+        "a URL itself.")] = None,
+    private_hosts: Annotated[bool, typer.Option(
+        "--private-hosts", help="With --urls: hosts without a public address too (this machine, its network).")] = False,
     metrics: MetricsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -62,6 +68,7 @@ def score(
     an interruption, the same command resumes (from OUT.journal.jsonl, which is deleted when OUT is written; with
     --engine ray from the parts in OUT).
     """
+    from .._utils.io import check_output
     from ..batch import read_folders, read_table, urls
     from ..batch.ray_engine import ray_settings
     from ..errors import TableError
@@ -72,16 +79,21 @@ def score(
     source, out = urls.local(pairs), urls.local(output)
     check, work, kept = _engine(settings, part_rows, out)
     check(out)
-    if isinstance(source, Path) and isinstance(out, Path) and out.exists() and out.samefile(source):
-        raise TableError(f"{output} is the table of pairs itself: choose another output")
+    if private_hosts and url_schemes is None:
+        raise TableError("--private-hosts belongs to --urls")
+    access = urls.Access([name.strip().lower() for name in (url_schemes or "").split(",") if name.strip()], private_hosts)
     if images is None:
         if isinstance(source, Path) and source.is_dir():
             raise TableError(f"{pairs} is a folder: also pass the folder of the images, or pass a table of pairs")
-        table = read_table(source, reference_column, image_column, root)
-    elif reference_column or image_column or root:
-        raise TableError("--ref-column, --image-column and --root belong to a table, got two folders")
+        table = read_table(source, reference_column, image_column, root, access)
+    elif reference_column or image_column or root or url_schemes:
+        raise TableError("--ref-column, --image-column, --root and --urls belong to a table, got two folders")
     else:
         table = read_folders(Path(source), images)
+    if isinstance(out, Path) and settings is None:
+        named = [place for pair in table.pairs if not isinstance(pair, str) for place in pair
+                 if isinstance(place, Path) and place.suffix == out.suffix]
+        check_output(out, [source, images, *(metrics or []), *named], force=force)
     measures = make_metrics(metrics, "cpu" if settings else device, dtype, background, weights)
     if len(measures) > 1 and settings is not None:
         raise TableError(f"--engine ray takes one metric at a time, and {len(measures)} are given: one output folder each")
@@ -102,6 +114,8 @@ def score(
             say(f"interrupted: {done} of {len(measures) * len(table)} rows are in {where}; "
                 "the same command continues from there")
             raise
+    if summary.stale:
+        say(f"{summary.stale} rows of an earlier run were compared again: images of theirs, or before them, have changed", "yellow")
     if as_json:
         print_json({**_facts(measures), "output": output, "rows": summary.rows,
                     "compared": summary.rows - summary.failed, "failed": summary.failed, "resumed": summary.resumed})

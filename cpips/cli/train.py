@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator
 
 import typer
 
-from .._utils.console import DataRootOption, DeviceOption, ThreadsOption, console, say
+from .._utils.console import DataRootOption, DeviceOption, ForceOption, ThreadsOption, console, say
 from .._utils.devices import open_device
 from .._utils.optional import needing
 
 if TYPE_CHECKING:
+    from ..training.config import TrainConfig
     from ..training.trainer import Trainer
 
 
@@ -26,22 +28,41 @@ def train(
         help="Folder for the checkpoint, the log and the weights.")],
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Train a codec. After an interruption, the same command resumes and ends with the same weights.
 
     Several processes: `torchrun --nproc-per-node 4 -m cpips train ...`
     """
+    from .._utils.io import exclusive
     from ..errors import CpipsError
 
     where = open_device(device, threads)
     with needing("training", "train"):
+        from .._utils.io import check_run
         from ..training.config import TrainConfig
-        from ..training.trainer import Trainer
+        from ..training.trainer import OUTPUTS, Trainer, has_log
 
         try:
-            trainer = Trainer(TrainConfig.load(config), data_root, output, str(where))
-        except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
+            settings = TrainConfig.load(config)
+        except ValueError as error:
             raise CpipsError(str(error)) from error
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    begun = (output / "last.pt").exists()
+    if first:
+        outputs = [*OUTPUTS, *["log.csv"] * (not has_log(output))]
+        check_run(output, outputs, [config, settings.init, settings.init_head], begun=begun, force=force)
+    with exclusive(output) if first else nullcontext():
+        _train(settings, data_root, output, str(where), Trainer)
+
+
+def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, make: type[Trainer]) -> None:
+    from ..errors import CpipsError
+
+    try:
+        trainer = make(settings, data_root, output, where)
+    except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
+        raise CpipsError(str(error)) from error
     steps, first = trainer.config.steps, trainer.fabric.is_global_zero
     if trainer.step and first:
         say(f"resumed at step {trainer.step} of {steps}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._utils.console import DataRootOption, DeviceOption, ThreadsOption, say
+from .._utils.console import DataRootOption, DeviceOption, ForceOption, ThreadsOption, say
 from .._utils.devices import open_device
 from .._utils.optional import needing
 from .train import step_progress
+
+if TYPE_CHECKING:
+    from ..training.tune_config import TuneConfig
 
 
 def tune_decoder(
@@ -21,21 +24,37 @@ def tune_decoder(
         help="Folder for the checkpoint, the history and the codec.")],
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Fine-tune a codec's decoder with the semantic ensemble loss; bitstreams stay identical.
 
     After an interruption, the same command resumes and ends with the same weights.
     """
+    from .._utils.io import check_run, exclusive
     from ..errors import CpipsError
 
     where = open_device(device, threads)
     with needing("tuning", "train"):
-        from ..training.tune_config import TuneConfig, make_tuner
+        from ..training.tune_config import TuneConfig
 
         try:
-            tuner = make_tuner(TuneConfig.load(config), data_root, output, str(where))
-        except (ValueError, FloatingPointError) as error:  # settings or data that do not fit; a tokenizer that diverged
+            settings = TuneConfig.load(config)
+        except ValueError as error:
             raise CpipsError(str(error)) from error
+    check_run(output, ("codec.safetensors", "history.json"), [config, settings.codec], begun=(output / "tuning.pt").exists(),
+              force=force)
+    with exclusive(output):
+        _tune(settings, data_root, output, str(where))
+
+
+def _tune(settings: TuneConfig, data_root: Path, output: Path, where: str) -> None:
+    from ..errors import CpipsError
+    from ..training.tune_config import make_tuner
+
+    try:
+        tuner = make_tuner(settings, data_root, output, where)
+    except (ValueError, FloatingPointError) as error:  # settings or data that do not fit; a tokenizer that diverged
+        raise CpipsError(str(error)) from error
     steps = tuner.settings.steps
     if tuner.step:
         say(f"resumed at step {tuner.step} of {steps}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument, print_json, say)
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, ImagesArgument, JsonOption, ReferenceArgument, console,
+    print_json, put, say)
 from .codec import CodecOption, read_picture
 from .metric import WHAT, WeightsOption, complete_metric, make_metrics
 
@@ -30,6 +30,7 @@ def view(
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
     codec: CodecOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a page that shows images beside their reference, with a slider, zoom, and the largest differences.
@@ -37,13 +38,11 @@ def view(
     The HTML page is self-contained: it includes the images, lossless and in their own size. A .cpz file is decoded, shown
     and measured as an image.
     """
-    from ..errors import ImageError
+    from .._utils.io import check_output
     from ..pretrained import DEFAULT_MODEL
     from ..viz import Picture, write_page
 
-    sources = [Path(path) for path in (reference, *images)]
-    if output.exists() and any(path.exists() and output.samefile(path) for path in sources):
-        raise ImageError(f"{output} is one of the images: choose another output")
+    check_output(output, [reference, *images, codec, *(metrics or [])], force=force)
     chosen = list(make_metrics(metrics or [DEFAULT_MODEL, "psnr"], device, dtype, background, weights).values())
     names = _names([reference, *images])
     first, *others = (Picture(name, read_picture(path, background, codec)) for name, path in zip(names, (reference, *images)))
@@ -52,11 +51,11 @@ def view(
     if as_json:
         print_json({"output": str(output), "bytes": size, "reference": reference, **facts})
     else:
-        print(output)
+        put(output)
     if size > HEAVY:
         say(f"the page is large ({size / 1e6:.0f} MB), because it contains lossless images: crop them for a smaller page",
             "yellow")
-    if browse or (browse is None and sys.stdout.isatty()):
+    if browse or (browse is None and console() is not None):
         import webbrowser
 
         if not webbrowser.open(output.resolve().as_uri()):

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from .._compat import moved_names
+from .._utils.io import TooLargeError, open_regular
 from ..errors import BitstreamError
 
 SUFFIX = ".cpz"
@@ -34,6 +35,7 @@ MAGIC = b"\x89CPZ\r\n\x1a\n"
 VERSION = 1
 _FIXED = struct.Struct("<8sIIIII")  # after the name
 SEAL = 8
+_MOST = 8  # bytes a pixel, of an image that no codec compresses: thrice those of the pixels themselves
 
 if not TYPE_CHECKING:
     __getattr__ = moved_names(__name__)
@@ -97,10 +99,7 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
     if len(data) < begin + SEAL:
         raise BitstreamError(f"{name} is cut short after {len(data)} bytes, in its header: copy it again")
     digest, height, width, z_length, y_length, checksum = _FIXED.unpack_from(data, fixed)
-    expected = begin + z_length + y_length + SEAL
-    if len(data) != expected:
-        what = "cut short" if len(data) < expected else "longer than it should be, or damaged"
-        raise BitstreamError(f"{name} is {what}: it has {len(data)} bytes, its header says {expected}; copy it again")
+    _check_length(len(data), begin + z_length + y_length + SEAL, name)
     if seal(data[:-SEAL]) != data[-SEAL:]:
         raise BitstreamError(f"{name} is damaged (its checksum does not hold): copy it again")
     try:
@@ -115,12 +114,40 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
     return Compressed(stream, codec, digest.hex())
 
 
+def _check_length(length: int, expected: int, name: str) -> None:
+    if length != expected:
+        what = "cut short" if length < expected else "longer than it should be, or damaged"
+        raise BitstreamError(f"{name} is {what}: it has {length} bytes, its header says {expected}; copy it again")
+
+
+def _check_size(head: bytes, size: int, name: str) -> None:
+    """Refuse a file that is longer than its header says, or than any codec makes an image of its size.
+
+    Args:
+        head: the first bytes; those that are no header are left to :func:`unpack`.
+        size: of the file.
+
+    Raises:
+        BitstreamError, TooLargeError: it is.
+    """
+    fixed = 10 + (head[9] if len(head) > 9 else 0)
+    if not head.startswith(MAGIC) or len(head) < fixed + _FIXED.size:
+        if size > len(head) + SEAL + (1 << 20):
+            raise BitstreamError(f"{name} is not a .cpz file: compress an image with `cpips compress`")
+        return
+    _, height, width, z_length, y_length, _ = _FIXED.unpack_from(head, fixed)
+    _check_length(size, fixed + _FIXED.size + z_length + y_length + SEAL, name)
+    most = (1 << 20) + _MOST * (height + 64) * (width + 64)
+    if size > most:
+        raise TooLargeError(f"{name} has {size} bytes for {width}x{height} px: no codec makes as many; it is damaged or forged")
+
+
 def is_compressed(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is named as a ``.cpz`` file, or begins like one."""
     if Path(path).suffix.lower() == SUFFIX:
         return True
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -133,11 +160,16 @@ def read(path: str | os.PathLike[str]) -> Compressed:
         FileNotFoundError: no such file.
         BitstreamError: as :func:`unpack`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
     try:
-        return unpack(path.read_bytes(), str(path))
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            head = stream.read(10 + 255 + _FIXED.size + SEAL)
+            _check_size(head, size, str(path))  # before the rest is read
+            return unpack(head + stream.read(), str(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {path}") from None
+    except TooLargeError as error:
+        raise BitstreamError(str(error)) from None
     except OSError as error:
         raise BitstreamError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from .. import images
+from .._utils.io import check_regular
 from ..pretrained import read_weights
 from .container import pack
 from .model import Codec
@@ -33,6 +34,7 @@ def load_codec(path: Path, sha256: str | None = None) -> Codec:
 
 def codec_metadata(path: Path) -> dict[str, str]:
     """What the trainer wrote beside the tensors: name, lambda, steps, seconds; of a tuned decoder ``reads``."""
+    check_regular(path)
     with safe_open(path, "pt") as stream:
         return dict(stream.metadata() or {})
 

@@ -26,7 +26,7 @@ from .. import images
 from .._utils.io import replace
 from ..errors import ImageError, ModelError, RateError, WeightsError
 from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss
-from ..pretrained import DEFAULT_MODEL
+from ..pretrained import DEFAULT_MODEL, read_checkpoint
 from .annealing import soft_round, temperature
 from .container import Bitstream, pack
 from .evaluate import psnr_8bit
@@ -312,14 +312,8 @@ class _Run:
         replace(path, lambda partial: torch.save(state, partial))
 
     def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.y.device, weights_only=True)
-            theirs = state["settings"]
-        except OSError:
-            raise
-        except Exception as error:  # torch raises almost anything for files that are not its own
-            raise WeightsError(f"{path} is no checkpoint of a refinement, or damaged ({type(error).__name__}): delete it, or "
-                               "name another file") from error
+        state = read_checkpoint(path, self.y.device, "a refinement", ("settings", "step", "y", "offset", "optimiser", "best", "history"))
+        theirs = state["settings"]
         if changed := [name for name, value in dataclasses.asdict(self.settings).items() if theirs.get(name) != value]:
             raise WeightsError(f"{path} is the checkpoint of another refinement (its {', '.join(changed)} differ"
                                f"{'s' * (len(changed) == 1)}): delete it, or name another file")

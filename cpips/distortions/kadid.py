@@ -91,7 +91,7 @@ def write_kadid(references: Path, out: Path, names: Iterable[str] | None = None,
 
     The files have the database's names: ``I01.png``, and ``I01_04_02.png`` for type 4 at level 2, 120 of these a reference,
     as type 15 is left out. With ``dmos.csv`` beside ``out``, if that is called ``images``, ``bapps-eval`` opens the folder
-    above as KADID-10k. The seed of a reference is its number. A file takes its name when it is whole, and those that are
+    above as KADID-10k. The seed of a reference is its number. Files are written atomically, and those that are
     there and whole are skipped, so that the same call resumes an interrupted one. Some 10 s and 40 MB a reference.
 
     Args:

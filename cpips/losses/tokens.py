@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .._utils.io import replace
+from .._utils.io import check_regular, replace
 from ..encoders import tensors_digest
 from ..errors import ImageError, ModelError, WeightsError
 
@@ -282,6 +282,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         WeightsError: no such file, no tokenizer, or tensors that are not those that were written.
     """
     try:
+        check_regular(path)
         with safe_open(path, "pt") as stream:
             told = stream.metadata() or {}
         made = KINDS[told["kind"]]._from_state(load_file(path))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import images as checked
-from .._utils.io import list_images, replace
+from .._utils.io import check_regular, list_images, replace
 from ..batch.pairs import MAX_PIXELS
 from ..errors import ImageError, ModelError
 from ..pretrained import DEFAULT_CODEC
@@ -177,11 +177,14 @@ class Statistics:
         from safetensors.torch import save_file
 
         about, tensors = self._state()
-        replace(Path(path), lambda partial: save_file(tensors, partial, {"cpips-statistics": json.dumps(about)}))
+        told = {"cpips-statistics": json.dumps(about), "digest": _digest(about, tensors)}
+        replace(Path(path), lambda partial: save_file(tensors, partial, told))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Statistics":
-        """What :meth:`save` wrote.
+        """What :meth:`save` wrote, checked: by its digest, and as moments and samples that some set of images can have.
+
+        The digest shows damage; it is no signature.
 
         Raises:
             ModelError: the file holds something else, or is damaged.
@@ -190,12 +193,18 @@ class Statistics:
         from safetensors import SafetensorError, safe_open
 
         try:
+            check_regular(path)
             with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["cpips-statistics"])
-                return _of(about, {name: file.get_tensor(name) for name in ("mean", "scatter", "features", "order")})
+                metadata = file.metadata() or {}
+                about = json.loads(metadata["cpips-statistics"])
+                tensors = {name: file.get_tensor(name) for name in ("mean", "scatter", "features", "order")}
+            found = _of(about, tensors)
+            if problem := _problem(found) or "its digest does not hold" * (metadata.get("digest") != _digest(about, tensors)):
+                raise ValueError(problem)
+            return found
         except FileNotFoundError:
             raise FileNotFoundError(f"no such file: {path}") from None
-        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError, RuntimeError, RecursionError) as error:
             raise ModelError(f"{path} does not hold statistics of images, or is damaged ({error}): make it with "
                              "`cpips realism --save-reference`") from error
 
@@ -207,6 +216,57 @@ class Statistics:
 
 def _of(about: dict[str, Any], tensors: dict[str, Any]) -> Statistics:
     return Statistics(space=None, **about, **tensors)
+
+
+def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over all that a file holds."""
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _problem(found: Statistics) -> str:
+    """Why these cannot be the statistics of a set of images; empty if they can."""
+    if not (all(isinstance(text, str) for text in (found.name, found.key, found.resize)) and isinstance(found.inception, bool)):
+        return "a name is no text"
+    counts = (found.images, found.samples, found.skipped)
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        return f"the numbers of images, samples and skipped images are {counts}"
+    if found.skipped > found.images or (found.skipped and found.patches is None) or (found.samples > 0) > (found.images > 0):
+        return f"{found.samples} samples of {found.images} images, {found.skipped} of them skipped, cannot be"
+    double, single = torch.float64, torch.float32
+    mean, scatter, features, order = found.mean, found.scatter, found.features, found.order
+    dims, kept = len(mean) if mean.dim() == 1 else -1, min(found.keep, found.samples)
+    expected = {"mean": (mean, (dims,), double), "scatter": (scatter, (dims, dims), double),
+                "order": (order, (kept,), torch.int64)}
+    if kept or features.numel():
+        expected["features"] = (features, (kept, dims), single)
+    for name, (tensor, shape, dtype) in expected.items():
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            return f"its {name} has shape {tuple(tensor.shape)} and {tensor.dtype}, expected {shape} and {dtype}"
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (mean, scatter, features)):
+        return "it holds NaN or infinite values"
+    if (found.samples > 0) != (dims > 0):
+        return f"it has {found.samples} samples of {dims} features"
+    slack = 1e-9 * float(scatter.diagonal().abs().max()) + 1e-300 if dims else 0.0
+    if dims and float((scatter - scatter.T).abs().max()) > slack:
+        return "its scatter matrix is not symmetric"
+    if dims and float(torch.linalg.eigvalsh(scatter)[0]) < -slack * dims:
+        return "its scatter matrix is not positive semidefinite"
+    if kept and not torch.equal(order, _draw(features)):
+        return "its features are not those that were drawn"
+    if kept:  # a part of the samples cannot scatter more than all
+        wide = features.double()
+        inside = (wide - wide.mean(0)).square().sum(0)
+        bound = 1e-9 * (scatter.diagonal() + inside + wide.square().sum(0))
+        if bool((inside > scatter.diagonal() + bound).any()):
+            return "its features scatter more than its scatter matrix says"
+        if kept == found.samples and bool(((wide.mean(0) - mean).abs() > 1e-6 * (wide.abs().mean(0) + mean.abs()) + 1e-12).any()):
+            return "its mean is not that of its features"
+    return ""
 
 
 def check_alike(a: Statistics, b: Statistics) -> None:

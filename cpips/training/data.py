@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from .._compat import moved_names
-from .._utils.io import list_images
+from .._utils.io import list_images, open_regular
+from ..images import opened
 
 log = logging.getLogger(__name__)
 
@@ -129,23 +130,23 @@ class Labelled:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
+    with opened(path) as image:
         return image.size
 
 
-def _decode(source: Path | io.BytesIO) -> NDArray[Any]:
-    with Image.open(source) as image:
+def _decode(source: Path | bytes) -> NDArray[Any]:
+    with opened(source) if isinstance(source, Path) else Image.open(io.BytesIO(source)) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def _read_shard(path: Path) -> tuple[list[NDArray[Any]], list[int]]:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as shard:
+        with open_regular(path) as stream, np.load(stream, allow_pickle=False) as shard:
             data, offsets, labels = shard["jpeg"].tobytes(), shard["offsets"].tolist(), shard["labels"].tolist()
         if len(offsets) - len(labels) not in (0, 1):
             raise ValueError(f"{len(offsets)} offsets for {len(labels)} labels")
         bounds = [*offsets, len(data)][: len(labels) + 1]
-        files = [io.BytesIO(data[begin:end]) for begin, end in zip(bounds, bounds[1:])]
+        files = [data[begin:end] for begin, end in zip(bounds, bounds[1:])]
         with ThreadPoolExecutor() as pool:
             return list(pool.map(_decode, files)), labels
     except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile, zlib.error) as error:

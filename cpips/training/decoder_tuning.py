@@ -41,12 +41,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .._utils import config as toml
-from .._utils.io import replace
+from .._utils.io import atomic, replace
 from ..codec.container import Bitstream
 from ..codec.model import Codec, is_table
 from ..encoders import STRIDE, tensors_digest
 from ..errors import BitstreamError, CpipsError, ModelError, WeightsError
 from ..losses.adversarial import held
+from ..pretrained import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -284,10 +285,11 @@ class DecoderTuner:
             state |= {"adversary": self.adversary.state_dict(),
                       "adversary_optimizer": self.adversary_optimizer.state_dict()}
         replace(self.checkpoint, lambda path: torch.save(state, path))
-        replace(self.out / "history.json", lambda path: path.write_text(json.dumps(self.history, indent=1) + "\n"))
+        with atomic(self.out / "history.json") as stream:
+            stream.write((json.dumps(self.history, indent=1) + "\n").encode())
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        state = read_checkpoint(self.checkpoint, self.device, "a decoder's tuning", ("settings", "start", "decoder", "optimizer", "step"))
         ours = dataclasses.asdict(self.settings) | {"codec": self.start.own_digest}
         theirs = toml.with_defaults(TuneSettings, state["settings"]) | {"codec": state["start"]}
         free = ("log_every", "checkpoint_every")

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from .._utils import config as toml
-from .._utils.io import replace
+from .._utils.io import atomic, naming, read_text, replace
 from .._utils.threads import prefetch
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
@@ -35,7 +35,7 @@ from ..contrast import ContrastHead
 from ..errors import ModelError
 from ..head import PREFIX, Head
 from ..losses import FeatureExtractor, PerceptualLoss
-from ..pretrained import read_weights
+from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
 from .calibration.ranking import TrainableHead
 from .config import TrainConfig
@@ -232,7 +232,7 @@ class Trainer:
             self._trim_log()  # also of a run that was killed before its first checkpoint
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
+        state = read_checkpoint(self.checkpoint, self.fabric.device, "a training run", ("config", "model", "ema", "step"))
         ours = dataclasses.asdict(self.config)
         theirs = toml.with_defaults(TrainConfig, state["config"])
         files = ("init", "init_head", "widen")
@@ -251,7 +251,7 @@ class Trainer:
     def _log(self, row: dict[str, Any]) -> None:
         path = self.out / "log.csv"
         new = not path.exists()
-        with path.open("a", newline="") as stream:
+        with naming(path), path.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, LOG_FIELDS)
             if new:
                 writer.writeheader()
@@ -262,10 +262,11 @@ class Trainer:
         path = self.out / "log.csv"
         if not path.exists():
             return
-        lines = path.read_text().splitlines()
+        lines = read_text(path).splitlines()
         kept = [line for line in lines[1:]
                 if line.count(",") == len(LOG_FIELDS) - 1 and int(line.split(",", 1)[0]) <= self.step]
-        replace(path, lambda partial: partial.write_text("\n".join([",".join(LOG_FIELDS), *kept]) + "\n"))
+        with atomic(path) as stream:
+            stream.write(("\n".join([",".join(LOG_FIELDS), *kept]) + "\n").encode())
 
 
 def _precision(autocast: str, device: torch.device) -> Precision:
@@ -323,12 +324,23 @@ def _moving_average(decay: float) -> Callable[..., Any]:
     return update
 
 
+OUTPUTS = ("codec.safetensors", "classifier.safetensors", "head.safetensors", "curve.png")  # of export
+
+
+def has_log(out: Path) -> bool:
+    """Whether the folder of a run holds a log of a trainer's, which a run that was killed early goes on with."""
+    try:
+        return read_text(out / "log.csv").splitlines()[:1] in ([], [",".join(LOG_FIELDS)])
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def export(checkpoint: Path, out: Path) -> None:
     """Write the moving average in a trainer's checkpoint into folder ``out``, and a plot of the log that lies there.
 
     ``codec.safetensors`` is a CompressAI state dict, ready for coding; ``classifier.safetensors`` the linear layer.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint, torch.device("cpu"), "a training run", ("config", "ema", "step"))
     config = state["config"]
     averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
     model = create_codec(config["arch"], config["N"], config["M"])

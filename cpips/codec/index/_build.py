@@ -94,7 +94,7 @@ def build(
     entries: list[_Entry] = []
     errors: list[tuple[str, str]] = []
     counts = {"encoded": 0, "resumed": 0, "kept": 0}
-    with closing(_Journal(out.with_name(f"{out.name}.journal"), header, restart)) as journal:
+    with closing(_Journal(out, header, restart)) as journal:
         resumable = dict(journal.places)
         for done, (name, path) in enumerate(files.items(), 1):
             problem = None
@@ -218,10 +218,11 @@ class _Journal(Appended):
     """What a build has encoded: a header line, then for each image a line of JSON and its ``.cpz``, appended as they
     come. Reading stops at what a kill left half written, and forgets it."""
 
-    def __init__(self, path: Path, header: dict[str, Any], restart: bool):
+    def __init__(self, output: Path, header: dict[str, Any], restart: bool):
+        path = output.with_name(f"{output.name}.journal")
         self.places: dict[tuple[str, int, int], tuple[int, int]] = {}  # offset and length of an image's .cpz
         self.end = 0
-        super().__init__(path, restart, lambda: self._read(_line(header)))
+        super().__init__(path, restart, lambda: self._read(_line(header)), output)
 
     def _read(self, header: bytes) -> None:
         self.stream.seek(0)

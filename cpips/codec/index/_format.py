@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ... import images
+from ..._utils.io import open_regular
 from ...encoders import STRIDE
 from ...errors import CpipsError, ImageError
 from .. import container
@@ -97,7 +98,7 @@ def read_file(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
         raise FileNotFoundError(f"no such index: {path}; make one with `cpips index build DIR -o {path}`")
     if not is_index(path):
         raise IndexFileError(f"{path} is not an index of cpips: make one with `cpips index build DIR`")
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     end = 12 + int.from_bytes(data[8:12], "little")
     if len(data) < max(12, end + container.SEAL):
@@ -136,7 +137,7 @@ def read_file(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
 def is_index(path: Path) -> bool:
     if not path.is_file():
         return False
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
 

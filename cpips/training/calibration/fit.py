@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ... import pretrained
-from ..._utils.io import replace
+from ..._utils.io import atomic, open_regular, replace
 from ..._utils.threads import prefetch
 from ...cells import cell_mean, wide
 from ...errors import CpipsError, ModelError
@@ -93,11 +93,8 @@ def channels_of(metric: CPIPS) -> dict[str, int]:
 
 def save_model(path: Path, encoder: Mapping[str, Tensor], head: Head) -> None:
     """Write a weights file that :class:`~cpips.CPIPS` measures with as calibrated; the same bytes every time."""
-    def write(partial: Path) -> None:
-        save_file({**encoder, **head.state_dict()}, partial)  # no metadata: their order is not fixed
-        partial.chmod(0o644)  # safetensors writes files that only their owner may read
-
-    replace(path, write)
+    state = {**encoder, **head.state_dict()}
+    replace(path, lambda partial: save_file(state, partial))  # no metadata: their order is not fixed
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------
@@ -229,7 +226,7 @@ def _key(metric: CPIPS, count: int, size: int, digest: str) -> str:
 
 def _read_part(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with open_regular(path) as stream, np.load(stream, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return None
             values = stored["values"]
@@ -239,11 +236,8 @@ def _read_part(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any] | N
 
 
 def _write_part(path: Path, key: str, values: NDArray[Any]) -> None:
-    def write(partial: Path) -> None:
-        with partial.open("wb") as stream:  # savez would add a suffix to a path
-            np.savez(stream, key=np.array(key), values=values)
-
-    replace(path, write)
+    with atomic(path) as stream:
+        np.savez(stream, key=np.array(key), values=values)
 
 
 # ---- what is held out ---------------------------------------------------------------------------------------------

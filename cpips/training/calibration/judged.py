@@ -23,7 +23,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from ..._utils import config as toml
-from ..._utils.io import replace
+from ..._utils.io import atomic, open_regular, read_text
 from ...codec.files import open_codec
 from ...codec.model import Codec
 from ...distortions import DISTORTIONS, distort, random_recipe
@@ -108,7 +108,8 @@ def make(folder: Path, settings: JudgedSettings, data_root: Path, weights: Path 
         if not path.exists():
             group = _group(settings, number, crops, restorers, codecs)
             group["scores"] = judge(teachers, group["reference"], group["distorted"])
-            replace(path, lambda partial: _save(partial, group))
+            with atomic(path) as stream:
+                np.savez(stream, **group)
         progress(number + 1, settings.groups)
 
 
@@ -127,13 +128,14 @@ def _claim(folder: Path, settings: JudgedSettings) -> None:
         if changed := [key for key in ours if key != "groups" and ours[key] != theirs.get(key)]:
             raise JudgedSetError(f"{folder} holds a set made with other settings ({', '.join(changed)}): use another "
                                  "folder, or delete this one")
-    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    with atomic(path) as stream:
+        stream.write(text.encode())
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "settings.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(read_text(path))
         return {**settings, "teachers": [str(name) for name in settings["teachers"]]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise JudgedSetError(f"{folder} holds no set of judged groups ({path.name}: {error!r}): make one with cpips "
@@ -169,11 +171,6 @@ def _group(settings: JudgedSettings, number: int, crops: Crops, restorers: Mappi
 def _decoded(codec: Codec, image: NDArray[Any]) -> NDArray[Any]:
     """What a decoder would show: the rounded latent's synthesis."""
     return to_uint8(codec.g_s(codec.latent(to_tensor(image[None])[0])))[0]
-
-
-def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    with path.open("wb") as stream:  # savez would add a suffix to a path
-        np.savez(stream, **arrays)
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -262,7 +259,7 @@ def normal_scores(scores: NDArray[Any]) -> NDArray[Any]:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with open_regular(path) as stream, np.load(stream, allow_pickle=False) as stored:
             return {key: stored[key] for key in ("reference", "distorted", "recipes", "scores")}
     except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
         raise JudgedSetError(f"{path} is damaged ({error}): delete it, and cpips calibrate makes it anew") from error

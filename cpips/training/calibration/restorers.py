@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..._utils.io import replace
 from ...distortions import distort
+from ...pretrained import read_weights
 
 # what each network repairs: distortions of one strength range, drawn anew at each step
 TASKS = {
@@ -85,16 +86,11 @@ def train_restorers(crops: Callable[[int, int], Tensor], seed: int = 0, steps: i
 def save_restorers(restorers: dict[str, Restorer], path: Path) -> None:
     state = {f"{task}.{key}": value.contiguous() for task, network in restorers.items()
              for key, value in network.state_dict().items()}
-
-    def write(partial: Path) -> None:
-        save_file(state, partial)
-        partial.chmod(0o644)  # safetensors writes files that only their owner may read
-
-    replace(path, write)
+    replace(path, lambda partial: save_file(state, partial))
 
 
 def load_restorers(path: Path) -> dict[str, Restorer]:
-    state = load_file(path)
+    state = read_weights(path)
     restorers = {}
     for task in TASKS:
         restorers[task] = Restorer().eval().requires_grad_(False)

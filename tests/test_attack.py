@@ -1,0 +1,68 @@
+"""A short form of ``benchmarks/attack.py``, which tries the same at length."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, terminals and disks of Unix")
+
+
+@pytest.fixture
+def attack(monkeypatch):
+    for package in ("matplotlib", "pyarrow", "compressai"):
+        pytest.importorskip(package)
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    return importlib.import_module("attack")
+
+
+def test_gradients_are_finite(attack):
+    found = attack.gradients(attack.Budget(20_000, 60), seed=1)
+    assert found["gradients"] > 0 and found["not_finite"] == 0, found["failures"]
+
+
+def test_mutated_files_are_refused_or_true(attack, tmp_path, shipped_codecs):
+    found = attack.mutations(attack.Budget(1500, 120), tmp_path, seed=1)
+    assert found["files"] >= 100 and found["failed"] == 0, found["failures"]
+    assert {"PNG", "cpz", "statistics", "distances", "toml", "csv", "parquet", "safetensors", "json"} <= set(found["kinds"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_commands_that_are_stopped_go_on(attack, tmp_path, how, shipped_codecs):
+    found = attack.stopped(attack.Budget(12, 120), tmp_path, how, seed=1)
+    assert found["failed"] == 0, found["failures"]
+
+
+@pytest.mark.slow
+def test_full_disks(attack, tmp_path, shipped_codecs):
+    found = attack.disks(attack.Budget(12, 240), tmp_path)
+    if "unable" in found:
+        pytest.skip(f"no small disk here: {found['unable']}")
+    assert found["failed"] == 0, found["failures"]
+
+
+def test_an_attack_finds_what_is_wrong(attack, tmp_path, monkeypatch):
+    """A metric without finite gradients, and a reader that believes everything."""
+    import cpips
+
+    class Broken(cpips.base.FullReferenceMetric):
+        def __init__(self, *args, **settings):
+            super().__init__(reduction="sum")
+
+        def _compare(self, x, y):
+            return (x - y).square().sum((1, 2, 3)).sqrt() + 0 * torch.log(x.sum((1, 2, 3)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cpips, "CPIPS", Broken)
+        assert attack.gradients(attack.Budget(2000, 30))["not_finite"] > 0
+    whole = b"x" * 100
+    kinds = {"PNG": (whole, lambda path: path.read_bytes(), whole), "toml": (whole, lambda path: 1 / 0, 1)}
+    monkeypatch.setattr(attack, "_kinds", lambda folder: kinds)
+    found = attack.mutations(attack.Budget(40, 30), tmp_path)
+    assert found["failed"] >= 30 and found["kinds"]["toml"]["foreign error"] == 20
