@@ -94,7 +94,7 @@ def test_a_chunk_that_would_fill_the_memory_is_not_read():
 
 def test_padding_behind_the_end_is_no_damage():
     """Cameras pad JPEG files to whole blocks; a RIFF file says how long it is."""
-    for kind in ("JPEG", "WEBP"):
+    for kind in ("JPEG", "WEBP", "GIF"):
         whole = encoded(kind)
         assert torch.equal(images.decode(whole + bytes(4096)), images.decode(whole))
 
@@ -105,6 +105,8 @@ def test_dark_pictures_are_images(kind):
     framed = np.zeros_like(NOISE)
     framed[2:-2, 2:-2] = NOISE[2:-2, 2:-2]
     assert images.decode(encoded(kind, framed)).shape == (3, 60, 80)
+    if kind == "BMP":  # an icon ends in its mask, which is zeros where it is opaque
+        assert images.decode(encoded("ICO", NOISE[:48, :48], bitmap_format="bmp"), background="white").shape == (3, 48, 48)
     if kind not in ("BMP", "PPM", "TIFF"):
         assert images.decode(encoded(kind, np.zeros((300, 300, 3), np.uint8))).max() == 0
 
