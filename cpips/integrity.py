@@ -49,7 +49,7 @@ def _check_chunks(stream: BinaryIO, name: str) -> None:
         head = stream.read(8)
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         if len(head) < 8:
-            raise ImageError(f"{name} is truncated: the PNG file ends before its last chunk; fetch or save it again")
+            raise ImageError(f"{name} is damaged or truncated: the PNG file ends before its last chunk; fetch or save it again")
         if not kind.isalpha() or length >= 1 << 31 or (kind != b"IDAT" and length > _LARGEST):
             raise ImageError(f"{name} is damaged: what should be a PNG chunk has the name {kind!r} and {length} bytes; fetch "
                              "or save it again")
@@ -57,8 +57,8 @@ def _check_chunks(stream: BinaryIO, name: str) -> None:
         while length > 0:
             block = stream.read(min(length, _BLOCK))
             if not block:
-                raise ImageError(f"{name} is truncated: the PNG file ends within its chunk {kind.decode()}; fetch or save it "
-                                 "again")
+                raise ImageError(f"{name} is damaged or truncated: the PNG file ends within its chunk {kind.decode()}; fetch or "
+                                 "save it again")
             crc, length = zlib.crc32(block, crc), length - len(block)
         if stream.read(4) != crc.to_bytes(4, "big"):
             raise ImageError(f"{name} is damaged or truncated: the checksum of its PNG chunk {kind.decode()} does not hold "

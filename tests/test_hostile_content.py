@@ -563,6 +563,16 @@ def metadata_of(**changes):
     return about
 
 
+def test_a_parquet_table_with_cells_that_are_no_text(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    cells = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"a\xee\x01")])
+    parquet.write_table(pa.table({"ref": cells, "img": ["b"]}), tmp_path / "t.parquet")
+    with pytest.raises(cpips.CpipsError, match="t.parquet"):
+        read_table(tmp_path / "t.parquet")
+
+
 def distances_file(path: Path, about, **columns) -> Path:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
