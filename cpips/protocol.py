@@ -7,6 +7,7 @@ nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same wa
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from typing import Any, Sequence, TypeVar
 
 import torch
@@ -21,9 +22,9 @@ Module = TypeVar("Module", bound="ImageModule")
 REDUCTIONS = ("none", "mean", "sum")
 
 
-class _BuiltAnywhere(type):
+class _BuiltAnywhere(ABCMeta):
     """Makes modules whose tensors are ordinary ones on the CPU, whatever surrounds the call: tensors that are made under
-    ``inference_mode`` take part in no gradient, and those under ``set_default_device("meta")`` have no values."""
+    ``inference_mode`` take part in no gradient, and those under ``set_default_device("meta")`` have no values. (An ``ABCMeta``, so that a subclass may have an abstract base too.)"""
 
     def __call__(cls, *args: Any, **settings: Any) -> Any:
         with torch.inference_mode(False), torch.device("cpu"):
