@@ -25,6 +25,7 @@ SHORT = 4  # of formats that end in a mark
 LONG_RAW, SHARE_RAW = 512, 1 / 16  # of formats whose pixels stand as they are
 _MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "GIF": b";"}
 _CODED = {"WEBP", "AVIF", "JPEG2000"}
+_OTHER = {"PNG", "ICO", "CUR"}  # has checksums; end in their masks, which are zeros where they are opaque
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BLOCK = 1 << 20
 _LARGEST = 64 << 20  # bytes of a chunk that holds no pixels; Pillow would read any at once
@@ -77,7 +78,7 @@ def check_tail(stream: BinaryIO, kind: str, compression: str, name: str, size: i
     Raises:
         ImageError: it does.
     """
-    if ALLOW_ZERO_TAIL or kind == "PNG":
+    if ALLOW_ZERO_TAIL or kind in _OTHER:
         return
     place = stream.tell()
     try:
