@@ -551,7 +551,7 @@ def metadata_of(**changes):
     from test_eval_scores import make_run
 
     run = make_run("mos", "m", [f"i{i}" for i in range(6)], ["g"] * 6, range(6), np.arange(6) / 10)
-    about = {"format": 1, "dataset": run.dataset, "metric": run.metric, "run": run.run}
+    about = {"format": 2, "dataset": run.dataset, "metric": run.metric, "run": run.run}
     for name, value in changes.items():
         part, _, key = name.partition("__")
         if not key:
@@ -573,14 +573,19 @@ def test_a_parquet_table_with_cells_that_are_no_text(tmp_path):
         read_table(tmp_path / "t.parquet")
 
 
-def distances_file(path: Path, about, **columns) -> Path:
+def distances_file(path: Path, about, digest=None, **columns) -> Path:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     data = {"id": [f"i{i}" for i in range(6)], "group": ["g"] * 6, "reference": [f"i{i}" for i in range(6)],
             "opinion": [float(i) for i in range(6)], "distance": [i / 10 for i in range(6)]} | columns
+    table = pa.table(data)
+    if isinstance(about, dict):
+        from bapps_eval.distances import _digest
+
+        about = {**about, "digest": _digest(table, about)} if digest is None else {**about, "digest": digest}
     text = about if isinstance(about, str) else json.dumps(about)
-    parquet.write_table(pa.table(data).replace_schema_metadata({b"bapps_eval": text.encode()}), path)
+    parquet.write_table(table.replace_schema_metadata({b"bapps_eval": text.encode()}), path)
     return path
 
 
@@ -594,7 +599,7 @@ FORGED_DISTANCES = {
     "notes of numbers": dict(about=dict(dataset__notes=[1])), "no resize": dict(about=dict(dataset__resize=None)),
     "seconds": dict(about=dict(run__seconds="soon")),
     "null ids": dict(id=[None, *"abcde"]), "double ids": dict(id=["a", "a", *"bcde"]), "numbers for ids": dict(id=list(range(6))),
-    "null distances": dict(distance=[None, *[0.1] * 5]), "infinite distances": dict(distance=[float("inf"), *[0.1] * 5]),
+    "another digest": dict(digest="0" * 64), "null distances": dict(distance=[None, *[0.1] * 5]), "infinite distances": dict(distance=[float("inf"), *[0.1] * 5]),
     "minus infinity": dict(distance=[float("-inf"), *[0.1] * 5]), "NaN distances": dict(distance=[float("nan"), *[0.1] * 5]),
     "distances of text": dict(distance=["x"] * 6), "NaN opinions": dict(opinion=[float("nan"), *[1.0] * 5]),
     "infinite opinions": dict(opinion=[float("inf"), *[1.0] * 5]), "null groups": dict(group=[None, *"ggggg"]),
