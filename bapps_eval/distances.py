@@ -6,6 +6,7 @@ hardware) in its metadata, so that scores can be audited and recomputed without 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -22,7 +23,7 @@ from cpips.errors import CpipsError
 
 from .dataset import TASKS, Dataset
 
-FORMAT = 1
+FORMAT = 2  # 1 had no digest
 _KEY = b"bapps_eval"
 
 
@@ -93,6 +94,7 @@ def write(distances: Distances, path: Path) -> None:
                       "reference": list(map(str, distances.references)), "opinion": distances.opinions,
                       **{name: distances.values[:, i] for i, name in enumerate(columns(distances.task))}})
     about = {"format": FORMAT, "dataset": distances.dataset, "metric": distances.metric, "run": distances.run}
+    about["digest"] = _digest(table, about)
     table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
     replace(path, lambda partial: parquet.write_table(table, partial))
 
@@ -138,12 +140,24 @@ def read(path: Path) -> Distances:
 
     try:
         ids, groups, references = (table[name].to_pylist() for name in ("id", "group", "reference"))
+        whole = about.get("digest") == _digest(table, about)
     except UnicodeDecodeError:
         raise DistancesError(f"{path} has names that are no text: run it again") from None
+    if not whole:
+        raise DistancesError(f"{path} is damaged (its digest does not hold): copy it again, or run it again")
     found = Distances(ids, np.array(groups), np.array(references), numbers("opinion"),
                       np.stack([numbers(name) for name in columns(task)], 1), about["dataset"], about["metric"], about["run"])
     check(found, str(path))
     return found
+
+
+def _digest(table: Any, about: dict[str, Any]) -> str:
+    """SHA-256 over what a file holds. It shows damage; it is no signature."""
+    sha = hashlib.sha256(json.dumps({key: about[key] for key in sorted(about) if key != "digest"}, sort_keys=True).encode())
+    for name in table.column_names:
+        column = table[name].to_pylist()
+        sha.update(json.dumps([name, column]).encode())
+    return sha.hexdigest()
 
 
 _ABOUT: dict[str, dict[str, type | tuple[type, ...]]] = {

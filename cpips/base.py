@@ -7,6 +7,7 @@ nothing. The losses of :mod:`cpips.losses` are frozen and checked in the same wa
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, Callable, Sequence, TypeVar
@@ -24,9 +25,10 @@ Module = TypeVar("Module", bound="ImageModule")
 REDUCTIONS = ("none", "mean", "sum")
 
 
-class _BuiltAnywhere(type):
+class _BuiltAnywhere(ABCMeta):
     """Makes modules whose tensors are ordinary ones on the CPU, whatever surrounds the call: tensors that are made under
-    ``inference_mode`` take part in no gradient, and those under ``set_default_device("meta")`` have no values."""
+    ``inference_mode`` take part in no gradient, and those under ``set_default_device("meta")`` have no values. It is an
+    ``ABCMeta``, so that a subclass may also have an abstract base."""
 
     def __call__(cls, *args: Any, **settings: Any) -> Any:
         with torch.inference_mode(False), torch.device("cpu"):

@@ -4,7 +4,7 @@ A download that breaks off often leaves a file of the right length that ends in 
 formats, and give gray or smeared pixels without an error.
 
 - *PNG* has a checksum for each chunk, of which Pillow leaves that of the pixels unread: all of them must hold.
-- *Other formats* have none. A file that ends in a long run of zeros is refused. A JPEG or a WebP says where it ends, and
+- *Other formats* have none. A file that ends in a long run of zeros is refused. A JPEG, GIF or WebP says where it ends, and
   zeros after that are padding. In uncompressed formats zeros are also what black pixels are: there a run counts from a
   sixteenth of the file on, and an image whose last part is really black is refused too, unless the check is off.
 
@@ -21,8 +21,11 @@ from .errors import ImageError
 
 ALLOW_ZERO_TAIL = os.environ.get("CPIPS_ALLOW_ZERO_TAIL", "").strip().lower() not in ("", "0", "false", "no", "off")
 LONG = 64  # zero bytes: no entropy coder ends in so many
+SHORT = 4  # of formats that end in a mark
 LONG_RAW, SHARE_RAW = 512, 1 / 16  # of formats whose pixels stand as they are
-_RAW = {"BMP", "DIB", "PPM", "TGA", "PCX", "SGI", "IM", "MSP", "SPIDER", "XBM"}
+_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "GIF": b";"}
+_CODED = {"WEBP", "AVIF", "JPEG2000"}
+_OTHER = {"PNG", "ICO", "CUR"}  # has checksums; end in their masks, which are zeros where they are opaque
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BLOCK = 1 << 20
 _LARGEST = 64 << 20  # bytes of a chunk that holds no pixels; Pillow would read any at once
@@ -47,7 +50,7 @@ def _check_chunks(stream: BinaryIO, name: str) -> None:
         head = stream.read(8)
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         if len(head) < 8:
-            raise ImageError(f"{name} is truncated: the PNG file ends before its last chunk; fetch or save it again")
+            raise ImageError(f"{name} is damaged or truncated: the PNG file ends before its last chunk; fetch or save it again")
         if not kind.isalpha() or length >= 1 << 31 or (kind != b"IDAT" and length > _LARGEST):
             raise ImageError(f"{name} is damaged: what should be a PNG chunk has the name {kind!r} and {length} bytes; fetch "
                              "or save it again")
@@ -55,8 +58,8 @@ def _check_chunks(stream: BinaryIO, name: str) -> None:
         while length > 0:
             block = stream.read(min(length, _BLOCK))
             if not block:
-                raise ImageError(f"{name} is truncated: the PNG file ends within its chunk {kind.decode()}; fetch or save it "
-                                 "again")
+                raise ImageError(f"{name} is damaged or truncated: the PNG file ends within its chunk {kind.decode()}; fetch or "
+                                 "save it again")
             crc, length = zlib.crc32(block, crc), length - len(block)
         if stream.read(4) != crc.to_bytes(4, "big"):
             raise ImageError(f"{name} is damaged or truncated: the checksum of its PNG chunk {kind.decode()} does not hold "
@@ -75,18 +78,20 @@ def check_tail(stream: BinaryIO, kind: str, compression: str, name: str, size: i
     Raises:
         ImageError: it does.
     """
-    if ALLOW_ZERO_TAIL or kind == "PNG":
+    if ALLOW_ZERO_TAIL or kind in _OTHER:
         return
     place = stream.tell()
     try:
         end = _end(stream, kind, size)
         zeros = _zeros(stream, end)
-        raw = kind in _RAW or (kind == "TIFF" and compression in ("raw", ""))
-        if zeros < (max(LONG_RAW, SHARE_RAW * size) if raw else LONG):
+        mark = _MARKS.get(kind)
+        raw = mark is None and kind not in _CODED and (kind != "TIFF" or compression in ("raw", ""))
+        if zeros < (SHORT if mark else max(LONG_RAW, SHARE_RAW * size) if raw else LONG):
             return
-        stream.seek(max(0, end - zeros - 2))
-        if kind in ("JPEG", "MPO") and stream.read(2) == b"\xff\xd9":  # its end, and padding after it
-            return
+        if mark is not None:
+            stream.seek(max(0, end - zeros - len(mark)))
+            if stream.read(len(mark)) == mark:  # its end, and padding after it
+                return
     finally:
         stream.seek(place)
     black = (" If it is black there, save it as PNG, which has checksums, or set CPIPS_ALLOW_ZERO_TAIL=1." if raw else

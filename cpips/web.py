@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Generator, Iterator
 from urllib.parse import urlsplit
 
 from ._version import __version__
@@ -30,7 +30,7 @@ class AddressError(OSError):
 
 
 def receive(url: str, *, limit: int, seconds: float, stall: float = STALL,
-            private: Callable[[str], bool] = lambda url: True) -> Iterator[bytes]:
+            private: Callable[[str], bool] = lambda url: True) -> Generator[bytes, None, None]:
     """The content behind an ``http://`` or ``https://`` URL, in blocks.
 
     Args:

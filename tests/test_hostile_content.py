@@ -95,7 +95,7 @@ def test_a_chunk_that_would_fill_the_memory_is_not_read():
 
 def test_padding_behind_the_end_is_no_damage():
     """Cameras pad JPEG files to whole blocks; a RIFF file says how long it is."""
-    for kind in ("JPEG", "WEBP"):
+    for kind in ("JPEG", "WEBP", "GIF"):
         whole = encoded(kind)
         assert torch.equal(images.decode(whole + bytes(4096)), images.decode(whole))
 
@@ -106,6 +106,8 @@ def test_dark_pictures_are_images(kind):
     framed = np.zeros_like(NOISE)
     framed[2:-2, 2:-2] = NOISE[2:-2, 2:-2]
     assert images.decode(encoded(kind, framed)).shape == (3, 60, 80)
+    if kind == "BMP":  # an icon ends in its mask, which is zeros where it is opaque
+        assert images.decode(encoded("ICO", NOISE[:48, :48], bitmap_format="bmp"), background="white").shape == (3, 48, 48)
     if kind not in ("BMP", "PPM", "TIFF"):
         assert images.decode(encoded(kind, np.zeros((300, 300, 3), np.uint8))).max() == 0
 
@@ -550,7 +552,7 @@ def metadata_of(**changes):
     from test_eval_scores import make_run
 
     run = make_run("mos", "m", [f"i{i}" for i in range(6)], ["g"] * 6, range(6), np.arange(6) / 10)
-    about = {"format": 1, "dataset": run.dataset, "metric": run.metric, "run": run.run}
+    about = {"format": 2, "dataset": run.dataset, "metric": run.metric, "run": run.run}
     for name, value in changes.items():
         part, _, key = name.partition("__")
         if not key:
@@ -562,14 +564,29 @@ def metadata_of(**changes):
     return about
 
 
-def distances_file(path: Path, about, **columns) -> Path:
+def test_a_parquet_table_with_cells_that_are_no_text(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    cells = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"a\xee\x01")])
+    parquet.write_table(pa.table({"ref": cells, "img": ["b"]}), tmp_path / "t.parquet")
+    with pytest.raises(cpips.CpipsError, match="t.parquet"):
+        read_table(tmp_path / "t.parquet")
+
+
+def distances_file(path: Path, about, digest=None, **columns) -> Path:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     data = {"id": [f"i{i}" for i in range(6)], "group": ["g"] * 6, "reference": [f"i{i}" for i in range(6)],
             "opinion": [float(i) for i in range(6)], "distance": [i / 10 for i in range(6)]} | columns
+    table = pa.table(data)
+    if isinstance(about, dict):
+        from bapps_eval.distances import _digest
+
+        about = {**about, "digest": _digest(table, about)} if digest is None else {**about, "digest": digest}
     text = about if isinstance(about, str) else json.dumps(about)
-    parquet.write_table(pa.table(data).replace_schema_metadata({b"bapps_eval": text.encode()}), path)
+    parquet.write_table(table.replace_schema_metadata({b"bapps_eval": text.encode()}), path)
     return path
 
 
@@ -583,7 +600,7 @@ FORGED_DISTANCES = {
     "notes of numbers": dict(about=dict(dataset__notes=[1])), "no resize": dict(about=dict(dataset__resize=None)),
     "seconds": dict(about=dict(run__seconds="soon")),
     "null ids": dict(id=[None, *"abcde"]), "double ids": dict(id=["a", "a", *"bcde"]), "numbers for ids": dict(id=list(range(6))),
-    "null distances": dict(distance=[None, *[0.1] * 5]), "infinite distances": dict(distance=[float("inf"), *[0.1] * 5]),
+    "another digest": dict(digest="0" * 64), "null distances": dict(distance=[None, *[0.1] * 5]), "infinite distances": dict(distance=[float("inf"), *[0.1] * 5]),
     "minus infinity": dict(distance=[float("-inf"), *[0.1] * 5]), "NaN distances": dict(distance=[float("nan"), *[0.1] * 5]),
     "distances of text": dict(distance=["x"] * 6), "NaN opinions": dict(opinion=[float("nan"), *[1.0] * 5]),
     "infinite opinions": dict(opinion=[float("inf"), *[1.0] * 5]), "null groups": dict(group=[None, *"ggggg"]),

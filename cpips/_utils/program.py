@@ -46,6 +46,10 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # cpips ... | head
             _drop(sys.stdout)
             raise typer.Exit(141)
+        except OSError as error:
+            if error.filename is None:
+                _flush()  # of stdout, if it fails again: then the error says so
+            raise
 
 
 def _flush() -> None:

@@ -159,7 +159,10 @@ def _read_parquet(path: Path | str, access: urls.Access) -> dict[str, list[Any]]
         raise TableError(f"{path} is not a Parquet table: {error}") from None
     if len(set(table.column_names)) < len(table.column_names):
         raise TableError(f"{path} has two columns of one name: {', '.join(map(repr, table.column_names))}")
-    return {name: table[name].to_pylist() for name in table.column_names}
+    try:
+        return {name: table[name].to_pylist() for name in table.column_names}
+    except (UnicodeDecodeError, ValueError, OverflowError) as error:  # of damaged cells
+        raise TableError(f"{path} has cells that cannot be read: {error}") from None
 
 
 def read_folders(references: Path, images: Path) -> Table:

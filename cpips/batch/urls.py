@@ -170,7 +170,7 @@ def read(path: Path | str, access: Access | None = None, *, limit: int = TABLE_B
 def _by_http(url: str, access: Access, limit: int, seconds: float) -> bytes:
     from .. import web
 
-    with closing(web.receive(url, limit=limit, seconds=seconds, private=access.is_private)) as blocks:  # type: ignore[type-var]
+    with closing(web.receive(url, limit=limit, seconds=seconds, private=access.is_private)) as blocks:
         return b"".join(blocks)
 
 

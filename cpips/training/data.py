@@ -135,7 +135,10 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def _decode(source: Path | bytes) -> NDArray[Any]:
-    with opened(source) if isinstance(source, Path) else Image.open(io.BytesIO(source)) as image:
+    if isinstance(source, Path):
+        with opened(source) as image:
+            return np.asarray(image.convert("RGB"))
+    with Image.open(io.BytesIO(source)) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..._utils.io import replace
+from ..._utils.io import check_regular, replace
 from ...distortions import distort
-from ...pretrained import read_weights
 
 # what each network repairs: distortions of one strength range, drawn anew at each step
 TASKS = {
@@ -90,7 +89,8 @@ def save_restorers(restorers: dict[str, Restorer], path: Path) -> None:
 
 
 def load_restorers(path: Path) -> dict[str, Restorer]:
-    state = read_weights(path)
+    check_regular(path)
+    state = load_file(path)
     restorers = {}
     for task in TASKS:
         restorers[task] = Restorer().eval().requires_grad_(False)
