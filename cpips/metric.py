@@ -173,11 +173,24 @@ class CPIPS(FullReferenceMetric):
             >>> print(f"{cpips.CPIPS().quality(image, image).item():.1f}")
             5.0
         """
+        return self.quality_of(self(reference, image, reduction="none"))
+
+    @property
+    def has_quality(self) -> bool:
+        """Whether :meth:`quality` has a fit to people's opinions."""
+        return self._quality_fit is not None
+
+    def quality_of(self, distance: Tensor) -> Tensor:
+        """As :meth:`quality`, of distances ``(N,)`` that this metric gave.
+
+        Raises:
+            ModelError: as :meth:`quality`.
+        """
         if self._quality_fit is None:
             raise ModelError(f"{self.name} with these settings has no fit to people's opinions: use a model that was trained "
                              "with them (cpips-lite, cpips-base) and its own settings")
         middle, steepness = self._quality_fit
-        return 1 + 4 / (1 + (self(reference, image, reduction="none") / middle) ** steepness)
+        return 1 + 4 / (1 + (distance / middle) ** steepness)
 
     def embed(self, image: images.ImageLike) -> Embedding:
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""

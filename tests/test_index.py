@@ -350,8 +350,7 @@ def call(*args: object, code: int = 0):
 def test_the_two_commands_follow_each_other_without_options(gallery, tmp_path, monkeypatch):
     shipped = make_codec()
     shipped.name = "hyperprior-q4"
-    for place in (files, module._search):
-        monkeypatch.setattr(place, "open_codec", lambda name=None: shipped)
+    monkeypatch.setattr(files, "open_codec", lambda name=None: shipped)
     shutil.copytree(gallery, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     assert command.DEFAULT == module.DEFAULT_INDEX

@@ -102,8 +102,18 @@ def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "th
         if compressed.codec not in pretrained.list_models():
             raise BitstreamError(f"{name} was compressed with {compressed.codec!r}, which does not ship with cpips: give "
                                  "its weights (--codec FILE)")
-        codec = open_codec(compressed.codec)
+        codec = version_of(compressed.codec, compressed.codec_digest)
     check_codec(compressed, codec, name)
+    return codec
+
+
+def version_of(name: str, digest: str) -> Codec:
+    """The shipped codec ``name``, or the earlier version ``name@...`` of it whose digest begins with ``digest``."""
+    codec = open_codec(name)
+    earlier = [model for model in pretrained.list_models() if model.startswith(f"{name}@")]
+    for model in earlier if not codec.digest.startswith(digest) else []:
+        if (other := open_codec(model)).digest.startswith(digest):
+            return other
     return codec
 
 

@@ -1,4 +1,5 @@
-"""Make a shipped model of a training run: ``python -m cpips.training.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]``.
+"""Make a shipped model of a training run: ``python -m cpips.training.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]
+[--features RUN --features-config CONFIG --kadid DIR]``.
 
 Writes into ``weights/``: ``NAME.safetensors`` (the encoder alone; what the wheel carries), ``NAME.json`` (the card), and
 into ``weights/codecs/`` the whole codec, from which the next quality starts and with which the card's rates were
@@ -27,7 +28,7 @@ from ..codec.model import Codec, is_table
 from ..images import load
 from ..metric import CPIPS
 from . import official
-from .calibration.agreement import agreement
+from .calibration.agreement import agreement, held_out
 from .calibration.judged import JudgedSet
 from .config import TrainConfig
 from .data import Labelled
@@ -38,23 +39,25 @@ FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in h
 
 DECIMALS = {"bpp": 3, "psnr": 2}
 
-DATA_NAMES = {"bsds500_train": "BSDS500, training images", "imagenet_sample_256": "ImageNet (ILSVRC 2012), a sample at 256 px",
+DATA_NAMES = {"cid22_512": "CID22, pristine photographs of the training set", "bsds500_train": "BSDS500, training images", "imagenet_sample_256": "ImageNet (ILSVRC 2012), a sample at 256 px",
               "tiny_imagenet_train": "Tiny ImageNet, training images"}
 
 
-def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path]) -> dict[str, Any]:
+def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path], features: Path | None = None) -> dict[str, Any]:
     """Write encoder, codec and classifier of a run into ``weights``; returns what the card says of the files.
 
     Args:
         run: folder of the trainer, with ``codec.safetensors`` (or ``last.pt``, of a run stopped early).
         images: some on which to see whether half precision changes distances.
+        features: folder of the run that trained the features and the head, where the codec was trained on top of them.
     """
     exported, checkpoint = run / "codec.safetensors", run / "last.pt"
     if not exported.exists() or (checkpoint.exists() and checkpoint.stat().st_mtime > exported.stat().st_mtime):
         export(checkpoint, run)  # a run that was stopped early
     metadata = codec_metadata(exported)
     codec = {k: v for k, v in pretrained.read_weights(exported).items() if not is_table(k)}
-    head = dict(pretrained.read_weights(run / "head.safetensors")) if (run / "head.safetensors").exists() else {}
+    head_path = (features or run) / "head.safetensors"
+    head = dict(pretrained.read_weights(head_path)) if head_path.exists() else {}
     halved = {k: v.half() for k, v in codec.items()}
     change = largest_change(codec | head, halved | head, images)
     if change <= FP16_LIMIT:
@@ -75,7 +78,8 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path])
 
 
 def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: str, labelled: Path | None = None,
-            judged: Path | None = None) -> dict[str, Any]:
+            judged: Path | None = None, features: Path | None = None, features_config: Path | None = None,
+            kadid: Path | None = None) -> dict[str, Any]:
     """Write the weights and the card; returns the card.
 
     Args:
@@ -85,17 +89,18 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         commit: git commit of the code that trained it.
         labelled: labeled test images (as :class:`~cpips.training.data.Labelled` reads them), for a model with a classifier.
         judged: the judged groups, for a model with a head.
+        features, features_config: folder and config of the run that trained the features and the head with people's scores.
+        kadid: folder of KADID-10k's references and scores, for such a model.
     """
     config = TrainConfig.load(config_path)
     init = _ancestor(config, weights)  # before its file may be replaced
     paths = sorted(kodak.glob("*.png"))
-    files = store(run, config, weights, paths[:4])
+    files = store(run, config, weights, paths[:4], features)
     metadata = codec_metadata(weights / files["codec_file"])
     codec = load_codec(weights / files["codec_file"])
     codec.name = config.name
     measured = evaluate_codec(codec, paths)
-    with (run / "log.csv").open(newline="") as stream:
-        curve = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
+    curve = _read_curve(run)
     every = max(1, len(curve) // 50)
     card = {
         "name": config.name,
@@ -119,6 +124,10 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
                   "estimated_bpp": round(sum(r["estimated_bpp"] for r in measured["images"]) / len(measured["images"]), 4)},
     }
     card["kodak"] |= gap(card["kodak"], config.lmbda)
+    if features is not None and features_config is not None and kadid is not None:
+        card["description"] = ("encoder trained with people's scores (KADID-10k) to measure, then with the rest of a scale "
+                               "hyperprior (Ballé et al. 2018) to compress; the metric compares its features")
+        card["opinions"] = opinions(weights / files["file"], features, features_config, kadid)
     if judged is not None and config.judge_weight:
         card["judgement"] = judgement(weights / files["file"], judged, config)
     if labelled is not None and "classifier_file" in files:
@@ -161,6 +170,24 @@ def judgement(path: Path, judged: Path, config: TrainConfig) -> dict[str, Any]:
     return {"calibrated": "by teachers: no person's judgment was used", "teachers": list(groups.teachers),
             "form": config.form, "taps": config.taps, "judged_groups": len(groups),
             "copies": groups.scores.shape[1], "kept_aside": rounded(agreement(CPIPS(path), groups))}
+
+
+def opinions(path: Path, run: Path, config_path: Path, kadid: Path) -> dict[str, Any]:
+    """What the features and the head were trained on, and how the model agrees with people on references held out."""
+    config = TrainConfig.load(config_path)
+    curve = _read_curve(run)
+    every = max(1, len(curve) // 50)
+    return {"labels": "KADID-10k: mean opinions of 70 references' copies, condition means for copies of further photographs",
+            "photographs": [DATA_NAMES.get(Path(name).name, Path(name).name) for name in config.photographs],
+            "config": f"configs/{config_path.name}", "steps": int(curve[-1]["step"]), "hours": round(curve[-1]["seconds"] / 3600, 2),
+            "seed": config.seed, "stages": [vars(stage) for stage in config.stages],
+            "curve": [{k: row[k] for k in ("step", "correlation", "pairs", "opinion_mse", "shift")} for row in curve[::every]],
+            "held_out": rounded(held_out(CPIPS(path), kadid))}
+
+
+def _read_curve(run: Path) -> list[dict[str, float]]:
+    with (run / "log.csv").open(newline="") as stream:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
 
 
 def rounded(facts: dict[str, Any]) -> dict[str, Any]:
@@ -219,11 +246,15 @@ def main() -> None:
     parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak images")
     parser.add_argument("--labelled", type=Path, help="labeled test images, for a model with a classifier")
     parser.add_argument("--judged", type=Path, help="the judged groups, for a model with a head")
+    parser.add_argument("--features", type=Path, help="the run that trained features and head with people's scores")
+    parser.add_argument("--features-config", type=Path, help="its config")
+    parser.add_argument("--kadid", type=Path, help="folder of KADID-10k's references and scores, for such a model")
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    card = release(args.run, args.config, args.kodak, args.weights, commit, args.labelled, args.judged)
-    print(json.dumps({key: card[key] for key in ("kodak", "classification", "judgement") if key in card}, indent=2))
+    card = release(args.run, args.config, args.kodak, args.weights, commit, args.labelled, args.judged,
+                   args.features, args.features_config, args.kadid)
+    print(json.dumps({key: card[key] for key in ("kodak", "classification", "judgement", "opinions") if key in card}, indent=2))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ... import images
 from ...errors import BitstreamError
 from ...metric import CPIPS
 from .. import container
-from ..files import file_metric, open_codec
+from ..files import file_metric, version_of
 from ..model import Codec
 from ._format import DIMS, IndexFileError, read_file, read_image, sketch, standard, usearch_index
 
@@ -30,7 +30,7 @@ class LatentIndex:
         self._data, self._start, self.manifest = read_file(self.path)
         name, digest = self.manifest["codec"], self.manifest["codec_digest"]
         if codec is None:
-            codec = _shipped(name, self.path)
+            codec = _shipped(name, self.path, digest)
         if codec.digest != digest:
             raise IndexFileError(f"{self.path} was built with {name!r} of digest {digest[:16]}, and this codec has "
                                  f"{codec.digest[:16]}: give the weights it was built with (--codec FILE)")
@@ -162,10 +162,10 @@ class LatentIndex:
             return None
 
 
-def _shipped(name: str, path: Path) -> Codec:
+def _shipped(name: str, path: Path, digest: str) -> Codec:
     from ...pretrained import list_models
 
     if name not in list_models():
         raise IndexFileError(f"{path} was built with {name!r}, which does not ship with cpips: give its weights "
                              "(--codec FILE)")
-    return open_codec(name)
+    return version_of(name, digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
@@ -9,8 +10,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from ...distortions.kadid import KADID_LEVELS
+from ...distortions.kadid import kadid as kadid_copy
+from ...images import load
 from ...metric import CPIPS
 from .judged import LADDERS, JudgedSet
+from .opinion_labels import HELD_OUT, read_opinions
 
 
 @torch.inference_mode()
@@ -25,6 +30,39 @@ def agreement(metric: CPIPS, judged: JudgedSet) -> dict[str, Any]:
     scores, normal = judged.scores[:count], judged.normal[:count]
     return {"groups": count, **group_agreement(np.stack(distances), scores, normal, judged.teachers, LADDERS),
             **panel_facts(scores, judged.teachers)}
+
+
+@torch.inference_mode()
+def held_out(metric: CPIPS, kadid: Path, level_step: int = 1) -> dict[str, Any]:
+    """Agreement with the opinions of KADID-10k on the ten references that nothing is trained on.
+
+    Args:
+        kadid: folder with ``ref/``, ``dmos.csv`` and ``condition_means.csv``.
+        level_step: takes every ``level_step``-th of the 120 copies of each reference.
+
+    Returns:
+        ``images``; ``srcc``, Spearman's correlation of distance and opinion over all of them; for a metric with a fit to
+        opinions also ``plcc`` and ``rmse`` of its quality, on the scale of five.
+    """
+    labels = read_opinions(kadid)
+    conditions = [(kind, level) for kind, levels in KADID_LEVELS.items() for level in range(1, len(levels) + 1)][::level_step]
+    distances, said, qualities = [], [], []
+    for name in HELD_OUT:
+        (path,) = (Path(kadid) / "ref").glob(f"{name}.*")
+        reference = (load(path) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        original = metric.embed(torch.from_numpy(reference).permute(2, 0, 1)[None])
+        for kind, level in conditions:
+            copy = torch.from_numpy(kadid_copy(reference, kind, level, int(name[1:]))).permute(2, 0, 1)[None]
+            distance = metric.distance(original, metric.embed(copy))
+            distances.append(float(distance))
+            said.append(labels.dmos[f"{name}_{kind:02d}_{level:02d}.png"])
+            if metric.has_quality:
+                qualities.append(float(metric.quality_of(distance)))
+    found: dict[str, Any] = {"images": len(said), "srcc": abs(float(spearmanr(distances, said).statistic))}
+    if qualities:
+        errors = np.array(qualities) - np.array(said)
+        found |= {"plcc": float(np.corrcoef(qualities, said)[0, 1]), "rmse": float(np.sqrt(np.mean(errors**2)))}
+    return found
 
 
 def shifted(image: NDArray[Any]) -> NDArray[Any]:
