@@ -19,9 +19,12 @@ from .dataset import Dataset, DatasetError
 from .distances import Distances, DistancesError
 from .scores import (ScoreError, human_ceiling, jnd_average_precision, krcc, majority_ceiling, plcc, rmse, srcc, two_afc,
                      two_afc_likelihood)
+from .opinions import band_scores, outlier_ratio, pwrc, quality_bands, z_rmse
 from .scoring import compare, score
+from .significance import holm, meng_rosenthal_rubin
 
 __all__ = [
-    "Dataset", "DatasetError", "Distances", "DistancesError", "ScoreError", "compare", "human_ceiling",
-    "jnd_average_precision", "krcc", "majority_ceiling", "plcc", "rmse", "score", "srcc", "two_afc", "two_afc_likelihood",
+    "Dataset", "DatasetError", "Distances", "DistancesError", "ScoreError", "band_scores", "compare", "holm",
+    "human_ceiling", "jnd_average_precision", "krcc", "majority_ceiling", "meng_rosenthal_rubin", "outlier_ratio", "plcc",
+    "pwrc", "quality_bands", "rmse", "score", "srcc", "two_afc", "two_afc_likelihood", "z_rmse",
 ]

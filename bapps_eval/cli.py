@@ -151,6 +151,36 @@ def run(
                 say(str(path))
 
 
+@app.command("import")
+def import_(
+    table: Annotated[Path, typer.Argument(
+        metavar="TABLE", show_default=False, help="Published scores: CSV, Parquet, or .npz of ShiftTolerant-LPIPS.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", show_default=False, help="Folder for the runs.")],
+    source: Annotated[str, typer.Option(
+        metavar="TEXT", show_default=False, help="Where they were published, and under which license.")],
+    label: Annotated[str, typer.Option(metavar="NAME", show_default=False, help="A short name of the source.")],
+    data: Annotated[Optional[Path], typer.Option(
+        "--data", "-d", metavar="DATA", show_default=False, help="The data set whose items are wanted. Default: all rows.")] = None,
+    set_name: Annotated[Optional[str], typer.Option(
+        "--set", metavar="NAME", show_default=False, help="The published set that the table is of: tid2013, live ...")] = None,
+    metric: Annotated[Optional[list[str]], typer.Option(
+        "--metric", "-m", metavar="COLUMN", show_default=False, help="Only this column. May be given often.")] = None,
+    higher: Annotated[Optional[list[str]], typer.Option(
+        "--higher", metavar="COLUMN", show_default=False, help="In this column higher means closer. May be given often.")] = None,
+    lower_opinions: Annotated[bool, typer.Option(
+        "--lower-opinions", help="The table's opinion scores are better the lower they are.")] = False,
+    split: SplitOption = "val",
+    resize: ResizeOption = None,
+) -> None:
+    """Published per-image scores as runs beside one's own, matched by file name and marked as imported."""
+    from .importing import write_runs
+
+    (dataset,) = read_datasets([data], split, resize, None, None) if data is not None else (None,)
+    paths = write_runs(table, output, dataset, source=source, label=label, set_name=set_name, metrics=metric or (),
+                       higher=higher or (), lower_opinions=lower_opinions, resize=resize)
+    say(f"{len(paths)} metrics imported: {output}")
+
+
 @app.command()
 def score(
     runs: RunsArgument,
@@ -230,8 +260,11 @@ def read_runs(paths: Sequence[Path]) -> list[Distances]:
 def compared(runs: Sequence[Distances], resamples: int) -> list[dict[str, Any]]:
     """Comparisons of the runs, a data set (and resize rule) each, in the order in which they come."""
     from .scoring import compare, same_items
+    from .whole import attach
 
-    return [compare(together, resamples) for together in same_items(runs)]
+    found = [compare(together, resamples) for together in same_items(runs)]
+    attach(found)
+    return found
 
 
 def read_datasets(paths: Sequence[Path], split: str, resize: str | None, task: str | None,

@@ -21,6 +21,7 @@ from .dataset import TASKS, Dataset
 
 FORMAT = 1
 _KEY = b"bapps_eval"
+SIGMA = "sigma"  # the column of the opinion scores' standard errors
 
 
 class DistancesError(CpipsError, ValueError):
@@ -37,6 +38,7 @@ class Distances:
             gave them: whether lower is closer says ``metric["lower_is_better"]``.
         dataset: ``name task higher_is_better resize missing notes digest items root``.
         metric: ``name signature lower_is_better``.
+        sigma: as in :class:`~bapps_eval.dataset.Dataset`; None where the set publishes none.
         run: versions, device, dtype, hardware, ``seconds`` of the metric alone.
     """
 
@@ -48,6 +50,7 @@ class Distances:
     dataset: dict[str, Any]
     metric: dict[str, Any]
     run: dict[str, Any] = field(default_factory=dict)
+    sigma: NDArray[Any] | None = None
 
     @property
     def task(self) -> str:
@@ -76,6 +79,14 @@ def columns(task: str) -> list[str]:
     return ["d0", "d1"] if task == "2afc" else ["distance"]
 
 
+def run_name(dataset: str, metric: str) -> str:
+    """The file name of a run: ``DATASET@METRIC.parquet``, of letters, digits and ``-_.+``."""
+    def clean(name: str) -> str:
+        return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
+
+    return f"{clean(dataset)}@{clean(metric)}.parquet"
+
+
 def write(distances: Distances, path: Path) -> None:
     """Write a Parquet file; it takes its name when it is whole.
 
@@ -88,7 +99,8 @@ def write(distances: Distances, path: Path) -> None:
     check(distances, str(path))
     table = pa.table({"id": list(distances.ids), "group": list(map(str, distances.groups)),
                       "reference": list(map(str, distances.references)), "opinion": distances.opinions,
-                      **{name: distances.values[:, i] for i, name in enumerate(columns(distances.task))}})
+                      **{name: distances.values[:, i] for i, name in enumerate(columns(distances.task))},
+                      **({} if distances.sigma is None else {SIGMA: distances.sigma})})
     about = {"format": FORMAT, "dataset": distances.dataset, "metric": distances.metric, "run": distances.run}
     table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
     replace(path, lambda partial: parquet.write_table(table, partial))
@@ -115,7 +127,7 @@ def read(path: Path) -> Distances:
         raise DistancesError(f"{path} has format {about.get('format')!r}, this version reads {FORMAT}: run it again")
     task = about["dataset"].get("task")
     wanted = ["id", "group", "reference", "opinion", *columns(task)]
-    if task not in TASKS or table.column_names != wanted or table.num_rows != about["dataset"]["items"]:
+    if task not in TASKS or table.column_names not in (wanted, [*wanted, SIGMA]) or table.num_rows != about["dataset"]["items"]:
         raise DistancesError(f"{path} has columns {table.column_names} and {table.num_rows} rows: expected {wanted} "
                              f"and {about['dataset'].get('items')} rows")
 
@@ -125,7 +137,7 @@ def read(path: Path) -> Distances:
     found = Distances(
         table["id"].to_pylist(), np.array(table["group"].to_pylist()), np.array(table["reference"].to_pylist()),
         numbers("opinion"), np.stack([numbers(name) for name in columns(task)], 1),
-        about["dataset"], about["metric"], about["run"])
+        about["dataset"], about["metric"], about["run"], numbers(SIGMA) if SIGMA in table.column_names else None)
     check(found, str(path))
     return found
 

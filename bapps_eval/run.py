@@ -40,10 +40,7 @@ class RunError(CpipsError, RuntimeError):
 
 def output_path(out: Path, dataset: Dataset, metric: FullReferenceMetric) -> Path:
     """Where the distances of a metric on a data set are kept: ``OUT/DATASET@METRIC.parquet``."""
-    def clean(name: str) -> str:
-        return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
-
-    return Path(out) / f"{clean(dataset.name)}@{clean(metric.name)}.parquet"
+    return Path(out) / distances.run_name(dataset.name, metric.name)
 
 
 def compared(dataset: Dataset, metric: FullReferenceMetric, rows: range, batch_size: int,
@@ -108,7 +105,7 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
             dataset.ids, np.asarray(dataset.groups), np.asarray(dataset.references), dataset.opinions,
             np.array([values for values, _ in rows]).reshape(-1, width), about["dataset"], about["metric"],
             _circumstances(metric, batch_size) | (circumstances or {})
-            | {"seconds": round(sum(seconds for _, seconds in rows), 6)})
+            | {"seconds": round(sum(seconds for _, seconds in rows), 6)}, dataset.sigma)
         distances.write(found, path)
         journal.remove()
     return found, path

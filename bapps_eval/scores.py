@@ -227,7 +227,11 @@ def rmse(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
 def fit_quality(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> tuple[float, float]:
     """:func:`plcc` and :func:`rmse` of one fit."""
     d, quality = _pairs(d, quality)
-    fitted = logistic_fit(d, quality, parameters)
+    return agreement_of_fit(logistic_fit(d, quality, parameters), quality)
+
+
+def agreement_of_fit(fitted: NDArray[Any], quality: NDArray[Any]) -> tuple[float, float]:
+    """Pearson's correlation and root mean squared error of ``(n,)`` predictions and opinion scores."""
     spread = fitted.std()
     correlation = float(np.corrcoef(fitted, quality)[0, 1]) if spread > 0 else 0.0
     return correlation, float(np.sqrt(np.mean((fitted - quality) ** 2)))

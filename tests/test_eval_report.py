@@ -123,10 +123,11 @@ def test_jnd_and_mos_tables_hold_the_scores(comparisons):
     assert rows["Metric"] == ["traditional", "cnn", "Mean", "Ties"]
     assert f"{100 * best['headline']['score']:.2f}" in row_of(rows, best)[2]
     rows, scores = cells_of(table(comparisons[2:], format="markdown")), comparisons[2]["scores"]
-    assert rows["Metric"] == ["SRCC", "KRCC", "PLCC", "RMSE", "Ties"]
+    assert rows["Metric"] == ["SRCC", "KRCC", "PLCC", "RMSE", "PWRC", "OR", "Z-RMSE", "Ties"]
     for score in scores:
         told = [cell.replace("*", "").split(" ")[0] for cell in row_of(rows, score)]
-        assert told == [*(f"{score[key]:.3f}" for key in ("srcc", "krcc", "plcc", "rmse")), str(score["ties"])]
+        keys = ("srcc", "krcc", "plcc", "rmse", "pwrc", "outlier_ratio", "z_rmse")
+        assert told == [*(f"{score[key]:.3f}" for key in keys), str(score["ties"])]
     assert any(row[3] == f"**{min(s['rmse'] for s in scores):.3f}**" for row in rows.values())  # less is better
 
 
