@@ -175,7 +175,7 @@ def test_latex_escapes_and_balances(comparisons):
     assert bare.count("{") == bare.count("}") and "<" not in bare and "_" not in bare and "#" not in bare
     assert not re.search(r"(?<!\\)%", told)  # a comment would swallow the line
     for line in (line for line in told.splitlines() if line.endswith(r" \\") and " & " in line):
-        assert len(re.findall(r"(?<!\\)&", line)) in (3, 4, 5, 11)
+        assert len(re.findall(r"(?<!\\)&", line)) in (3, 4, 8, 11)
     for begun in ("table", "tabular", "minipage"):
         assert told.count(rf"\begin{{{begun}}}") == told.count(rf"\end{{{begun}}}") == 4
     assert tables.escape_latex("[a]") == "{}[a]"  # after \\ it would be read as a length
