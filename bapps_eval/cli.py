@@ -38,7 +38,7 @@ RunsArgument = Annotated[list[Path], typer.Argument(
     metavar="RUN...", show_default=False, help="Files of distances (.parquet), or folders that hold them.")]
 DataArgument = Annotated[Path, typer.Argument(
     metavar="DATA", show_default=False,
-    help="A folder in a published layout (BAPPS, TID2013, KADID-10k, CSIQ, LIVE, PIPAL), a pack, or a CSV table.")]
+    help="A folder in a published layout (see `bapps-eval datasets`), a pack, or a CSV table.")]
 
 
 class _Commands(Commands):
@@ -71,6 +71,19 @@ def check(data: DataArgument, split: SplitOption = "val", as_json: JsonOption = 
             _print_check(report)
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
+
+
+@app.command()
+def datasets(as_json: JsonOption = False) -> None:
+    """The data sets that can be read: what they measure, size, source, license, layout, and what the reader was tried on."""
+    from .catalog import SETS
+
+    if as_json:
+        print_json([dataclasses.asdict(each) for each in SETS])
+    else:
+        print_table(["set", "task", "what it measures", "size", "from", "license", "recognized by", "reader tried on"],
+                    [[s.name, s.task, s.measures, s.size, s.source, s.license, s.layout, s.tried] for s in SETS],
+                    notes=["A reader that was tried on trees of the same layout alone has never seen a genuine copy: check the counts."])
 
 
 @app.command()

@@ -75,7 +75,8 @@ def find(path: Path, split: str, rule: str | None) -> list[Found]:
     """The set whose layout ``path`` has; ``split`` means nothing here."""
     layouts: dict[str, tuple[bool, Callable[..., Any]]] = {
         "tid2013": ((path / "mos_with_names.txt").is_file(), _tid2013),
-        "kadid10k": ((path / "dmos.csv").is_file() and (path / "images").is_dir(), _kadid10k),
+        # with ref/ it is the set remade from recovered references
+        "kadid10k": ((path / "dmos.csv").is_file() and (path / "images").is_dir() and not (path / "ref").is_dir(), _kadid10k),
         "csiq": ((path / "src_imgs").is_dir(), _csiq),
         "live": ((path / "refimgs").is_dir(), _live),
         "pipal": ((path / "Train_Label").is_dir(), _pipal),
@@ -87,7 +88,8 @@ def find(path: Path, split: str, rule: str | None) -> list[Found]:
     return [Found(name, reader(name, rows)) for name, (there, rows) in layouts.items() if there]
 
 
-def _read(name: str, root: Path, rows: Callable[..., Any], rule: str | None, problem: Problem) -> Dataset:
+def _read(name: str, root: Path, rows: Callable[..., Any], rule: str | None, problem: Problem,
+          notes: Sequence[str] = ()) -> Dataset:
     published, items, absent, listed = PUBLISHED[name], [], [], 0
     for row in rows(root, problem):
         listed += 1
@@ -108,7 +110,7 @@ def _read(name: str, root: Path, rows: Callable[..., Any], rule: str | None, pro
     if len(absent) == listed:
         raise DatasetError(f"{root} has none of the {listed} images that its table lists ({', '.join(absent[:3])} "
                            "...): unpack the archive again")
-    notes = []
+    notes = list(notes)
     if name == "tid2013" and any(item.reference == "i25" for item in items):
         notes.append("reference i25 is a synthetic picture, not a photograph")
     if name == "live" and not (root / "dmos_realigned.mat").is_file():
