@@ -13,15 +13,18 @@ from typing import Any, Callable
 
 from ..pretrained import unknown_model
 from ..protocol import FullReferenceMetric
+from . import milo
 from .classical import MS_SSIM, MSE, PSNR, SSIM
 from .dists import DISTS
 from .lpips import LPIPS
-from .similarity import MDSI, VSI, FSIMc, HaarPSI
+from .milo import MILO
+from .similarity import DSS, GMSD, IWSSIM, MDSI, VSI, FSIMc, HaarPSI, SSIMLuma
+from .ssimulacra2 import SSIMULACRA2
 from .stlpips import STLPIPS
 from .trunks import NETS
 
-__all__ = ["BASELINES", "DISTS", "FSIMc", "HaarPSI", "LPIPS", "MDSI", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "VSI",
-           "create", "weights_in"]
+__all__ = ["BASELINES", "DISTS", "DSS", "FSIMc", "GMSD", "HaarPSI", "IWSSIM", "LPIPS", "MDSI", "MILO", "MSE", "MS_SSIM", "PSNR",
+           "SSIM", "SSIMLuma", "SSIMULACRA2", "STLPIPS", "VSI", "create", "weights_in"]
 
 BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
     "mse": MSE,
@@ -32,6 +35,12 @@ BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
     "haarpsi": HaarPSI,
     "fsimc": FSIMc,
     "mdsi": MDSI,
+    "gmsd": GMSD,
+    "dss": DSS,
+    "iw-ssim": IWSSIM,
+    "ssim-luma": SSIMLuma,
+    "ssimulacra2": SSIMULACRA2,
+    "milo": MILO,
     "lpips-alex": partial(LPIPS, "alex"),
     "lpips-squeeze": partial(LPIPS, "squeeze"),
     "lpips-vgg": partial(LPIPS, "vgg"),
@@ -61,4 +70,6 @@ def weights_in(folder: Path, name: str) -> dict[str, Path]:
         wanted = {"trunk": NETS[net].file, "heads": f"lpips_v0.1_{net}.pth"} if net in NETS else {}
     elif name == "dists":
         wanted = {"trunk": NETS["vgg"].file, "weights": "DISTS_weights.pt"}
+    elif name == "milo":
+        wanted = {"weights": milo.FILE}
     return {key: folder / file for key, file in wanted.items() if (folder / file).is_file()}
