@@ -1,4 +1,4 @@
-"""The command ``bapps-eval``: check, pack, run, score, report."""
+"""The command ``bapps-eval``: data sets, runs, imported scores, tables, reports, published results."""
 
 from __future__ import annotations
 
@@ -231,12 +231,77 @@ def report(
     gallery: Annotated[int, typer.Option(min=0, metavar="N", help="Items in the gallery, a pair of metrics.")] = 12,
 ) -> None:
     """One self-contained page: tables, cost against agreement, scatter plots, and where metrics disagree."""
+    from .citation import bibtex, citation
     from .report.page import write_report
 
     datasets = read_datasets(data or [], split, resize, None, None)
-    path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
+    found = read_runs(runs)
+    path = write_report(found, output, images=datasets, resamples=resamples, gallery=gallery,
                         maps=heat_maps(maps) if maps else None)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    say("Cite it as: " + citation(found))
+    print(bibtex(found))
+
+
+@app.command()
+def results(
+    runs: RunsArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", show_default=False, help="Folder of the results.")],
+    resamples: ResamplesOption = 10_000,
+    costs: Annotated[Optional[Path], typer.Option(
+        metavar="JSON", show_default=False, help="Costs by metric: {NAME: {\"kmac\": X, \"source\": TEXT}}.")] = None,
+) -> None:
+    """One small file for each metric and data set, DIR/DATASET/METRIC.json: to publish, and for the leaderboard."""
+    import json
+
+    from .results import entry, write
+
+    known = json.loads(costs.read_text(encoding="utf-8")) if costs else {}
+    found = read_runs(runs)
+    with counting("scoring") as advance:
+        for i, one in enumerate(found):
+            path = write(entry(one, resamples=resamples, cost=known.get(one.metric["name"])), output)
+            advance(None, len(found))
+    say(f"{len(found)} results in {path.parent.parent}")
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(metavar="RESULTS", show_default=False, help="The folder of results.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", show_default=False, help="The page to write.")],
+) -> None:
+    """A self-contained page of all results: sortable, by set and kind of distortion, with cost and intervals."""
+    from .report.leaderboard import write_leaderboard
+
+    say(f"{write_leaderboard(folder, output)}")
+
+
+@app.command()
+def reproduce(
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", show_default=False, help="A file of the folder of results.")],
+    data: Annotated[Optional[Path], typer.Option("--data", "-d", metavar="DATA", show_default=False, help="The data set.")] = None,
+    table: Annotated[Optional[Path], typer.Option(
+        metavar="TABLE", show_default=False, help="Of an imported result: the table it came from.")] = None,
+    weights: Annotated[Optional[Path], typer.Option(
+        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS, DISTS and MILO.")] = None,
+    output: Annotated[Optional[Path], typer.Option(
+        "--output", "-o", metavar="DIR", show_default=False, help="Keep the distances here. Default: a temporary folder.")] = None,
+    split: SplitOption = "val",
+    resize: ResizeOption = None,
+) -> None:
+    """Run a published result again and compare it to the third decimal; exit code 1 if a number differs."""
+    import tempfile
+
+    from .results import reproduce as again
+
+    (dataset,) = read_datasets([data], split, resize, None, None) if data is not None else (None,)
+    with tempfile.TemporaryDirectory() as place:
+        rows = again(result, dataset, table=table, weights=weights, out=output or Path(place))
+    print_table(["number", "published", "found", "same"],
+                [[row.name, f"{row.published:.4f}", f"{row.found:.4f}", "yes" if row.same else "NO"] for row in rows],
+                right=["published", "found"])
+    if not all(row.same for row in rows):
+        raise typer.Exit(1)
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------

@@ -224,7 +224,8 @@ def as_runs(table: Table, dataset: Dataset | None = None, *, source: str, label:
         values = table.values[name][rows]
         metric = {"name": f"{name} ({label})", "lower_is_better": name not in higher,
                   "signature": f"{name}|imported|{source}|table {table.sha256[:16]}"}
-        imported = {"source": source, "column": name, "table": table.path.name, "sha256": table.sha256, "matched_by": matched}
+        imported = {"source": source, "column": name, "table": table.path.name, "sha256": table.sha256, "matched_by": matched,
+                    "lower_opinions": lower_opinions}
         run = Distances(*parts, values, about, metric, {"imported": imported}, sigma)
         _check_direction(run, name)
         found.append(run)
