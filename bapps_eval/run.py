@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 import cpips
 from cpips.codec.data import prefetch
 from cpips.errors import CpipsError
 from cpips.metric import CPIPS, Embedding
-from cpips.protocol import FullReferenceMetric
+from cpips.protocol import FullReferenceMetric, widen
 from cpips.scoring.journal import Journal, journal_path
 from cpips.scoring.pairs import MAX_PIXELS, block_rows
 from cpips.scoring.run import dtype_name
@@ -215,6 +216,7 @@ class _Comparer:
         self.dataset, self.metric = dataset, metric
         self.room = len(dataset)
         self.known: dict[str, Embedding] = {}  # of the last reference of a MOS set, which many items share
+        self.features: dict[tuple[str | int, ...], Any] = {}  # the same, of other metrics
 
     def __call__(self, batch: _Batch) -> tuple[NDArray[Any], float]:
         """Values ``(b,k)`` and the seconds that they took, without the way to the device."""
@@ -239,6 +241,9 @@ class _Comparer:
             return list(metric.triplet(*tensors))
         if self.dataset.task == "mos" and isinstance(metric, CPIPS):
             return [metric.distance(self._references(metric, batch, tensors[0]), metric.embed(tensors[1]))]
+        # a metric that compares features, and not images: its _compare is the base class's
+        if self.dataset.task == "mos" and type(metric)._compare is FullReferenceMetric._compare:
+            return [self._by_features(metric, batch, *tensors)]
         return [metric(*tensors)]
 
     def _references(self, metric: CPIPS, batch: _Batch, images: Tensor) -> Embedding:
@@ -250,6 +255,18 @@ class _Comparer:
             if name not in self.known:
                 self.known[name] = metric.embed(image[None])
         return Embedding.cat([self.known[name] for name in names])
+
+    def _by_features(self, metric: FullReferenceMetric, batch: _Batch, references: Tensor, images: Tensor) -> Tensor:
+        """Distances of a metric that compares features; those of a reference are computed once while neighbors share it."""
+        x, y = widen(*metric._prepare_pair(references, images))
+        names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
+        keys = [(name, *x.shape[2:]) for name in names]
+        self.features = {key: features for key, features in self.features.items() if key in keys}
+        for i, key in enumerate(keys):
+            if key not in self.features:
+                self.features[key] = metric._features(x[i : i + 1])
+        features = tree_map(lambda *parts: torch.cat(parts), *(self.features[key] for key in keys))
+        return metric._mark_invalid(metric._compare_features(features, metric._features(y)), x, y)
 
 
 def _wait(device: torch.device) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -69,7 +71,9 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DistancesError(f"{', '.join(twice)} came twice for {first.dataset['name']}: leave one of the runs out")
-    found = sorted(((run, *_scored(run, resamples)) for run in runs), key=lambda each: -each[1]["headline"]["score"])
+    with ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1)) as pool:  # numpy and scipy leave the interpreter to others
+        scored = list(pool.map(lambda run: _scored(run, resamples), runs))
+    found = sorted(((run, *each) for run, each in zip(runs, scored)), key=lambda each: -each[1]["headline"]["score"])
     best = found[0]
     best[1]["against_best"] = None
     for one in found[1:]:
