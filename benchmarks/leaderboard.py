@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--distances", type=Path, default=Path(__file__).parent / "distances")
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--output", type=Path, default=ROOT / "results")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "leaderboard.html")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "leaderboard_page.html")
     args = parser.parse_args()
     runs = imported(DATA)
     for name in SETS:

@@ -253,7 +253,7 @@ def test_the_repositorys_results_are_whole_and_its_page_is_of_them(tmp_path):
         assert each["protocol"] == protocol(each["dataset"]) and each["headline"]["interval"][0] <= each["headline"]["score"]
     names = {each["metric"]["name"] for _, each in found}
     assert len({name for name in names if name.endswith("(ZS-IQA)")}) == 42 and "dists (ZS-IQA)" in names
-    assert write_leaderboard(ROOT / "results", tmp_path / "page.html").read_text() == (ROOT / "docs" / "leaderboard.html").read_text()
+    assert write_leaderboard(ROOT / "results", tmp_path / "page.html").read_text() == (ROOT / "docs" / "leaderboard_page.html").read_text()
 
 
 @pytest.mark.shared_data
