@@ -12,11 +12,17 @@ from typing import Any, Mapping
 from .resize import BAPPS, NONE
 
 CHANGES: dict[str, tuple[str, ...]] = {
-    "2afc": ("agreement with ties at one half, unweighted means over families, cross-validated likelihood, bootstrap over triplets "
-             "within families",),
-    "jnd": ("interpolated average precision over all recalls with ties together, bootstrap over pairs within families",),
-    "mos": ("SRCC, KRCC (tau-b), PLCC and RMSE after a 4-parameter logistic fit, outlier ratio, Z-RMSE, PWRC, quality quarters, "
-            "bootstrap over references (ten or more) or images",),
+    "2afc": (
+        "agreement with ties at one half, unweighted means over families, cross-validated likelihood, bootstrap over triplets "
+        "within families",
+    ),
+    "jnd": (
+        "interpolated average precision over all recalls with ties together, bootstrap over pairs within families",
+    ),
+    "mos": (
+        "SRCC, KRCC (tau-b), PLCC and RMSE after a 4-parameter logistic fit, outlier ratio, Z-RMSE, PWRC, quality quarters, "
+        "bootstrap over references (ten or more) or images",
+    ),
 }
 """Per task the changes of its scoring, the first for version 1."""
 
