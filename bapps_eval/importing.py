@@ -368,12 +368,10 @@ def _by_opinion(table: Table, dataset: Dataset) -> list[int]:
     rows = []
     for reference, opinion in zip(dataset.references, dataset.opinions):
         same = np.flatnonzero((references == plain(reference)) & (np.abs(table.opinions - opinion) < near))
-        nearest = same[np.argsort(np.abs(table.opinions[same] - opinion))]
-        if not len(nearest) or (
-            len(nearest) > 1 and np.isclose(*np.abs(table.opinions[nearest[:2]] - opinion), atol=near / 100)
-        ):
+        apart = np.sort(np.abs(table.opinions[same] - opinion))
+        if not len(same) or (len(same) > 1 and apart[1] - apart[0] < near / 100):  # none, or which of two is not known
             return []
-        rows.append(int(nearest[0]))
+        rows.append(int(same[np.argmin(np.abs(table.opinions[same] - opinion))]))
     return rows if len(set(rows)) == len(rows) else []
 
 

@@ -294,8 +294,9 @@ def _konjnd(root: Path, rule: str | None, problem: Problem) -> Dataset:
             continue
         stem, source = Path(image).stem, sources.get(image)
         found = levels.get((stem.casefold(), codec), [])
-        if source is None and found:
-            problem(f"{where}: {image}, the source of {found[0][1]}, is not there: unpack the archive again")
+        if source is None:
+            if found:
+                problem(f"{where}: {image}, the source of {found[0][1]}, is not there: unpack the archive again")
             continue
         seen[codec] += bool(found)
         for level, path in found:
