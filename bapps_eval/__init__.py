@@ -20,18 +20,22 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 if _TYPE_CHECKING:
     from .dataset import Dataset, DatasetError
     from .distances import Distances, DistancesError
+    from .opinions import band_scores, outlier_ratio, pwrc, quality_bands, z_rmse
     from .scores import (ScoreError, human_ceiling, jnd_average_precision, krcc, majority_ceiling, plcc, rmse, srcc, two_afc,
                          two_afc_likelihood)
     from .scoring import compare, score
+    from .significance import holm, meng_rosenthal_rubin
 
 __all__ = [
-    "Dataset", "DatasetError", "Distances", "DistancesError", "ScoreError", "compare", "human_ceiling",
-    "jnd_average_precision", "krcc", "majority_ceiling", "plcc", "rmse", "score", "srcc", "two_afc", "two_afc_likelihood",
+    "Dataset", "DatasetError", "Distances", "DistancesError", "ScoreError", "band_scores", "compare", "holm",
+    "human_ceiling", "jnd_average_precision", "krcc", "majority_ceiling", "meng_rosenthal_rubin", "outlier_ratio", "plcc",
+    "pwrc", "quality_bands", "rmse", "score", "srcc", "two_afc", "two_afc_likelihood", "z_rmse",
 ]
 
 # Names are imported when they are first used: the command line shows its help without scipy.
 _HOMES = {"Dataset": "dataset", "DatasetError": "dataset", "Distances": "distances", "DistancesError": "distances",
-          "compare": "scoring", "score": "scoring"}
+          "compare": "scoring", "score": "scoring", "band_scores": "opinions", "outlier_ratio": "opinions", "pwrc": "opinions",
+          "quality_bands": "opinions", "z_rmse": "opinions", "holm": "significance", "meng_rosenthal_rubin": "significance"}
 
 if not _TYPE_CHECKING:
     def __getattr__(name: str) -> object:

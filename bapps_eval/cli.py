@@ -1,4 +1,4 @@
-"""The command ``bapps-eval``: check, pack, run, score, report."""
+"""The command ``bapps-eval``: data sets, runs, imported scores, tables, reports, published results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RunsArgument = Annotated[list[Path], typer.Argument(
     metavar="RUN...", show_default=False, help="Files of distances (.parquet), or folders that hold them.")]
 DataArgument = Annotated[Path, typer.Argument(
     metavar="DATA", show_default=False,
-    help="A folder in a published layout (BAPPS, TID2013, KADID-10k, CSIQ, LIVE, PIPAL), a pack, or a CSV table.")]
+    help="A folder in a published layout (see `bapps-eval datasets`), a pack, or a CSV table.")]
 
 
 class _Commands(Commands):
@@ -73,6 +73,19 @@ def check(data: DataArgument, split: SplitOption = "val", as_json: JsonOption = 
             _print_check(report)
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
+
+
+@app.command()
+def datasets(as_json: JsonOption = False) -> None:
+    """List the data sets that can be read: what they measure, size, source, license, layout, and on what the reader was tried."""
+    from .catalog import SETS
+
+    if as_json:
+        print_json([dataclasses.asdict(each) for each in SETS])
+    else:
+        print_table(["set", "task", "what it measures", "size", "from", "license", "recognized by", "reader tried on"],
+                    [[s.name, s.task, s.measures, s.size, s.source, s.license, s.layout, s.tried] for s in SETS],
+                    notes=["A reader that was tried on trees of the same layout alone has never seen a genuine copy: check the counts."])
 
 
 @app.command()
@@ -153,6 +166,36 @@ def run(
                 say(str(path))
 
 
+@app.command("import")
+def import_(
+    table: Annotated[Path, typer.Argument(
+        metavar="TABLE", show_default=False, help="Published scores: CSV, Parquet, or .npz of ShiftTolerant-LPIPS.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", show_default=False, help="Folder for the runs.")],
+    source: Annotated[str, typer.Option(
+        metavar="TEXT", show_default=False, help="Where they were published, and under which license.")],
+    label: Annotated[str, typer.Option(metavar="NAME", show_default=False, help="A short name of the source.")],
+    data: Annotated[Optional[Path], typer.Option(
+        "--data", "-d", metavar="DATA", show_default=False, help="The data set whose items are wanted. Default: all rows.")] = None,
+    set_name: Annotated[Optional[str], typer.Option(
+        "--set", metavar="NAME", show_default=False, help="The published set that the table is of: tid2013, live ...")] = None,
+    metric: Annotated[Optional[list[str]], typer.Option(
+        "--metric", "-m", metavar="COLUMN", show_default=False, help="Only this column. May be given often.")] = None,
+    higher: Annotated[Optional[list[str]], typer.Option(
+        "--higher", metavar="COLUMN", show_default=False, help="In this column higher means closer. May be given often.")] = None,
+    lower_opinions: Annotated[bool, typer.Option(
+        "--lower-opinions", help="The table's opinion scores are better the lower they are.")] = False,
+    split: SplitOption = "val",
+    resize: ResizeOption = None,
+) -> None:
+    """Import published per-image scores as runs, matched by file name and marked as imported."""
+    from .importing import write_runs
+
+    (dataset,) = read_datasets([data], split, resize, None, None) if data is not None else (None,)
+    paths = write_runs(table, output, dataset, source=source, label=label, set_name=set_name, metrics=metric or (),
+                       higher=higher or (), lower_opinions=lower_opinions, resize=resize)
+    say(f"{len(paths)} metrics imported: {output}")
+
+
 @app.command()
 def score(
     runs: RunsArgument,
@@ -196,13 +239,88 @@ def report(
     """Write a self-contained page with tables, cost against agreement, scatter plots, and items on which metrics disagree."""
     from cpips._utils.io import check_output
 
+    from .citation import bibtex, citation
     from .report.page import write_report
 
     check_output(output, [*run_files(runs), *(data or [])], force=force)
     datasets = read_datasets(data or [], split, resize, None, None)
-    path = write_report(read_runs(runs), output, images=datasets, resamples=resamples, gallery=gallery,
+    found = read_runs(runs)
+    path = write_report(found, output, images=datasets, resamples=resamples, gallery=gallery,
                         maps=heat_maps(maps) if maps else None, focus=focus)
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    say("Cite it as: " + citation(found))
+    put(bibtex(found))
+
+
+@app.command()
+def results(
+    runs: RunsArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", show_default=False, help="Folder of the results.")],
+    resamples: ResamplesOption = 10_000,
+    costs: Annotated[Optional[Path], typer.Option(
+        metavar="JSON", show_default=False, help="Costs by metric: {NAME: {\"kmac\": X, \"source\": TEXT}}.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Write one small file per metric and data set, DIR/DATASET/METRIC.json, to publish and for the leaderboard."""
+    import json
+
+    from cpips._utils.io import check_output, read_text
+
+    from .results import entry, result_path, write
+
+    known = json.loads(read_text(costs)) if costs else {}
+    found = read_runs(runs)
+    for one in found:
+        if (path := result_path(output, {"dataset": one.dataset, "metric": one.metric})).exists():
+            check_output(path, [costs, *runs], force=force)
+    with counting("scoring") as advance:
+        for i, one in enumerate(found):
+            path = write(entry(one, resamples=resamples, cost=known.get(one.metric["name"])), output)
+            advance(None, len(found))
+    say(f"{len(found)} results in {path.parent.parent}")
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(metavar="RESULTS", show_default=False, help="The folder of results.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", show_default=False, help="The page to write.")],
+    force: ForceOption = False,
+) -> None:
+    """Write a self-contained page of all results: sortable, by data set and kind of distortion, with cost and intervals."""
+    from cpips._utils.io import check_output
+
+    from .report.leaderboard import write_leaderboard
+
+    check_output(output, [folder], force=force)
+    say(f"{write_leaderboard(folder, output)}")
+
+
+@app.command()
+def reproduce(
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", show_default=False, help="A file of the folder of results.")],
+    data: Annotated[Optional[Path], typer.Option("--data", "-d", metavar="DATA", show_default=False, help="The data set.")] = None,
+    table: Annotated[Optional[Path], typer.Option(
+        metavar="TABLE", show_default=False, help="Of an imported result: the table it came from.")] = None,
+    weights: Annotated[Optional[Path], typer.Option(
+        metavar="DIR", show_default=False, help="Folder with the weights of LPIPS, DISTS and MILO.")] = None,
+    output: Annotated[Optional[Path], typer.Option(
+        "--output", "-o", metavar="DIR", show_default=False, help="Keep the distances here. Default: a temporary folder.")] = None,
+    split: SplitOption = "val",
+    resize: ResizeOption = None,
+) -> None:
+    """Run a published result again and compare it to the third decimal; exit code 1 if a number differs."""
+    import tempfile
+
+    from .results import reproduce as again
+
+    (dataset,) = read_datasets([data], split, resize, None, None) if data is not None else (None,)
+    with tempfile.TemporaryDirectory() as place:
+        rows = again(result, dataset, table=table, weights=weights, out=output or Path(place))
+    print_table(["number", "published", "found", "same"],
+                [[row.name, f"{row.published:.4f}", f"{row.found:.4f}", "yes" if row.same else "NO"] for row in rows],
+                right=["published", "found"])
+    if not all(row.same for row in rows):
+        raise typer.Exit(1)
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
@@ -245,8 +363,11 @@ def run_files(paths: Sequence[Path]) -> list[Path]:
 def compared(runs: Sequence[Distances], resamples: int) -> list[dict[str, Any]]:
     """Comparisons of the runs, a data set (and resize rule) each, in the order in which they come."""
     from .scoring import compare, same_items
+    from .whole import attach
 
-    return [compare(together, resamples) for together in same_items(runs)]
+    found = [compare(together, resamples) for together in same_items(runs)]
+    attach(found)
+    return found
 
 
 def read_datasets(paths: Sequence[Path], split: str, resize: str | None, task: str | None,

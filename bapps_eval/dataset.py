@@ -40,6 +40,7 @@ class Dataset:
         opinions: ``(n,)`` float64. 2afc: share of people who prefer p1; jnd: share who say "same", both in [0,1];
             mos: mean human ratings.
         load: the images of item i, after :attr:`resize`; raises :class:`DatasetError` for what cannot be read.
+        sigma: mos only: ``(n,)`` standard error of each human rating, in its units; None where the set publishes none.
         higher_is_better: mos only: whether a higher rating is a better image (DMOS: False).
         resize: name of the rule (:mod:`bapps_eval.resize`) that ``load`` applies.
         missing: what a complete copy of the set has and this has not; empty for a complete one.
@@ -61,6 +62,7 @@ class Dataset:
     notes: Sequence[str] = ()
     root: str = ""
     paths: Sequence[tuple[Path, ...]] = dataclasses.field(default=(), repr=False)
+    sigma: NDArray[Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -69,6 +71,8 @@ class Dataset:
         if not n:
             raise DatasetError(f"{self.root or self.name}: no items")
         lengths = {"groups": len(self.groups), "references": len(self.references), "opinions": len(self.opinions)}
+        if self.sigma is not None:
+            lengths["sigma"] = len(self.sigma)
         if wrong := {key: length for key, length in lengths.items() if length != n}:
             raise DatasetError(f"{self.name} has {n} ids, but {wrong}")
         if (late := next((b for a, b in zip(self.ids, self.ids[1:]) if a >= b), None)) is not None:
@@ -82,6 +86,10 @@ class Dataset:
             expected = "a finite number" if self.task == "mos" else "a share in [0,1]"
             raise DatasetError(f"{self.name}, item {self.ids[first]}: the opinion is {self.opinions[first]}: "
                                f"expected {expected}")
+        if self.sigma is not None and (bad := ~(np.isfinite(self.sigma) & (self.sigma > 0))).any():
+            first = int(np.flatnonzero(bad)[0])
+            raise DatasetError(f"{self.name}, item {self.ids[first]}: the standard error of its opinion score is "
+                               f"{self.sigma[first]}: expected a positive number")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,7 +110,7 @@ class Dataset:
 
         return dataclasses.replace(
             self, ids=pick(self.ids), groups=pick(self.groups), references=pick(self.references),
-            opinions=self.opinions[wanted], load=lambda i: self.load(wanted[i]),
+            opinions=self.opinions[wanted], sigma=None if self.sigma is None else self.sigma[wanted], load=lambda i: self.load(wanted[i]),
             paths=pick(self.paths) if self.paths else (),
             missing=[*self.missing, f"{len(self) - len(wanted)} of {len(self)} items were left out on request"],
         )

@@ -25,6 +25,7 @@ from .dataset import TASKS, Dataset
 
 FORMAT = 2  # 1 had no digest
 _KEY = b"bapps_eval"
+SIGMA = "sigma"  # the column of the opinion scores' standard errors
 
 
 class DistancesError(CpipsError, ValueError):
@@ -41,6 +42,7 @@ class Distances:
             gave them: whether lower is closer says ``metric["lower_is_better"]``.
         dataset: ``name task higher_is_better resize missing notes digest items root``.
         metric: ``name signature lower_is_better``.
+        sigma: as in :class:`~bapps_eval.dataset.Dataset`; None where the set publishes none.
         run: versions, device, dtype, hardware, ``seconds`` of the metric alone.
     """
 
@@ -52,6 +54,7 @@ class Distances:
     dataset: dict[str, Any]
     metric: dict[str, Any]
     run: dict[str, Any] = field(default_factory=dict)
+    sigma: NDArray[Any] | None = None
 
     @property
     def task(self) -> str:
@@ -80,6 +83,14 @@ def columns(task: str) -> list[str]:
     return ["d0", "d1"] if task == "2afc" else ["distance"]
 
 
+def run_name(dataset: str, metric: str) -> str:
+    """The file name of a run: ``DATASET@METRIC.parquet``, of letters, digits and ``-_.+``."""
+    def clean(name: str) -> str:
+        return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
+
+    return f"{clean(dataset)}@{clean(metric)}.parquet"
+
+
 def write(distances: Distances, path: Path) -> None:
     """Write a Parquet file; it is written atomically.
 
@@ -92,7 +103,8 @@ def write(distances: Distances, path: Path) -> None:
     check(distances, str(path))
     table = pa.table({"id": list(distances.ids), "group": list(map(str, distances.groups)),
                       "reference": list(map(str, distances.references)), "opinion": distances.opinions,
-                      **{name: distances.values[:, i] for i, name in enumerate(columns(distances.task))}})
+                      **{name: distances.values[:, i] for i, name in enumerate(columns(distances.task))},
+                      **({} if distances.sigma is None else {SIGMA: distances.sigma})})
     about = {"format": FORMAT, "dataset": distances.dataset, "metric": distances.metric, "run": distances.run}
     about["digest"] = _digest(table, about)
     table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
@@ -128,7 +140,7 @@ def read(path: Path) -> Distances:
         raise DistancesError(f"{path} does not say what `bapps-eval run` says ({missing}): run it again")
     task = about["dataset"]["task"]
     wanted = {name: pa.string() for name in ("id", "group", "reference")} | {
-        name: pa.float64() for name in ("opinion", *columns(task))}
+        name: pa.float64() for name in ("opinion", *columns(task), *[SIGMA] * (SIGMA in table.column_names))}
     if dict(zip(table.column_names, table.schema.types)) != wanted or table.num_rows != about["dataset"]["items"]:
         raise DistancesError(f"{path} has columns {table.column_names} and {table.num_rows} rows: expected {list(wanted)} "
                              f"and {about['dataset']['items']} rows")
@@ -146,7 +158,8 @@ def read(path: Path) -> Distances:
     if not whole:
         raise DistancesError(f"{path} is damaged (its digest does not hold): copy it again, or run it again")
     found = Distances(ids, np.array(groups), np.array(references), numbers("opinion"),
-                      np.stack([numbers(name) for name in columns(task)], 1), about["dataset"], about["metric"], about["run"])
+                      np.stack([numbers(name) for name in columns(task)], 1), about["dataset"], about["metric"], about["run"],
+                      numbers(SIGMA) if SIGMA in table.column_names else None)
     check(found, str(path))
     return found
 

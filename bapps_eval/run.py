@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 import cpips
 from cpips._utils.io import stamp
 from cpips._utils.journal import Journal, journal_path
 from cpips._utils.threads import prefetch
-from cpips.base import FullReferenceMetric
+from cpips.base import FullReferenceMetric, widen
 from cpips.batch.pairs import MAX_PIXELS, block_rows
 from cpips.batch.run import dtype_name
 from cpips.errors import CpipsError, TableError
@@ -40,10 +41,7 @@ class RunError(CpipsError, RuntimeError):
 
 def output_path(out: Path, dataset: Dataset, metric: FullReferenceMetric) -> Path:
     """Where the distances of a metric on a data set are kept: ``OUT/DATASET@METRIC.parquet``."""
-    def clean(name: str) -> str:
-        return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
-
-    return Path(out) / f"{clean(dataset.name)}@{clean(metric.name)}.parquet"
+    return Path(out) / distances.run_name(dataset.name, metric.name)
 
 
 def compared(dataset: Dataset, metric: FullReferenceMetric, rows: range, batch_size: int,
@@ -110,7 +108,7 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
             dataset.ids, np.asarray(dataset.groups), np.asarray(dataset.references), dataset.opinions,
             np.array([values for values, _ in rows]).reshape(-1, width), about["dataset"], about["metric"],
             _circumstances(metric, batch_size) | (circumstances or {})
-            | {"seconds": round(sum(seconds for _, seconds in rows), 6)})
+            | {"seconds": round(sum(seconds for _, seconds in rows), 6)}, dataset.sigma)
         distances.write(found, path)
         journal.remove()
     return found, path
@@ -225,6 +223,7 @@ class _Comparer:
         self.dataset, self.metric = dataset, metric
         self.room = len(dataset)
         self.known: dict[str, Embedding] = {}  # of the last reference of a MOS set, which many items share
+        self.features: dict[tuple[str | int, ...], Any] = {}  # the same, of other metrics
 
     def __call__(self, batch: _Batch) -> tuple[NDArray[Any], float]:
         """Values ``(b,k)`` and the seconds that they took, without the way to the device."""
@@ -249,6 +248,9 @@ class _Comparer:
             return list(metric.triplet(*tensors))
         if self.dataset.task == "mos" and isinstance(metric, CPIPS):
             return [metric.distance(self._references(metric, batch, tensors[0]), metric.embed(tensors[1]))]
+        # a metric that compares features, and not images: its _compare is the base class's
+        if self.dataset.task == "mos" and type(metric)._compare is FullReferenceMetric._compare:
+            return [self._by_features(metric, batch, *tensors)]
         return [metric(*tensors)]
 
     def _references(self, metric: CPIPS, batch: _Batch, images: Tensor) -> Embedding:
@@ -260,6 +262,18 @@ class _Comparer:
             if name not in self.known:
                 self.known[name] = metric.embed(image[None])
         return Embedding.cat([self.known[name] for name in names])
+
+    def _by_features(self, metric: FullReferenceMetric, batch: _Batch, references: Tensor, images: Tensor) -> Tensor:
+        """Distances of a metric that compares features; those of a reference are computed once while neighbors share it."""
+        x, y = widen(*metric._prepare_pair(references, images))
+        names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
+        keys = [(name, *x.shape[2:]) for name in names]
+        self.features = {key: features for key, features in self.features.items() if key in keys}
+        for i, key in enumerate(keys):
+            if key not in self.features:
+                self.features[key] = metric._features(x[i : i + 1])
+        features = tree_map(lambda *parts: torch.cat(parts), *(self.features[key] for key in keys))
+        return metric._mark_invalid(metric._compare_features(features, metric._features(y)), x, y)
 
 
 def _wait(device: torch.device) -> None:

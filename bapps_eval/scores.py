@@ -23,6 +23,7 @@ MEANS_2AFC = {
     "All": ("traditional", "cnn", "superres", "deblur", "color", "frameinterp"),
 }
 MEANS_JND = {"mean": ("traditional", "cnn")}
+MOST_IN_SEARCH = 1000  # items on which a logistic fit tries its starts
 
 
 class ScoreError(CpipsError, ValueError):
@@ -202,14 +203,33 @@ def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> Cal
     def five(b: Sequence[float], x: NDArray[Any]) -> NDArray[Any]:
         return b[0] * (0.5 - _sigmoid(-b[1] * (x - b[2]))) + b[3] * x + b[4]
 
+    def four_slopes(b: Sequence[float], x: NDArray[Any]) -> NDArray[Any]:
+        z = (x - b[1]) * np.exp(b[2])
+        share = _sigmoid(z)
+        steep = b[0] * share * (1 - share)
+        return np.stack([share, -steep * np.exp(b[2]), steep * z, np.ones_like(x)], 1)
+
+    def five_slopes(b: Sequence[float], x: NDArray[Any]) -> NDArray[Any]:
+        share = _sigmoid(-b[1] * (x - b[2]))
+        steep = b[0] * share * (1 - share)
+        return np.stack([0.5 - share, steep * (x - b[2]), -steep * b[1], x, np.ones_like(x)], 1)
+
+    def fit(start: Sequence[float], step: int) -> optimize.OptimizeResult:
+        some = slice(None, None, step)
+        return optimize.least_squares(lambda b: model(b, x[some]) - y[some], start, lambda b: slopes(b, x[some]), method="lm",
+                                      max_nfev=200)
+
     starts: list[tuple[float, ...]]
     if parameters == 4:
-        model, starts = four, [(sign * 4, m, s, -sign * 2) for m in (-0.5, 0.5) for s in (0.0, 1.5)]
+        model, slopes, starts = four, four_slopes, [(sign * 4, m, s, -sign * 2) for m in (-0.5, 0.5) for s in (0.0, 1.5)]
     else:
-        model, starts = five, [(sign * 4, s, m, 0.0, 0.0) for m in (-0.5, 0.5) for s in (0.5, 3.0)]
+        model, slopes, starts = five, five_slopes, [(sign * 4, s, m, 0.0, 0.0) for m in (-0.5, 0.5) for s in (0.5, 3.0)]
         starts.append((0.0, 1.0, 0.0, sign, 0.0))  # the straight line is one of them
-    fits = [optimize.least_squares(lambda b: model(b, x) - y, start, method="lm", max_nfev=200) for start in starts]
-    best = min(fits, key=lambda fit: fit.cost).x
+    step = max(1, len(x) // MOST_IN_SEARCH)  # in the order of the distances: where to look is found on some of many items
+    fits = [fit(start, step) for start in starts]
+    best = min(fits, key=lambda found: found.cost).x
+    if step > 1:
+        best = fit(best, 1).x
     offset, spread = quality.mean(), quality.std()
     return lambda values: model(best, (np.asarray(values, dtype=np.float64) - center) / scale) * spread + offset
 
@@ -227,7 +247,11 @@ def rmse(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
 def fit_quality(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> tuple[float, float]:
     """:func:`plcc` and :func:`rmse` of one fit."""
     d, quality = _pairs(d, quality)
-    fitted = logistic_fit(d, quality, parameters)
+    return agreement_of_fit(logistic_fit(d, quality, parameters), quality)
+
+
+def agreement_of_fit(fitted: NDArray[Any], quality: NDArray[Any]) -> tuple[float, float]:
+    """Pearson's correlation and root mean squared error of ``(n,)`` predictions and opinion scores."""
     spread = fitted.std()
     correlation = float(np.corrcoef(fitted, quality)[0, 1]) if spread > 0 else 0.0
     return correlation, float(np.sqrt(np.mean((fitted - quality) ** 2)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import scores, statistics
+from . import opinions, scores, significance, statistics
 from .distances import Distances, DistancesError
 from .scores import MEANS_2AFC, MEANS_JND
 
@@ -23,8 +25,9 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
       over families, None where a family is absent), ``likelihood`` (bits per judgment), ``ceilings`` (human, majority,
       likelihood; like ``families`` and ``means``), ``intervals`` of the means;
     - jnd: ``families``, ``means``, ``intervals`` likewise;
-    - mos: ``srcc krcc plcc rmse plcc5 rmse5``, ``interval`` of the SRCC and ``resampled`` (reference or item),
-      ``groups`` and ``per_reference`` (SRCC of those with 6 items or more).
+    - mos: ``srcc krcc plcc rmse plcc5 rmse5``, ``pwrc outlier_ratio z_rmse`` and ``sigma`` (item or set: standard errors
+      that these three were taken with), ``interval`` of the SRCC and ``resampled`` (reference or item), ``bands`` (per
+      quality band: items, range, SRCC, RMSE), ``groups`` and ``per_reference`` (SRCC of those with 6 items or more).
 
     ``headline`` is the number by which metrics are ranked, with its interval: in [0,1], or SRCC.
 
@@ -49,7 +52,9 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
 
     Returns:
         ``scores``: what :func:`score` gives, each with ``against_best``: ``difference interval p tied``; None for the
-        best itself. ``tied`` says that the paired confidence interval includes 0 (not corrected for the number of metrics).
+        best itself. ``tied`` says that the paired confidence interval includes 0 (not corrected for the number of metrics);
+        ``p_holm`` is ``p`` corrected for all of the comparisons (Holm). MOS sets add ``mrr``: ``z p p_holm`` of the test
+        by Meng, Rosenthal and Rubin, None where a correlation is perfect.
         ``duels``, with a subject: the same of it against each other metric, by their names.
 
     Raises:
@@ -66,19 +71,23 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DistancesError(f"{', '.join(twice)} was given twice for {first.dataset['name']}: leave one of the runs out")
-    found = sorted(((run, *_scored(run, resamples)) for run in runs), key=lambda each: -each[1]["headline"]["score"])
+    with ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1)) as pool:  # numpy and scipy leave the interpreter to others
+        scored = list(pool.map(lambda run: _scored(run, resamples), runs))
+    found = sorted(((run, *each) for run, each in zip(runs, scored)), key=lambda each: -each[1]["headline"]["score"])
     best = found[0]
     best[1]["against_best"] = None
     for one in found[1:]:
         one[1]["against_best"] = _against(one, best, resamples)
+    _correct([one[1]["against_best"] for one in found[1:]])
     told = {"dataset": first.dataset, "task": first.task, "best": best[1]["metric"]["name"],
             "scores": [entry for _, entry, _ in found]}
     if subject is None:
         return told
     if not (mine := [one for one in found if one[1]["metric"]["name"] == subject]):
         raise DistancesError(f"{subject} was not run on {first.dataset['name']}: got {', '.join(names)}")
-    return told | {"duels": {one[1]["metric"]["name"]: _against(mine[0], one, resamples) for one in found
-                             if one is not mine[0]}}
+    duels = {one[1]["metric"]["name"]: _against(mine[0], one, resamples) for one in found if one is not mine[0]}
+    _correct(list(duels.values()))
+    return told | {"duels": duels}
 
 
 _Scored = tuple[Distances, dict[str, Any], NDArray[Any]]
@@ -90,8 +99,20 @@ def _against(one: _Scored, other: _Scored, resamples: int) -> dict[str, Any]:
     # triplets are not drawn alike for all metrics: two of them are drawn together, once more
     apart = _paired_credits(run, other_run, resamples) if run.task == "2afc" else drawn - other_drawn
     interval = statistics.Interval.of(apart)
-    return {"difference": entry["headline"]["score"] - other_entry["headline"]["score"],
+    told = {"difference": entry["headline"]["score"] - other_entry["headline"]["score"],
             "interval": [interval.low, interval.high], "p": statistics.p_value(apart), "tied": 0 in interval}
+    if run.task == "mos":
+        test = significance.compare_srcc(run.closeness[:, 0], other_run.closeness[:, 0], run.quality) if len(run.ids) > 3 else None
+        told["mrr"] = None if test is None else {"z": test.z, "p": test.p}
+    return told
+
+
+def _correct(comparisons: Sequence[dict[str, Any]]) -> None:
+    """Add the p-values that are corrected for all of these comparisons."""
+    tests = [test for test in (each.get("mrr") for each in comparisons) if test is not None]
+    for family in (comparisons, tests):
+        for each, p in zip(family, significance.holm([each["p"] for each in family]) if family else ()):
+            each["p_holm"] = float(p)
 
 
 def same_items(runs: Sequence[Distances]) -> list[list[Distances]]:
@@ -178,18 +199,35 @@ def _jnd(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
 def _mos(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
     d, quality = run.closeness[:, 0], run.quality
     rank = scores.srcc(d, quality)
-    found: dict[str, Any] = {"srcc": rank, "krcc": scores.krcc(d, quality)}
-    for parameters, suffix in ((4, ""), (5, "5")):
-        finite = np.isfinite(d).all()
-        correlation, error = scores.fit_quality(d, quality, parameters) if finite else (None, None)
+    found: dict[str, Any] = {"srcc": rank, "krcc": scores.krcc(d, quality), "pwrc": opinions.pwrc(d, quality, run.sigma),
+                             "sigma": "set" if run.sigma is None else "item"}
+    order = np.lexsort((quality, d))
+    sorted_d, sorted_quality = d[order], quality[order]
+    finite, fitted = bool(np.isfinite(d).all()), None
+    for parameters, suffix in ((5, "5"), (4, "")):
+        fitted = scores.logistic_fit(sorted_d, sorted_quality, parameters) if finite else None
+        correlation, error = (None, None) if fitted is None else scores.agreement_of_fit(fitted, sorted_quality)
         found |= {f"plcc{suffix}": correlation, f"rmse{suffix}": error}
+    errors = None if fitted is None else opinions.standardized_errors(
+        sorted_d, sorted_quality, None if run.sigma is None else run.sigma[order], fitted)
+    found |= {"outlier_ratio": None if errors is None else float(np.mean(np.abs(errors) > opinions.NORMAL_95)),
+              "z_rmse": None if errors is None else float(np.sqrt(np.mean(errors**2)))}
     by = "reference" if len(set(run.references.tolist())) >= FEW_REFERENCES else "item"
     drawn = statistics.bootstrap_srcc(d, quality, run.references if by == "reference" else run.ids, resamples, _seed(run))
     interval = _interval(drawn)
-    return {**found, "interval": interval, "resampled": by,
+    return {**found, "interval": interval, "resampled": by, "bands": _bands(run, sorted_d, sorted_quality, fitted),
             "groups": _per(run, run.groups), "per_reference": _per(run, run.references),
             "headline": {"name": "srcc", "score": rank, "interval": interval, "complete": not run.dataset["missing"]},
             "ties": _ties(d)}, drawn
+
+
+def _bands(run: Distances, d: NDArray[Any], quality: NDArray[Any], fitted: NDArray[Any] | None) -> dict[str, dict[str, Any]]:
+    """:func:`~bapps_eval.opinions.band_scores`, with ranges in units of the opinions."""
+    found = opinions.band_scores(d, quality, fitted)
+    if not run.dataset["higher_is_better"]:
+        for band in found.values():
+            band["range"] = [-value for value in band["range"]]
+    return found
 
 
 def _per(run: Distances, labels: NDArray[Any]) -> dict[str, float | None]:

@@ -7,11 +7,13 @@ difference of two bootstrap samples is a paired difference.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import cluster_ranks
 from .scores import ScoreError, tie_ends, average_precision
 
 RESAMPLES = 10_000
@@ -89,6 +91,9 @@ def bootstrap_srcc(d: NDArray[Any], quality: NDArray[Any], clusters: Sequence[An
         clusters: ``(n,)`` labels of what is resampled: the items' ids, or their references. The same labels and seed
             give the same resamples, so that the difference of two metrics' samples is paired.
     """
+    _, member = np.unique(np.asarray(clusters), return_inverse=True)
+    if (k := int(member.max()) + 1) <= cluster_ranks.MOST_CLUSTERS and k * k < 8 * len(d):
+        return _srcc_of_few_clusters(d, quality, member, resamples, seed)
     closeness, people = _Ranks(-d), _Ranks(quality)
     found = []
     for counts in resample_counts(clusters, resamples, seed):
@@ -100,6 +105,27 @@ def bootstrap_srcc(d: NDArray[Any], quality: NDArray[Any], clusters: Sequence[An
         # a resample of one item has no order; it says nothing for or against
         found.append(np.divide((counts * a * b).sum(1), spread, out=np.zeros(len(counts)), where=spread > 0))
     return np.concatenate(found)
+
+
+def _srcc_of_few_clusters(d: NDArray[Any], quality: NDArray[Any], member: NDArray[Any], resamples: int,
+                          seed: int) -> NDArray[Any]:
+    """The same numbers from sums over triples of clusters. The part of people is the same for every metric on a set."""
+    k = int(member.max()) + 1
+    counts, people, squares = _of_people(quality.tobytes(), member.tobytes(), k, resamples, seed)
+    closeness = cluster_ranks.ClusterRanks(-d, member)
+    return cluster_ranks.resampled_srcc(closeness, people, counts, squares)
+
+
+@lru_cache(maxsize=4)
+def _of_people(quality: bytes, member: bytes, k: int, resamples: int, seed: int) -> tuple[Any, ...]:
+    """Counts of the clusters, ranks of the opinion scores, and the resampled sums of their squares."""
+    of_item = np.frombuffer(member, np.int64)
+    first = np.sort(np.unique(of_item, return_index=True)[1])
+    # drawn for all items, as without this shortcut; one item of each cluster tells how often it is taken
+    counts = np.concatenate([drawn[:, first] for drawn in resample_counts(of_item, resamples, seed)])
+    counts = counts[:, np.argsort(of_item[first])]
+    people = cluster_ranks.ClusterRanks(np.frombuffer(quality, np.float64), of_item)
+    return counts, people, cluster_ranks.resampled_products(people.products(people), counts)
 
 
 def bootstrap_average_precision(d: NDArray[Any], same: NDArray[Any], clusters: Sequence[Any],

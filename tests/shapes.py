@@ -20,7 +20,9 @@ from beartype import beartype
 from jaxtyping import Float, Int, Shaped, jaxtyped
 from torch import Tensor
 
+import bapps_eval.opinions
 import bapps_eval.scores
+import bapps_eval.significance
 import bapps_eval.statistics
 import cpips.metric
 from cpips import encoders, forms, images
@@ -70,6 +72,9 @@ SIGNATURES: dict[tuple[Any, str], dict[str, Any]] = {
                            "return": Shaped[np.ndarray, "H W 3"]},
     (bapps_eval.scores, "two_afc_credits"): {"return": Float[np.ndarray, "n"]},
     (bapps_eval.scores, "logistic_fit"): {"return": Float[np.ndarray, "n"]},
+    (bapps_eval.opinions, "standardized_errors"): {"return": Float[np.ndarray, "n"]},
+    (bapps_eval.opinions, "quality_bands"): {"return": Shaped[np.ndarray, "n"]},
+    (bapps_eval.significance, "holm"): {"return": Float[np.ndarray, "k"]},
     (bapps_eval.scores, "tie_ends"): {"d": Items, "second": Items, "return": tuple[Items, Shaped[np.ndarray, "_"]]},
     (bapps_eval.statistics, "bootstrap_means"): {"values": Shaped[np.ndarray, "n m"], "groups": Items,
                                                  "return": dict[str, Float[np.ndarray, "_ m"]]},

@@ -24,6 +24,8 @@ from cpips.errors import ImageError, ModelError, WeightsError
 from cpips.images import load
 
 NETWORKS = list(NETS)
+MORE = ("gmsd", "dss", "iw-ssim", "ssim-luma", "ssimulacra2", "milo")  # test_more_baselines.py has these
+BASELINES = [name for name in BASELINES if name not in MORE]
 SIMILARITIES = ["vsi", "haarpsi", "fsimc", "mdsi"]
 WITHOUT_WEIGHTS = ["mse", "psnr", "ssim", "ms-ssim", *SIMILARITIES]
 LEARNED = ["lpips-alex", "lpips-squeeze", "lpips-vgg", "stlpips-alex", "stlpips-vgg", "dists"]

@@ -56,6 +56,23 @@ def metric():
     return cpips.CPIPS(state_of())
 
 
+class Features(cpips.base.FullReferenceMetric):
+    """A metric that compares nested features, and counts the images that it looked at."""
+
+    name = "features"
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def _features(self, x):
+        self.seen += len(x)
+        return [x, {"mean": x.mean((2, 3))}]
+
+    def _compare_features(self, f, g):
+        return (f[0] - g[0]).abs().mean((1, 2, 3)) + (f[1]["mean"] - g[1]["mean"]).abs().sum(1)
+
+
 class Spy(cpips.base.FullReferenceMetric):
     """Mean squared difference, which tells what it was called with."""
 
@@ -107,6 +124,25 @@ def test_images_of_many_sizes_and_large_ones(metric, tmp_path):
     assert spy.sizes == [2, 1, 1, 1, 1]
     expected = [spy(*(tensor(image) for image in pair)).item() for pair in images]
     assert found.values[:, 0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_features_of_a_reference_are_kept_for_any_metric(tmp_path):
+    dataset = made("mos", 12)
+    for batch_size in (1, 5):
+        metric = Features()
+        found, _ = run(dataset, metric, tmp_path / str(batch_size), batch_size=batch_size)
+        assert metric.seen == 12 + 3  # the images, and each of three references once
+        direct = [Features()(*(tensor(image) for image in dataset.load(i))).item() for i in range(12)]
+        assert found.values[:, 0] == pytest.approx(direct, abs=1e-6)
+
+
+def test_references_of_other_sizes_are_not_mistaken(tmp_path):
+    """Two sizes under one name of a reference, as crops have."""
+    images = [np.full((30 + 4 * (i % 2), 40, 3), 20 * i, np.uint8) for i in range(6)]
+    dataset = Dataset("sizes", "mos", [f"{i}" for i in range(6)], ["a"] * 6, ["r"] * 6, np.arange(6.0),
+                      load=lambda i: (np.full(images[i].shape, 100, np.uint8), images[i]))
+    found, _ = run(dataset, Features(), tmp_path)
+    assert found.values[:, 0] == pytest.approx([4 * abs(100 - 20 * i) / 255 for i in range(6)], abs=1e-5)
 
 
 @pytest.mark.parametrize("task, encoded", [("2afc", 30), ("mos", 13), ("jnd", 20)])

@@ -450,3 +450,25 @@ def test_settings_that_no_score_has_are_refused():
         scores.two_afc_likelihood([0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.5, 1, 0])
     with pytest.raises(ScoreError, match="^a logistic fit has 4 or 5 parameters, not 3"):
         scores.logistic_fit([1.0, 2, 3, 4, 5, 6], [6.0, 5, 4, 3, 2, 1], parameters=3)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_resampled_references_give_the_same_numbers_either_way(ties, monkeypatch):
+    """Sums over triples of clusters, and ranks that are built for each resample: to the last bit."""
+    from bapps_eval import cluster_ranks
+
+    rng = np.random.default_rng(0)
+    quality = rng.uniform(1, 5, 700)
+    d, clusters = -quality + rng.normal(0, 1, 700), rng.integers(0, 23, 700).astype(str)
+    if ties:
+        quality, d = quality.round(), d.round()
+    fast = statistics.bootstrap_srcc(d, quality, clusters, 300, 5)
+    monkeypatch.setattr(cluster_ranks, "MOST_CLUSTERS", 0)
+    slow = statistics.bootstrap_srcc(d, quality, clusters, 300, 5)
+    assert fast.tolist() == slow.tolist() and fast.std() > 0
+
+
+def test_a_resample_of_one_value_has_no_order_in_clusters_either():
+    d, quality = np.repeat([0.0, 1.0], 40), np.repeat([1.0, 0.0], 40)
+    found = statistics.bootstrap_srcc(d, quality, np.repeat(["a", "b"], 40), 200, 1)
+    assert set(found.tolist()) == {0.0, 1.0}

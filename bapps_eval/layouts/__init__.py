@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..dataset import Dataset, DatasetError
 from ..resize import check_rule
-from . import bapps, mos, packed, tables
+from . import bapps, mos, packed, recent, tables
 from .common import Found, folders, names, refuse
 from .packed import pack
 
@@ -18,6 +18,15 @@ KNOWN = """  BAPPS      2afc/{train,val}/FAMILY/{ref,p0,p1,judge}/, jnd/val/FAMI
   CSIQ       src_imgs/, dst_imgs/, csiq.DMOS.csv (or .txt, .xlsx, csiq_label.txt)
   LIVE       refimgs/, jp2k/, jpeg/, wn/, gblur/, fastfading/, dmos_realigned.mat or dmos.mat
   PIPAL      Train_Ref/, Train_Label/, Train_Dist/ or Distortion_1/ to Distortion_4/
+  KADID-10k remade  dmos.csv, ref/, images/
+  CID22      CID22_validation_set.csv and the folders that it names
+  KonJND-1k  subjective_ratings.csv, source_image/, jpeg/, bpg/
+  AIC-3      original/, decoded/info.csv
+  AIC-4      JPEG_AIC_reconstructed_jnd_scores.csv, PTC_images/
+  NIGHTS     data.csv, ref/, distort/
+  PieAPP     test_reference_list.txt, labels/test/, reference_images/test/, distorted_images/test/
+  CLIC 2AFC  clicYYYY_perceptual_PART_answers.csv and the crops
+  RAID       responses.csv and the images
   subset     scores.csv with dist, ref, and mos or dmos
   packed     pack.json, items.parquet, images.npy
   a .csv     ref, p0, p1, judge; or p0, p1, same; or ref, image, and mos or dmos"""
@@ -73,7 +82,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _find(path: Path, split: str, resize: str | None) -> list[Found]:
-    for layout in (packed, bapps, mos, tables):
+    for layout in (packed, bapps, mos, recent, tables):
         if found := layout.find(path, split, resize):
             return found
     return []

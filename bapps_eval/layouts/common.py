@@ -47,6 +47,7 @@ class Item:
     reference: str
     opinion: float
     files: tuple[Path, ...]
+    sigma: float | None = None  # standard error of the opinion
 
 
 # ---- images ---------------------------------------------------------------------------------------------------------
@@ -112,7 +113,13 @@ def assemble(name: str, task: str, items: Iterable[Item], *, root: Path, rule: s
         name=name, task=task, ids=[item.id for item in kept], groups=[item.group for item in kept],
         references=[item.reference for item in kept], opinions=np.array([item.opinion for item in kept], np.float64),
         load=FileImages(files, rule or NONE), higher_is_better=higher_is_better, resize=rule or NONE,
-        missing=list(missing), notes=list(notes), root=str(root), paths=files)
+        missing=list(missing), notes=list(notes), root=str(root), paths=files, sigma=_sigma(kept))
+
+
+def _sigma(items: Sequence[Item]) -> NDArray[Any] | None:
+    """The standard errors, where every item has one."""
+    known = [item.sigma for item in items if item.sigma is not None]
+    return np.array(known, np.float64) if items and len(known) == len(items) else None
 
 
 def told(files: Sequence[Path]) -> str:

@@ -54,6 +54,7 @@ KADID10K_KINDS = (
     "impulse noise", "multiplicative noise", "denoise", "brighten", "darken", "mean shift", "jitter",
     "non-eccentricity patch", "pixelate", "quantization", "colour block", "high sharpen", "contrast change",
 )
+KADID10K_RATINGS = 30  # of each image
 CSIQ_TOKENS = {"noise": "awgn", "awgn": "awgn", "blur": "blur", "contrast": "contrast", "fnoise": "fnoise",
                "jpeg": "jpeg", "jpeg 2000": "jpeg2000", "jpeg2000": "jpeg2000"}
 LIVE_COUNTS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}  # in the order of dmos.mat
@@ -69,13 +70,15 @@ class _Row:
     group: str
     opinion: Any
     files: tuple[Path | None, Path | None]
+    sigma: float | None = None  # standard error of the opinion, where the set publishes it
 
 
 def find(path: Path, split: str, rule: str | None) -> list[Found]:
     """The set whose layout ``path`` has; ``split`` means nothing here."""
     layouts: dict[str, tuple[bool, Callable[..., Any]]] = {
         "tid2013": ((path / "mos_with_names.txt").is_file(), _tid2013),
-        "kadid10k": ((path / "dmos.csv").is_file() and (path / "images").is_dir(), _kadid10k),
+        # with ref/ it is the set remade from recovered references
+        "kadid10k": ((path / "dmos.csv").is_file() and (path / "images").is_dir() and not (path / "ref").is_dir(), _kadid10k),
         "csiq": ((path / "src_imgs").is_dir(), _csiq),
         "live": ((path / "refimgs").is_dir(), _live),
         "pipal": ((path / "Train_Label").is_dir(), _pipal),
@@ -87,7 +90,8 @@ def find(path: Path, split: str, rule: str | None) -> list[Found]:
     return [Found(name, reader(name, rows)) for name, (there, rows) in layouts.items() if there]
 
 
-def _read(name: str, root: Path, rows: Callable[..., Any], rule: str | None, problem: Problem) -> Dataset:
+def _read(name: str, root: Path, rows: Callable[..., Any], rule: str | None, problem: Problem,
+          notes: Sequence[str] = ()) -> Dataset:
     published, items, absent, listed = PUBLISHED[name], [], [], 0
     for row in rows(root, problem):
         listed += 1
@@ -104,11 +108,11 @@ def _read(name: str, root: Path, rows: Callable[..., Any], rule: str | None, pro
         elif reference is None:
             problem(f"{row.where}: {row.reference}, the reference of {image}, is not there: unpack the archive again")
         else:
-            items.append(Item(row.id, row.group, row.reference, opinion, (reference, image)))
+            items.append(Item(row.id, row.group, row.reference, opinion, (reference, image), row.sigma))
     if len(absent) == listed:
         raise DatasetError(f"{root} has none of the {listed} images that its table lists ({', '.join(absent[:3])} "
                            "...): unpack the archive again")
-    notes = []
+    notes = list(notes)
     if name == "tid2013" and any(item.reference == "i25" for item in items):
         notes.append("reference i25 is a synthetic picture, not a photograph")
     if name == "live" and not (root / "dmos_realigned.mat").is_file():
@@ -135,20 +139,35 @@ def kind(names_: Sequence[str], code: str) -> str:
 
 
 def _tid2013(root: Path, problem: Problem) -> Iterable[_Row]:
-    """``mos_with_names.txt`` (lines such as ``5.51429 I01_01_1.bmp``), ``distorted_images/``, ``reference_images/``.
+    """``mos_with_names.txt`` (lines such as ``5.51429 I01_01_1.bmp``), ``distorted_images/``, ``reference_images/``, and
+    the standard errors in ``mos_std.txt``, where it is there.
 
     Names are ``iRR_KK_L``: reference, kind of distortion (1 to 24), level (1 to 5). Copies differ in case and suffix,
     and one copy even between its table and its files.
     """
     images = Index([root / "distorted_images"], problem)
     references = Index([root / "reference_images"], problem)
-    for where, (mos, name) in read_lines(root / "mos_with_names.txt", 2):
+    lines = list(read_lines(root / "mos_with_names.txt", 2))
+    sigmas = _tid2013_errors(root, len(lines), problem)
+    for (where, (mos, name)), sigma in zip(lines, sigmas):
         parts = plain(name).split("_")
         if len(parts) != 3:
             problem(f"{where}: {name} is not a name of TID2013, such as I01_01_1.bmp")
             continue
         yield _Row(where, plain(name), parts[0], kind(TID2013_KINDS, parts[1]), mos,
-                   (references.get(parts[0]), images.get(name)))
+                   (references.get(parts[0]), images.get(name)), sigma)
+
+
+def _tid2013_errors(root: Path, count: int, problem: Problem) -> list[float | None]:
+    """Standard errors of the scores: ``mos_std.txt``, a number a line in the order of ``mos_with_names.txt``."""
+    path = root / "mos_std.txt"
+    if not path.is_file():
+        return [None] * count
+    errors = [finite(value, where, problem) for where, (value,) in read_lines(path, 1)]
+    if len(errors) != count:
+        problem(f"{path} has {len(errors)} lines, but mos_with_names.txt has {count}: unpack the archive again")
+        return [None] * count
+    return errors
 
 
 def _kadid10k(root: Path, problem: Problem) -> Iterable[_Row]:
@@ -159,11 +178,23 @@ def _kadid10k(root: Path, problem: Problem) -> Iterable[_Row]:
     header, rows = read_csv(root / "dmos.csv")
     columns = _columns(root / "dmos.csv", header, ("dist_img", "ref_img", "dmos"))
     images = Index([root / "images"], problem)
+    sigmas = _kadid10k_errors(header, rows, problem)
     for where, row in rows:
         image, reference, opinion = (row[i] for i in columns)
         parts = plain(image).split("_")
         group = kind(KADID10K_KINDS, parts[1]) if len(parts) == 3 else "?"
-        yield _Row(where, plain(image), plain(reference), group, opinion, (images.get(reference), images.get(image)))
+        yield _Row(where, plain(image), plain(reference), group, opinion, (images.get(reference), images.get(image)),
+                   sigmas.get(where))
+
+
+def _kadid10k_errors(header: list[str], rows: list[tuple[str, list[str]]], problem: Problem) -> dict[str, float]:
+    """Per line the standard error of its score, from the column ``var`` (variance of the 30 ratings of an image). Where all
+    people agree, the least variance of the others stands for how finely a rating can be given."""
+    if "var" not in header:
+        return {}
+    variances = {where: finite(row[header.index("var")], where, problem) or 0.0 for where, row in rows}
+    least = min((variance for variance in variances.values() if variance > 0), default=0.0)
+    return {where: math.sqrt(max(variance, least) / KADID10K_RATINGS) for where, variance in variances.items()} if least else {}
 
 
 def _csiq(root: Path, problem: Problem) -> Iterable[_Row]:

@@ -24,7 +24,7 @@ from cpips._utils.threads import prefetch
 from cpips.pretrained import file_sha256
 
 from ..dataset import TASKS, Dataset, DatasetError, Images
-from ..distances import describe
+from ..distances import SIGMA, describe
 from .common import Found, Problem
 
 FORMAT = 1
@@ -108,7 +108,8 @@ def _write_items(dataset: Dataset, path: Path) -> None:
 
     parquet.write_table(pa.table({
         "id": list(dataset.ids), "group": list(map(str, dataset.groups)),
-        "reference": list(map(str, dataset.references)), "opinion": np.asarray(dataset.opinions, np.float64)}), path)
+        "reference": list(map(str, dataset.references)), "opinion": np.asarray(dataset.opinions, np.float64),
+        **({} if dataset.sigma is None else {SIGMA: np.asarray(dataset.sigma, np.float64)})}), path)
 
 
 # ---- opening --------------------------------------------------------------------------------------------------------
@@ -188,7 +189,8 @@ def _read(path: Path, about: dict[str, Any], rule: str | None, problem: Problem)
         references=table["reference"].to_pylist(), opinions=table["opinion"].to_numpy().astype(np.float64),
         load=PackedImages(_map(path / PIXELS, shape), path / PIXELS, about["sha256"][PIXELS]),
         higher_is_better=known["higher_is_better"], resize=known["resize"], missing=known["missing"],
-        notes=known["notes"], root=str(path))
+        notes=known["notes"], root=str(path),
+        sigma=table[SIGMA].to_numpy().astype(np.float64) if SIGMA in table.column_names else None)
     if dataset.digest != known["digest"]:
         raise DatasetError(f"{path / ABOUT} and {ITEMS} are not of one data set: pack the set again")
     return dataset

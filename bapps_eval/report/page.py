@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import cpips
 from cpips._utils.io import atomic
 
-from .. import scores, scoring, statistics
+from .. import scores, scoring, statistics, whole
 from ..dataset import Dataset
 from ..distances import Distances, DistancesError
 from . import gallery as galleries, plots, tables
@@ -64,6 +64,7 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
         raise DistancesError(f"there is no run of {focus}: choose --focus from {', '.join(sorted(names))}")
     focuses = [focus if focus in {run.metric["name"] for run in group} else None for group in together]
     comparisons = [scoring.compare(group, resamples, one) for group, one in zip(together, focuses)]
+    whole.attach(comparisons)
     sections = [section(f"set{i}", comparison, group, known.get(group[0].dataset["digest"]), bool(images), gallery,
                         PICTURES // max(shown, 1), maps, one, one)
                 for i, (comparison, group, one) in enumerate(zip(comparisons, together, focuses))]
@@ -132,24 +133,39 @@ def _with_differences(grid: Grid, comparison: Comparison, focus: str | None = No
     """A page has room for the paired differences."""
     text = tables.printed(comparison["task"])
 
+    def paired(s: dict[str, Any]) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = comparison["duels"].get(s["metric"]["name"]) if focus else s["against_best"]
+        return found
+
     def cell(s: dict[str, Any]) -> Cell:
-        if (against := comparison["duels"].get(s["metric"]["name"]) if focus else s["against_best"]) is None:
+        if (against := paired(s)) is None:
             return Cell(tables.ABSENT)
         low, high = against["interval"]
         return Cell(text(against["difference"]), against["difference"], (text(low), text(high)))
 
+    def p(value: float | None) -> Cell:
+        return Cell(tables.ABSENT) if value is None else Cell("<.001" if value < 0.001 else f"{value:.3f}", value)
+
+    def tests(s: dict[str, Any]) -> list[Cell]:
+        against = paired(s) or {}
+        return [p(against.get("p_holm")), *([p((against.get("mrr") or {}).get("p_holm"))] if mos else [])]
+
+    mos = comparison["task"] == "mos"
+    titles = [Column("p", 0), *([Column("p, MRR", 0)] if mos else [])]
     # the headline first, where a phone shows it without scrolling
     first = next(i for i, column in enumerate(grid.columns) if column.headline)
 
-    def order(cells: Sequence[Any], difference: Any) -> list[Any]:
-        return [cells[first], difference, *cells[:first], *cells[first + 1 :]]
+    def order(cells: Sequence[Any], difference: Any, tests: Sequence[Any]) -> list[Any]:
+        return [cells[first], difference, *cells[:first], *cells[first + 1 :], *tests]
 
     return dataclasses.replace(
-        grid, columns=order(grid.columns, Column(f"{focus} minus it" if focus else "To the best")),
-        rows=[[row[0], *order(row[1:], cell(s))] for row, s in zip(grid.rows, comparison["scores"])],
-        feet=[[foot[0], *order(foot[1:], Cell(tables.ABSENT))] for foot in grid.feet],
+        grid, columns=order(grid.columns, Column(f"{focus} minus it" if focus else "To the best"), titles),
+        rows=[[row[0], *order(row[1:], cell(s), tests(s))] for row, s in zip(grid.rows, comparison["scores"])],
+        feet=[[foot[0], *order(foot[1:], Cell(tables.ABSENT), [Cell(tables.ABSENT)] * len(titles))] for foot in grid.feet],
         notes=[*(note for note in grid.notes if not note.startswith("PARTIAL")),  # the section begins with that
-               f"{f'{focus} minus it' if focus else 'To the best'}: paired difference of the headline, with its interval."])
+               f"{f'{focus} minus it' if focus else 'To the best'}: paired difference of the headline, with its interval. "
+               "p: of that difference, from the bootstrap, corrected for the number of metrics (Holm).",
+               *(["p, MRR: the same from the test of Meng, Rosenthal and Rubin, which assumes independent items."] if mos else [])])
 
 
 def _number(task: str) -> Callable[[float], str]:

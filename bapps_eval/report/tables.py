@@ -80,7 +80,7 @@ def grid(comparison: Comparison) -> Grid:
     """Return the table of one data set."""
     scores, task = comparison["scores"], comparison["task"]
     names = [Cell(s["metric"]["name"], mark=tied(s)) for s in scores]
-    columns, body, feet = _parts_mos(scores) if task == "mos" else _parts_families(comparison)
+    columns, body, feet = _parts_mos(comparison) if task == "mos" else _parts_families(comparison)
     rows = [[name, *cells] for name, cells in zip(names, zip(*body))]
     title = f"{label(comparison['dataset'])}: {_WHAT[task]}"
     return Grid(title, "Metric", columns, rows, feet, notes(comparison))
@@ -114,6 +114,7 @@ def _unit(comparison: Comparison) -> str:
     return {"2afc": f"2AFC {title} %", "jnd": f"JND {title} %", "mos": title}[comparison["task"]]
 
 
+PREDICTED = "(pred.)"
 _WHAT = {"2afc": "2AFC agreement in %", "jnd": "JND average precision in %", "mos": "correlation with human ratings"}
 _INTERVALS = f"Brackets: {LEVEL:.0%} percentile bootstrap confidence intervals; not corrected for multiple comparisons."
 _MARKS = (f"{TIED} not significantly different from the best: the paired {LEVEL:.0%} confidence interval of the difference includes 0 "
@@ -137,19 +138,38 @@ def notes(comparison: Comparison) -> list[str]:
         found.append("Human: agreement of one person with all. Majority: agreement of always choosing the majority, the maximum. "
                      "Likelihood: of one judgment, -1 bit is guessing; Known shares: its maximum.")
     if comparison["task"] == "mos":
-        found.append("PLCC and RMSE after a logistic fit of 4 parameters, RMSE in units of the human ratings.")
+        found.append("PLCC, RMSE, OR and Z-RMSE after a logistic fit of 4 parameters, RMSE in units of the human ratings.")
+        found.append("OR: share of items whose error exceeds 1.96 sigma; Z-RMSE: root mean square of error over sigma. " + (
+            "Sigma is the standard error of each item's score." if first["sigma"] == "item" else
+            "Sigma is the standard deviation of all scores, as this set publishes no standard errors."))
         if any(s["plcc"] is None for s in comparison["scores"]):
             found.append(f"{ABSENT}: no fit, because a distance is infinite.")
+    if whole := comparison.get("whole"):
+        line = whole["line"]
+        found.append(f"Whole set: SRCC on all of {whole['dataset']}, where it was measured (with its bootstrap interval). "
+                     f"{PREDICTED} predicted from the subset: {line['intercept']:.3f} + {line['slope']:.3f} x SRCC, the line through "
+                     f"{line['metrics']} metrics (rmse {line['rmse']:.3f}), with its {LEVEL:.0%} prediction interval.")
     found.append("Ties: " + ("triplets with two equal distances (half credit)." if comparison["task"] == "2afc" else
                              "items with the same distance as another."))
     return found
 
 
-def _parts_mos(scores: Sequence[dict[str, Any]]) -> tuple[list[Column], list[list[Cell]], list[Any]]:
+_MOS_COLUMNS = (("krcc", "KRCC", 1), ("plcc", "PLCC", 1), ("rmse", "RMSE", -1), ("pwrc", "PWRC", 1),
+                ("outlier_ratio", "OR", -1), ("z_rmse", "Z-RMSE", -1))
+
+
+def _parts_mos(comparison: Comparison) -> tuple[list[Column], list[list[Cell]], list[Any]]:
+    scores = comparison["scores"]
     parts = [(Column("SRCC", headline=True), _cells([s["srcc"] for s in scores], [s["interval"] for s in scores],
                                                     printed("mos")))]
-    for key, title, better in (("krcc", "KRCC", 1), ("plcc", "PLCC", 1), ("rmse", "RMSE", -1)):
+    for key, title, better in _MOS_COLUMNS:
         parts.append((Column(title, better), _cells([s[key] for s in scores], None, printed("mos"), better)))
+    if whole := comparison.get("whole"):
+        found = [whole["scores"][s["metric"]["name"]] for s in scores]
+        cells = _cells([w["score"] for w in found], [w["interval"] for w in found], printed("mos"))
+        parts.append((Column("Whole set", headline=True),
+                      [Cell(cell.text if w["measured"] else f"{cell.text} {PREDICTED}", cell.value, cell.interval)
+                       for cell, w in zip(cells, found)]))
     parts.append((Column("Ties", 0), _cells([s["ties"] for s in scores], None, str, 0)))
     return [column for column, _ in parts], [cells for _, cells in parts], []
 
@@ -222,8 +242,11 @@ def tidy(comparison: Comparison) -> Iterator[Row]:
         yield from row(name, "headline", headline_title(comparison), s["headline"]["score"], s["headline"]["interval"])
         if comparison["task"] == "mos":
             yield from row(name, "srcc", "", s["srcc"], s["interval"])
-            for key in ("krcc", "plcc", "rmse", "plcc5", "rmse5"):
+            for key in ("krcc", "plcc", "rmse", "plcc5", "rmse5", "pwrc", "outlier_ratio", "z_rmse"):
                 yield from row(name, key, "", s[key])
+            for band, told in s["bands"].items():
+                yield from row(name, "srcc_of_band", band, told["srcc"])
+                yield from row(name, "rmse_of_band", band, told["rmse"])
             for key, labels in (("srcc_of_group", s["groups"]), ("srcc_of_reference", s["per_reference"])):
                 for group, value in labels.items():
                     yield from row(name, key, group, value)
@@ -236,10 +259,19 @@ def tidy(comparison: Comparison) -> Iterator[Row]:
             for part in ("families", "means"):
                 for group, value in s.get("likelihood", {}).get(part, {}).items():
                     yield from row(name, "likelihood_bits", group, value)
+        if whole := comparison.get("whole"):
+            told = whole["scores"][name]
+            yield from row(name, "srcc_of_whole_set" if told["measured"] else "srcc_of_whole_set_predicted", whole["dataset"],
+                           told["score"], told["interval"])
         yield from row(name, "ties", "", s["ties"])
         if (against := s["against_best"]) is not None:
             yield from row(name, "difference_to_best", "", against["difference"], against["interval"])
             yield from row(name, "p_against_best", "", against["p"])
+            yield from row(name, "p_holm_against_best", "", against["p_holm"])
+            if test := against.get("mrr"):
+                yield from row(name, "mrr_z_against_best", "", test["z"])
+                yield from row(name, "mrr_p_against_best", "", test["p"])
+                yield from row(name, "mrr_p_holm_against_best", "", test["p_holm"])
     for ceiling, told in comparison["scores"][0].get("ceilings", {}).items():
         for part in ("families", "means"):
             for group, value in told[part].items():

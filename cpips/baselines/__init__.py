@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from .classical import MS_SSIM, MSE, PSNR, SSIM
     from .dists import DISTS
     from .lpips import LPIPS
-    from .similarity import MDSI, VSI, FSIMc, HaarPSI
+    from .milo import MILO
+    from .similarity import DSS, GMSD, IWSSIM, MDSI, VSI, FSIMc, HaarPSI, SSIMLuma
+    from .ssimulacra2 import SSIMULACRA2
     from .stlpips import STLPIPS
 
-__all__ = ["BASELINES", "DISTS", "FSIMc", "HaarPSI", "LPIPS", "MDSI", "MSE", "MS_SSIM", "PSNR", "SSIM", "STLPIPS", "VSI",
-           "create", "weights_in"]
+__all__ = ["BASELINES", "DISTS", "DSS", "FSIMc", "GMSD", "HaarPSI", "IWSSIM", "LPIPS", "MDSI", "MILO", "MSE", "MS_SSIM", "PSNR",
+           "SSIM", "SSIMLuma", "SSIMULACRA2", "STLPIPS", "VSI", "create", "weights_in"]
 
 _MODULES = {"MSE": "classical", "PSNR": "classical", "SSIM": "classical", "MS_SSIM": "classical", "VSI": "similarity",
-            "HaarPSI": "similarity", "FSIMc": "similarity", "MDSI": "similarity", "LPIPS": "lpips", "STLPIPS": "stlpips",
-            "DISTS": "dists"}
+            "HaarPSI": "similarity", "FSIMc": "similarity", "MDSI": "similarity", "GMSD": "similarity", "DSS": "similarity",
+            "IWSSIM": "similarity", "SSIMLuma": "similarity", "SSIMULACRA2": "ssimulacra2", "MILO": "milo",
+            "LPIPS": "lpips", "STLPIPS": "stlpips", "DISTS": "dists"}
 
 
 def __getattr__(name: str) -> Any:  # the names of metrics are known without importing torch
@@ -49,6 +52,12 @@ BASELINES: dict[str, Callable[..., FullReferenceMetric]] = {
     "haarpsi": partial(_made, "HaarPSI"),
     "fsimc": partial(_made, "FSIMc"),
     "mdsi": partial(_made, "MDSI"),
+    "gmsd": partial(_made, "GMSD"),
+    "dss": partial(_made, "DSS"),
+    "iw-ssim": partial(_made, "IWSSIM"),
+    "ssim-luma": partial(_made, "SSIMLuma"),
+    "ssimulacra2": partial(_made, "SSIMULACRA2"),
+    "milo": partial(_made, "MILO"),
     "lpips-alex": partial(_made, "LPIPS", "alex"),
     "lpips-squeeze": partial(_made, "LPIPS", "squeeze"),
     "lpips-vgg": partial(_made, "LPIPS", "vgg"),
@@ -72,6 +81,7 @@ def create(name: str, **kwargs: Any) -> FullReferenceMetric:
 def weights_in(folder: Path, name: str) -> dict[str, Path]:
     """Settings under which the baseline ``name`` reads its weights from ``folder``, for the files that lie there under
     the names that ``$CPIPS_HOME/trunks`` has them."""
+    from .milo import FILE
     from .trunks import NETS
 
     wanted: dict[str, str] = {}
@@ -80,4 +90,6 @@ def weights_in(folder: Path, name: str) -> dict[str, Path]:
         wanted = {"trunk": NETS[net].file, "heads": f"lpips_v0.1_{net}.pth"} if net in NETS else {}
     elif name == "dists":
         wanted = {"trunk": NETS["vgg"].file, "weights": "DISTS_weights.pt"}
+    elif name == "milo":
+        wanted = {"weights": FILE}
     return {key: folder / file for key, file in wanted.items() if (folder / file).is_file()}

@@ -1,6 +1,7 @@
-"""Baselines without learned weights that lead on opinion sets: VSI, HaarPSI, FSIMc and MDSI, as the package ``piq`` has them.
+"""Baselines without learned weights, as the package ``piq`` has them: VSI, HaarPSI, FSIMc and MDSI, which lead on opinion sets,
+GMSD, DSS, IW-SSIM, and SSIM in luma.
 
-All are distances here: MDSI is one, the others are what an index lacks of 1. They halve images of 384 px a side or more
+All are distances here: MDSI and GMSD are, the others are what an index lacks of 1. The first four halve images of 384 px a side or more
 before they look (HaarPSI all), and were made for photographs of about 512 x 384 px. None is for descending on: slopes
 are NaN where images are equal (MDSI), or equal and flat (VSI, FSIMc), or black (HaarPSI).
 """
@@ -31,11 +32,13 @@ class _Similarity(FullReferenceMetric):
         import_piq(self.name)  # a missing package is told now, not at the first call
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = widen(x, y)
-        function: Callable[..., Tensor] = getattr(import_piq(self.name), self.function)
+        return self._distance(self._call(*widen(x, y)))
+
+    def _call(self, x: Tensor, y: Tensor, name: str = "") -> Tensor:
+        function: Callable[..., Tensor] = getattr(import_piq(self.name), name or self.function)
         with no_autocast(x), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about how piq calls it
-            return self._distance(function(y, x, data_range=1.0, reduction="none"))
+            return function(y, x, data_range=1.0, reduction="none")
 
     def _distance(self, value: Tensor) -> Tensor:
         return (1 - value).clamp_min(0)  # equal images are 1 but for rounding
@@ -87,6 +90,72 @@ class MDSI(_Similarity):
 
     def _distance(self, value: Tensor) -> Tensor:
         return value
+
+
+class GMSD(_Similarity):
+    """Gradient magnitude similarity deviation (Xue et al., IEEE TIP 23(2), 2014), on luma halved once: at least 0, which
+    equal images have."""
+
+    name = "gmsd"
+    function = "gmsd"
+    min_side = 2
+
+    def _distance(self, value: Tensor) -> Tensor:
+        return value
+
+
+class DSS(_Similarity):
+    """1 - DSS, DCT subbands similarity (Balanov et al., ICIP 2015): in [0,1], 0 for equal images."""
+
+    name = "dss"
+    function = "dss"
+    min_side = 32  # its lowest subband needs as many blocks of 8 px
+
+
+class IWSSIM(_Similarity):
+    """1 - IW-SSIM, information content weighted SSIM (Wang and Li, IEEE TIP 20(5), 2011), five scales of luma: 0 for equal
+    images.
+
+    A flat reference carries no information by which places could be weighted: there all count alike, which is MS-SSIM. Not
+    symmetric: the reference comes first.
+    """
+
+    name = "iw-ssim"
+    function = "information_weighted_ssim"
+    symmetric = False
+    min_side = 161  # an 11 px window is left after four halvings
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([self._weighted(x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+
+    def _weighted(self, x: Tensor, y: Tensor) -> Tensor:
+        try:
+            return super()._compare(x, y)
+        except RuntimeError as error:  # the covariance of a flat image has no inverse
+            if "inv" not in str(error):
+                raise
+            x, y = (_luma(image) for image in widen(x, y))
+            return self._distance(self._call(x, y, "multi_scale_ssim"))
+
+
+class SSIMLuma(_Similarity):
+    """1 - SSIM as its authors compute it (Wang et al., IEEE TIP 13(4), 2004, ``ssim.m``): on luma, after averaging and
+    decimating so that the shorter side has about 256 px. In [0,2], 0 for equal images.
+
+    Published tables of SSIM are of this form; the mean of SSIM over RGB at full size is another metric.
+    """
+
+    name = "ssim-luma"
+    function = "ssim"
+    min_side = 11  # the window
+
+    def _compare(self, x: Tensor, y: Tensor) -> Tensor:
+        return super()._compare(*(_luma(image) for image in widen(x, y)))
+
+
+def _luma(image: Tensor) -> Tensor:
+    """``(N,1,H,W)`` luma (ITU-R BT.601) of ``(N,3,H,W)``."""
+    return (image * image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def import_piq(name: str) -> ModuleType:
