@@ -638,10 +638,12 @@ def report(result: dict[str, Any]) -> str:
             ("disks", "commands with their output on a full disk", "disks", "failed"),
             ("concurrent", "pairs of processes at one output", "runs", "failed"),
             ("terminals", "commands on narrow, colorless or foreign terminals", "runs", "failed")):
-        if name in found:
-            rows.append(row(name, what, found[name][key], found[name][bad]))
+        part = found.get(name, {})
+        rows.append(row(name, what, part.get(key, "not run"), part.get(bad, "")))
     text = table(["what", "tried", "of", "failed"], rows)
-    if "scale" in found:
+    if "scale" not in found:
+        text += "\n\nTables of 100,000 rows and distances of 1,000,000 items were not run here."
+    else:
         for name, measured in found["scale"].items():
             if isinstance(measured, list):
                 text += f"\n\n`{name}`: " + "; ".join(
