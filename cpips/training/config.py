@@ -92,6 +92,8 @@ class TrainConfig:
     kadid: str = ""  # folder of KADID-10k's references and scores, under the data root
     photographs: list[str] = field(default_factory=list)  # further ones to distort and label, under the data root
     photograph_share: float = 0.35  # of the groups with opinions
+    condition_copies: int = 12  # of each further photograph, labelled by KADID's condition means
+    taught_copies: int = 6  # likewise, labelled by teachers
     opinion_copies: int = 8  # of each group in a step
     tied: bool = False  # channels of the features come in fours, a filter and its quarter turns
     detach_features: bool = False  # rate and distortion form the latent alone

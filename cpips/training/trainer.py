@@ -33,7 +33,7 @@ from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
 from ..contrast import ContrastHead
 from ..errors import ModelError
-from ..head import PREFIX, Head
+from ..head import PREFIX, Head, quality_fit
 from ..losses import FeatureExtractor, PerceptualLoss
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
@@ -78,6 +78,7 @@ class Trainer:
         if config.opinion_weight:
             self.opinions = OpinionSet(self.out.parent / "opinions", root / config.kadid,
                                        [root / name for name in config.photographs], config.photograph_share,
+                                       config.condition_copies, config.taught_copies,
                                        lambda done, total: log.info("groups with opinions: %d of %d", done, total))
 
         torch.manual_seed(config.seed)
@@ -96,7 +97,12 @@ class Trainer:
             head = Head.from_state_dict(state, channels)
             if head is None or isinstance(head, ContrastHead) != isinstance(objective.head, TrainableContrastHead):
                 raise ModelError(f"{config.init_head} has no head of form {config.form!r} to start from")
-            objective.head.start_from(head)  # type: ignore[arg-type]  # of the kind that was just made sure of
+            if isinstance(objective.head, TrainableContrastHead):
+                assert isinstance(head, ContrastHead)
+                objective.head.start_from(head, quality_fit(state))
+            else:
+                assert isinstance(head, Head)
+                objective.head.start_from(head)
         objective.to(self.fabric.device)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
         if config.tied:
