@@ -129,7 +129,7 @@ class TrainableContrastHead(nn.Module):
 
 
 def opinion_losses(head: TrainableContrastHead, distances: Tensor, opinions: Tensor, guards: Tensor) -> dict[str, Tensor]:
-    """What people's scores ask of a distance.
+    """Losses of a distance against people's scores.
 
     Args:
         distances: ``(N,)``, of copies of whatever references.

@@ -1,12 +1,12 @@
-"""Copies of photographs with what people say of them, to train a distance on.
+"""Copies of photographs with opinion scores, to train a distance on.
 
 Two kinds of groups, each a photograph with distorted copies and a quality for each copy on KADID-10k's scale (1 very
 annoying ... 5 imperceptible):
 
-- the references of KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) with all 120 copies that can be made of each, labelled by
+- the references of KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) with all 120 copies that can be made of each, labeled by
   the published mean opinions, drawn towards the mean of the condition over all references, as single opinions are noisy;
-- any other photographs, with copies of KADID's conditions, labelled by the condition's mean (which ranks the database
-  with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, labelled by teachers: full-reference indices,
+- any other photographs, with copies of KADID's conditions, labeled by the condition's mean (which ranks the database
+  with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, labeled by teachers: full-reference indices,
   each taken to KADID's scale by a monotone fit to its opinions. Copies on which the teachers differ are left out.
 
 Groups are files that appear when they are whole, and functions of the settings and their number: making them can be
@@ -39,7 +39,7 @@ GUARD_QUALITY = 20  # of the JPEG that a shift by one pixel is compared with
 
 
 class OpinionSet:
-    """Groups of labelled copies, in memory-mapped files.
+    """Groups of labeled copies, in memory-mapped files.
 
     Args:
         folder: where the groups lie, or are made on first use.
