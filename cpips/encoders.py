@@ -74,7 +74,7 @@ class Convolution(nn.Module):
 
 
 class GDN(nn.Module):
-    """Generalised divisive normalisation, ``x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)`` (Ballé et al., ICLR 2016,
+    """Generalized divisive normalization, ``x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)`` (Ballé et al., ICLR 2016,
     arXiv 1511.06281, eq. 2 with the exponents of 1802.01436), its parameters folded to their effective values.
     """
 
@@ -164,7 +164,7 @@ class AnalysisTransform(nn.Module):
         return x
 
     def digest(self) -> str:
-        """SHA-256 over the tensors' names, shapes and bytes (fp32), whatever file or layout they came in."""
+        """SHA-256 over the tensors' names, shapes and bytes (fp32), whatever file or layout they were in."""
         return tensors_digest(self.named_buffers())
 
     @classmethod
@@ -184,7 +184,7 @@ class AnalysisTransform(nn.Module):
                   for part in (("weight", "bias") if i % 2 == 0 else ("beta", "gamma"))]
         if missing := [key for key in wanted if not isinstance(state.get(key), Tensor)]:
             raise WeightsError(f"not a hyperprior encoder: {', '.join(missing[:3])}{' ...' * (len(missing) > 3)} "
-                               f"missing; expected the keys g_a.* of CompressAI's ScaleHyperprior, came: "
+                               f"missing; expected the keys g_a.* of CompressAI's ScaleHyperprior, got: "
                                f"{', '.join(sorted(state)[:4]) or 'no keys'}")
         if strays := [key for key in state if key.startswith("g_a.") and key not in wanted and "_reparam." not in key]:
             raise WeightsError(f"{', '.join(strays[:3])}: layers that the {architecture.name} encoder does not have; "
@@ -216,7 +216,7 @@ class AnalysisTransform(nn.Module):
     @classmethod
     def random(cls, seed: int = 0, N: int = 128, M: int = 192, persistent: bool = True,
                architecture: Architecture = HYPERPRIOR) -> "AnalysisTransform":
-        """An untrained encoder, initialised as CompressAI does: the control that shows what training adds."""
+        """An untrained encoder, initialized as CompressAI does: the control that shows what training adds."""
         if min(N, M) < 1:
             raise ModelError(f"N={N} and M={M}: an encoder needs one channel or more")
         generator = torch.Generator("cpu").manual_seed(seed)

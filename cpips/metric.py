@@ -54,17 +54,17 @@ class CPIPS(FullReferenceMetric):
         quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
         root: the square root of the distance, its slope kept finite at zero. It obeys the triangle inequality (see
             ``is_metric``), whatever the form.
-        eps: floor of the normaliser, in squared units of the features.
+        eps: floor of the normalizer, in squared units of the features.
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
-        strip: rows of the horizontal strips in which an image is encoded, rounded up to a multiple of 16: memory grows
-            with the strip and not with the image. ``'auto'`` cuts images of more than ``2**22`` pixels into strips of
+        strip: rows of the horizontal tiles in which an image is encoded, rounded up to a multiple of 16: memory grows
+            with the tile and not with the image. ``'auto'`` cuts images of more than ``2**22`` pixels into tiles of
             ``2**21``, ``None`` none. Where a gradient is recorded (but for ``checkpoint``), and in compiled and exported
-            graphs, images stay in one piece; but for these, a CPU encodes large batches in portions. Every cell is computed
+            graphs, images stay in one piece; but for these, a CPU encodes large batches in chunks. Every cell is computed
             from the same numbers either way, but libraries sum in another order for another size: distances agree to 1e-6 of
             themselves plus 1e-9, most to the last bit; with ``quantize`` until a latent lies that near to the edge between
             two integers.
-        checkpoint: where a gradient is recorded, go in strips there too (``'auto'``: of ``2**18`` pixels, whatever the
-            size), and encode each again in the backward pass, from the images: memory grows with the strip, for the
+        checkpoint: where a gradient is recorded, use tiles there too (``'auto'``: of ``2**18`` pixels, whatever the
+            size), and encode each again in the backward pass, from the images: memory grows with the tile, for the
             time of one more forward pass.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
         reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
@@ -157,7 +157,7 @@ class CPIPS(FullReferenceMetric):
         return self._map(self._compare_images(x, y), (x.shape[2], x.shape[3]))
 
     def quality(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
-        """What people are expected to say of the images, ``(N,)``: 5 imperceptible, 4 perceptible but not annoying, 3 slightly
+        """The expected opinion of people on the images, ``(N,)``: 5 imperceptible, 4 perceptible but not annoying, 3 slightly
         annoying, 2 annoying, 1 very annoying.
 
         A monotone fit of the distance to the mean opinions of KADID-10k (Lin et al., QoMEX 2019), which travels with the
@@ -363,7 +363,7 @@ class CPIPS(FullReferenceMetric):
 
     @property
     def strip(self) -> int | str | None:
-        """Rows of a strip, as the argument says."""
+        """Rows of a tile, as the argument says."""
         return self.tiling.strip
 
     @property
@@ -373,7 +373,7 @@ class CPIPS(FullReferenceMetric):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the encoder's tensors (not of the file they came in)."""
+        """SHA-256 of the encoder's tensors (not of the file that held them)."""
         return self._digest
 
     # ---- keeping order --------------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ class CPIPS(FullReferenceMetric):
 
     def _own(self, embedding: Embedding) -> Embedding:
         if not isinstance(embedding, Embedding):
-            raise ImageError(f"expected an Embedding as metric.embed makes it, came a {type(embedding).__name__}")
+            raise ImageError(f"expected an Embedding as metric.embed makes it, got a {type(embedding).__name__}")
         if embedding.key != self._key:
             raise ImageError("the embedding was made by another metric (model, taps, scales or rounding differ): "
                              "embed the images with the metric that compares them")

@@ -45,7 +45,7 @@ class Tiling:
 
     def __call__(self, function: Callable[..., list[Tensor]], *batches: Tensor, strides: Sequence[int],
                  architecture: Architecture, windows: bool = False) -> list[Tensor]:
-        """``function(*batches)``, without more images at a time than a portion and more rows than a strip.
+        """``function(*batches)``, without more images at a time than a chunk and more rows than a tile.
 
         Args:
             function: of images ``(N,3,H,W)`` at one scale to one map ``(N,...,ceil(H/s),ceil(W/s))`` for each stride s.

@@ -26,7 +26,6 @@ WORDS = {
     r"(un)?trained, until told|unless told|as told": "by default; unless ... is set",
     r"kept aside|aside": "held out, validation",
     r"judge[sd]? by|judged|judgement(s)?": "rated, labeled; label, judgment; evaluated",
-    r"opinion(s)?": "human ratings, MOS, labels",
     r"trunk(s)?": "backbone",
     r"strip(s)?": "tile",
     r"portion(s)?": "chunk",

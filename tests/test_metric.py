@@ -663,7 +663,7 @@ def test_embeddings_that_do_not_match_are_refused():
     with pytest.raises(ImageError, match="nothing to join"):
         Embedding.cat([])
     for stranger in (torch.rand(2, 3, 20, 20), None, "text", [small]):
-        said = f"^expected an Embedding as metric.embed makes it, came a {type(stranger).__name__}$"
+        said = f"^expected an Embedding as metric.embed makes it, got a {type(stranger).__name__}$"
         with pytest.raises(ImageError, match=said):
             metric.distance(small, stranger)
         with pytest.raises(ImageError, match=said):

@@ -67,7 +67,7 @@ def groups(root, tmp_path_factory) -> OpinionSet:
 
 
 def test_groups_hold_all_copies_of_all_references_but_those_held_out(groups):
-    assert len(groups) == 3 and not (groups.folder / "I01.npy").exists()
+    assert len(groups) == 3 and not (groups.folder / "kadid" / "I01.npy").exists()
     for path, (images, labels) in zip(("I02", "I03", "I04"), groups.references):
         assert images.shape == (121, 96, 112, 3) and labels.shape == (120,)
         for number in (0, 37, 119):
@@ -116,7 +116,7 @@ def test_making_is_resumed(root, tmp_path):
     told = []
     whole = OpinionSet(tmp_path / "groups", root / "kadid", progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
-    lost = tmp_path / "groups" / "I03-labels.npy"  # images written, labels not yet: the group is not whole
+    lost = tmp_path / "groups" / "kadid" / "I03-labels.npy"  # images written, labels not yet: the group is not whole
     lost.unlink()
     again = OpinionSet(tmp_path / "groups", root / "kadid")
     assert lost.exists() and np.array_equal(whole.references[1][0], again.references[1][0])

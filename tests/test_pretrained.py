@@ -169,7 +169,7 @@ def test_weights_of_other_networks(tmp_path):
     torch.save({"model": state_of()}, tmp_path / "nested.pth")
     for name, words in [("alexnet.safetensors", "not a hyperprior encoder.*features.0.weight"),
                         ("grey.safetensors", r"g_a.0.weight has shape \(4, 1, 5, 5\)"), ("list.pth", "holds a list"),
-                        ("tensor.pth", "holds a Tensor"), ("nested.pth", "came: model")]:
+                        ("tensor.pth", "holds a Tensor"), ("nested.pth", "got: model")]:
         with pytest.raises(WeightsError, match=words):
             CPIPS(tmp_path / name)
 

@@ -1,5 +1,5 @@
 """The scale-hyperprior codec (Ballé et al., "Variational image compression with a scale hyperprior", ICLR 2018,
-arXiv 1802.01436): its analysis transform ``g_a`` is the eye of the metric.
+arXiv 1802.01436): its analysis transform ``g_a`` is what the metric measures with.
 
 The network, the entropy models and the rANS coder are CompressAI's; this module adds what a metric's codec needs:
 any image size, the training loss, and the count of real bytes.
@@ -197,7 +197,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     @cached_property  # in the instance's __dict__, so not a submodule
     def digest(self) -> str:
         """What tells whose files these are: SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file
-        they came; of the codec that a tuned decoder started from."""
+        they are; of the codec that a tuned decoder started from."""
         return self.reads or self.own_digest
 
     @property

@@ -30,7 +30,7 @@ MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 @dataclass(frozen=True)
 class Stage:
     """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labeled images,
-    ``judged`` groups of judged copies, and ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
+    ``judged`` groups of copies rated by teachers, and ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
 
     A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
     so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
@@ -51,7 +51,7 @@ class Stage:
             raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {HYPER_STRIDE}")
         counts = self.batch, self.labelled, self.judged, self.opinions
         if min(counts) < 0 or any(count % self.micro_batches for count in counts):
-            raise ValueError(f"{self}: batch, labelled, judged and opinions must be multiples of micro_batches")
+            raise ValueError(f"{self}: the counts of a step must be multiples of micro_batches")
         if self.opinion_crop < 0 or self.opinion_crop % STRIDE or bool(self.opinions) != bool(self.opinion_crop):
             raise ValueError(f"{self}: opinions and opinion_crop, a multiple of {STRIDE}, need each other")
 
@@ -85,13 +85,15 @@ class TrainConfig:
     judge_weight: float = 0.0
     order_weight: float = 0.2
     shift_weight: float = 0.2
-    judged_data: str = ""  # a folder of judged groups, as cpips calibrate makes them
+    judged_data: str = ""  # a folder of groups rated by teachers, as cpips calibrate makes them
     judged_copies: int = 8  # of each group in a step, half of them ladders
-    teachers: list[str] = field(default_factory=list)  # of those who judged; all of them if empty
+    teachers: list[str] = field(default_factory=list)  # of those who rated; all of them if empty
     opinion_weight: float = 0.0
     kadid: str = ""  # folder of KADID-10k's references and scores, under the data root
     photographs: list[str] = field(default_factory=list)  # further ones to distort and label, under the data root
     photograph_share: float = 0.35  # of the groups with opinions
+    condition_copies: int = 12  # of each further photograph, labeled by KADID's condition means
+    taught_copies: int = 6  # likewise, labeled by teachers
     opinion_copies: int = 8  # of each group in a step
     tied: bool = False  # channels of the features come in fours, a filter and its quarter turns
     detach_features: bool = False  # rate and distortion form the latent alone

@@ -1,4 +1,4 @@
-"""The joint objective: rate, distortion, recognition (a classifier on the quantised latent), judgement (distances
+"""The joint objective: rate, distortion, classification (on the quantized latent), rating (distances
 that agree with teachers or people) and what a task network sees in the decoded image."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .opinion_loss import TrainableContrastHead, opinion_losses
 
 
 class Classifier(nn.Linear):
-    """Global average pooling of the quantised latent, then a linear layer: ``(N,M,h,w)`` to ``(N,classes)`` logits."""
+    """Global average pooling of the quantized latent, then a linear layer: ``(N,M,h,w)`` to ``(N,classes)`` logits."""
 
     def forward(self, latent: Tensor) -> Tensor:
         return super().forward(latent.mean((2, 3)))
@@ -26,9 +26,9 @@ class Objective(nn.Module):
     + task_weight T``.
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
-    would pull the codec towards their statistics. Their latents get the same quantisation noise. Judged groups carry J,
+    would pull the codec towards their statistics. Their latents get the same quantization noise. Rated groups carry J,
     the cross-entropy of the metric's preferences, with two guards against the teachers' blind spots: the order of
-    severities (``order_weight``), and shifts by a pixel, milder than what the teachers hold bad (``shift_weight``).
+    severities (``order_weight``), and shifts by a pixel, which should cost less than what the teachers rate as bad (``shift_weight``).
     T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
     """
 
@@ -117,7 +117,7 @@ class Objective(nn.Module):
                normal: Tensor) -> dict[str, Tensor]:
         config, groups = self.config, references.shape[0]
         count = len(copies) // groups
-        # one pixel to the right and one down, the border doubled: to people the same pictures
+        # one pixel to the right and one down, the border doubled: to people the same images
         right = torch.cat([references[..., :1], references[..., :-1]], 3)
         down = torch.cat([references[..., :1, :], references[..., :-1, :]], 2)
         features = self.codec.features(torch.cat([references, copies, right, down]).float() / 255, tuple(head.weights),

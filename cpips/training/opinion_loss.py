@@ -90,8 +90,8 @@ class TrainableContrastHead(nn.Module):
         return 1 + 4 * torch.sigmoid(-self.worse(distances))
 
     @torch.no_grad()
-    def start_from(self, head: ContrastHead) -> None:
-        """Take over the settings of ``head``, of the same taps and scales.
+    def start_from(self, head: ContrastHead, quality: tuple[float, float] | None = None) -> None:
+        """Take over the settings of ``head``, of the same taps and scales, and the middle and steepness of its fit.
 
         It may have fewer channels: the others then start with a weight that hardly counts.
 
@@ -103,6 +103,9 @@ class TrainableContrastHead(nn.Module):
                              f"{self.scales}")
         settings = {name.removeprefix("head.contrast."): value for name, value in head.state().items()}
         self.log_color.copy_(settings["color"].clamp_min(1e-9).log())
+        if quality is not None:
+            for own, value in zip((self.log_middle, self.log_steepness), quality):
+                own.fill_(math.log(value))
         for tap in self.powers:
             for name in PER_CHANNEL:
                 values = settings[f"{tap}.{name}"][:, :: self.turns].clamp_min(1e-9).log()
@@ -126,7 +129,7 @@ class TrainableContrastHead(nn.Module):
 
 
 def opinion_losses(head: TrainableContrastHead, distances: Tensor, opinions: Tensor, guards: Tensor) -> dict[str, Tensor]:
-    """What people's scores ask of a distance.
+    """Losses of a distance against people's scores.
 
     Args:
         distances: ``(N,)``, of copies of whatever references.

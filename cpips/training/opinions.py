@@ -1,12 +1,12 @@
-"""Copies of photographs with what people say of them, to train a distance on.
+"""Copies of photographs with opinion scores, to train a distance on.
 
 Two kinds of groups, each a photograph with distorted copies and a quality for each copy on KADID-10k's scale (1 very
 annoying ... 5 imperceptible):
 
-- the references of KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) with all 120 copies that can be made of each, labelled by
+- the references of KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) with all 120 copies that can be made of each, labeled by
   the published mean opinions, drawn towards the mean of the condition over all references, as single opinions are noisy;
-- any other photographs, with copies of KADID's conditions, labelled by the condition's mean (which ranks the database
-  with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, labelled by teachers: full-reference indices,
+- any other photographs, with copies of KADID's conditions, labeled by the condition's mean (which ranks the database
+  with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, labeled by teachers: full-reference indices,
   each taken to KADID's scale by a monotone fit to its opinions. Copies on which the teachers differ are left out.
 
 Groups are files that appear when they are whole, and functions of the settings and their number: making them can be
@@ -34,19 +34,19 @@ OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the co
 TEACHERS = ("haarpsi", "mdsi")
 SPREAD = 0.4  # standard deviation of the teachers' qualities above which a copy is left out
 FIT_REFERENCES, FIT_COPIES = 12, 50  # on which the teachers' scales are fitted
-CONDITION_COPIES, TAUGHT_COPIES, COMBINED_COPIES = 12, 4, 2  # of a photograph
 PHOTOGRAPH_SIDES = ((384, 480), (320, 480))  # rows and columns, the first that a photograph has
 GUARD_QUALITY = 20  # of the JPEG that a shift by one pixel is compared with
 
 
 class OpinionSet:
-    """Groups of labelled copies, in memory-mapped files.
+    """Groups of labeled copies, in memory-mapped files.
 
     Args:
         folder: where the groups lie, or are made on first use.
         kadid_folder: with ``ref/``, ``dmos.csv`` and ``condition_means.csv``.
         photographs: folders of further images.
         share: of the groups of a batch that are made of the further photographs.
+        condition_copies, taught_copies: of each further photograph; a third of the taught ones combine distortions.
         progress: called with the number of groups that are there and are wanted.
 
     Raises:
@@ -54,27 +54,31 @@ class OpinionSet:
     """
 
     def __init__(self, folder: Path, kadid_folder: Path, photographs: Sequence[Path] = (), share: float = 0.0,
+                 condition_copies: int = 12, taught_copies: int = 6,
                  progress: Callable[[int, int], None] = lambda done, total: None):
         self.folder, self.share = Path(folder), share if photographs else 0.0
+        copied = self.folder / "kadid"
+        taught = self.folder / f"photographs-{condition_copies}-{taught_copies}"
         opinions = read_opinions(kadid_folder)
         paths = [path for path in sorted((Path(kadid_folder) / "ref").iterdir()) if path.stem not in HELD_OUT]
         further = sorted(path for root in photographs for path in Path(root).iterdir())
         if not paths or (photographs and not further):
             raise ValueError(f"no references in {kadid_folder}, or no images in {', '.join(map(str, photographs))}")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for place in (copied, taught) if further else (copied,):
+            place.mkdir(parents=True, exist_ok=True)
         total = len(paths) + len(further)
         for number, path in enumerate(paths):
-            if not _whole(self.folder / path.stem):
-                _write(self.folder / path.stem, *kadid_group(path, opinions))
+            if not _whole(copied / path.stem):
+                _write(copied / path.stem, *kadid_group(path, opinions))
             progress(number + 1, total)
         if further:
-            teachers = _Teachers(self.folder, paths, opinions)
+            teachers = _Teachers(self.folder / "teachers.npz", [copied / path.stem for path in paths])
             for number, path in enumerate(further):
-                if not _whole(self.folder / path.stem):
-                    _write(self.folder / path.stem, *photograph_group(path, number, opinions, teachers))
+                if not _whole(taught / path.stem):
+                    _write(taught / path.stem, *photograph_group(path, number, opinions, teachers, condition_copies, taught_copies))
                 progress(len(paths) + number + 1, total)
-        self.references = [_open(self.folder / path.stem) for path in paths]
-        self.further = [_open(self.folder / path.stem) for path in further]
+        self.references = [_open(copied / path.stem) for path in paths]
+        self.further = [_open(taught / path.stem) for path in further]
 
     def __len__(self) -> int:
         return len(self.references) + len(self.further)
@@ -116,7 +120,8 @@ def kadid_group(path: Path, opinions: OpinionLabels) -> tuple[NDArray[Any], NDAr
     return np.stack([reference, *copies]), np.array(labels, np.float32)
 
 
-def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers: "_Teachers") -> tuple[NDArray[Any], NDArray[Any]]:
+def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers: "_Teachers", condition_copies: int,
+                     taught_copies: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """A photograph and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``, NaN where the teachers differ."""
     rng = np.random.default_rng([5, number])
     image = _read(path)
@@ -125,12 +130,12 @@ def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers:
     rows, columns = next((sides for sides in PHOTOGRAPH_SIDES if image.shape[0] >= sides[0] and image.shape[1] >= sides[1]),
                          image.shape[:2])
     image = np.ascontiguousarray(image[:rows, :columns])
-    chosen = [CONDITIONS[i] for i in rng.choice(len(CONDITIONS), CONDITION_COPIES, replace=False)]
+    chosen = [CONDITIONS[i] for i in rng.choice(len(CONDITIONS), condition_copies, replace=False)]
     copies = [kadid(image, kind, level, int(rng.integers(1e6))) for kind, level in chosen]
     names = sorted(DISTORTIONS)
     taught = [distort(image, str(rng.choice(names)), float(rng.uniform(0.05, 1)), int(rng.integers(2**31)))
-              for _ in range(TAUGHT_COPIES)]
-    taught += [random_recipe(rng, combine=1.0).apply(image) for _ in range(COMBINED_COPIES)]
+              for _ in range(taught_copies - taught_copies // 3)]
+    taught += [random_recipe(rng, combine=1.0).apply(image) for _ in range(taught_copies // 3)]
     qualities = teachers(image, taught)
     labels = np.where(qualities.std(1) <= SPREAD, qualities.mean(1), np.nan)
     means = [opinions.conditions[condition] for condition in chosen]
@@ -140,16 +145,15 @@ def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers:
 class _Teachers:
     """Full-reference indices, each on KADID's scale."""
 
-    def __init__(self, folder: Path, references: Sequence[Path], opinions: OpinionLabels):
+    def __init__(self, path: Path, groups: Sequence[Path]):
         from .calibration.teachers import create_teachers
 
         self.metrics = create_teachers(TEACHERS, None)
-        path = folder / "teachers.npz"
         if not path.exists():
             rng = np.random.default_rng(0)
             scores, labels = [], []
-            for reference in references[:FIT_REFERENCES]:
-                images, qualities = _open(folder / reference.stem)
+            for group in groups[:FIT_REFERENCES]:
+                images, qualities = _open(group)
                 chosen = rng.choice(len(qualities), FIT_COPIES, replace=False)
                 scores.append(self._scores(images[0], images[1 + chosen]))
                 labels.append(qualities[chosen])

@@ -1,7 +1,7 @@
-"""Train a codec from a config file: seedable, and resumable after a kill at any moment to the same curve.
+"""Train a codec from a config file: seedable, and resumable after an interruption at any moment to the same curve.
 
-Everything random in a step (crops, labelled images, quantisation noise) is a function of (seed, step, part), and a
-checkpoint holds the model, its moving average and both optimisers. So a run that was killed and started again ends
+Everything random in a step (crops, labeled images, quantization noise) is a function of (seed, step, part), and a
+checkpoint holds the model, its moving average and both optimizers. So a run that was killed and started again ends
 where an uninterrupted one ends, bit for bit on the same machine with the same number of threads. Under ``torchrun`` the
 parts of a step are shared out among the processes (Lightning Fabric, DDP); the curve is that of one process up to the
 order of summation.
@@ -33,7 +33,7 @@ from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
 from ..contrast import ContrastHead
 from ..errors import ModelError
-from ..head import PREFIX, Head
+from ..head import PREFIX, Head, quality_fit
 from ..losses import FeatureExtractor, PerceptualLoss
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
@@ -78,6 +78,7 @@ class Trainer:
         if config.opinion_weight:
             self.opinions = OpinionSet(self.out.parent / "opinions", root / config.kadid,
                                        [root / name for name in config.photographs], config.photograph_share,
+                                       config.condition_copies, config.taught_copies,
                                        lambda done, total: log.info("groups with opinions: %d of %d", done, total))
 
         torch.manual_seed(config.seed)
@@ -96,7 +97,12 @@ class Trainer:
             head = Head.from_state_dict(state, channels)
             if head is None or isinstance(head, ContrastHead) != isinstance(objective.head, TrainableContrastHead):
                 raise ModelError(f"{config.init_head} has no head of form {config.form!r} to start from")
-            objective.head.start_from(head)  # type: ignore[arg-type]  # of the kind that was just made sure of
+            if isinstance(objective.head, TrainableContrastHead):
+                assert isinstance(head, ContrastHead)
+                objective.head.start_from(head, quality_fit(state))
+            else:
+                assert isinstance(head, Head)
+                objective.head.start_from(head)
         objective.to(self.fabric.device)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
         if config.tied:
@@ -146,7 +152,7 @@ class Trainer:
         self.aux_optimizer.zero_grad()
         sums: dict[str, torch.Tensor] = {}
         for i, (part, drawn) in enumerate(parts):
-            torch.manual_seed(hash((config.seed, self.step, part)) % 2**63)  # the quantisation noise
+            torch.manual_seed(hash((config.seed, self.step, part)) % 2**63)  # the quantization noise
             ready = {name: self._ready(value) for name, value in drawn.items()}
             with self.fabric.no_backward_sync(self.module, enabled=i + 1 < len(parts)):
                 terms = self.module(**ready)
@@ -377,7 +383,7 @@ def export(checkpoint: Path, out: Path) -> None:
 
 
 def plot_curve(log_path: Path, path: Path) -> None:
-    """Picture of a trainer's log: each logged term over the steps."""
+    """Plot of a trainer's log: each logged term over the steps."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
