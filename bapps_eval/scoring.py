@@ -30,6 +30,20 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
 
     Raises:
         ScoreError, DistancesError: NaN, or human ratings that no score can be made of.
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import Distances, score
+        >>> ratings = np.linspace(1, 5, 40)
+        >>> def run(name, noise):
+        ...     values = 6 - ratings + np.random.default_rng(0).normal(0, noise, 40)
+        ...     return Distances([str(i) for i in range(40)], np.full(40, "blur"), np.full(40, "ref"), ratings, values[:, None],
+        ...                      {"name": "toy", "task": "mos", "higher_is_better": True, "resize": "none", "missing": [], "notes": [],
+        ...                        "digest": "0" * 64, "items": 40, "root": ""},
+        ...                      {"name": name, "signature": name, "lower_is_better": True})
+        ...
+        >>> round(score(run('exact', 0.0), resamples=100)['srcc'], 6)
+        1.0
     """
     return _scored(distances, resamples)[0]
 
@@ -54,6 +68,20 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
 
     Raises:
         DistancesError: the runs are of different data sets, two of one metric, or none of the subject.
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import Distances, compare
+        >>> ratings = np.linspace(1, 5, 40)
+        >>> def run(name, noise):
+        ...     values = 6 - ratings + np.random.default_rng(0).normal(0, noise, 40)
+        ...     return Distances([str(i) for i in range(40)], np.full(40, "blur"), np.full(40, "ref"), ratings, values[:, None],
+        ...                      {"name": "toy", "task": "mos", "higher_is_better": True, "resize": "none", "missing": [], "notes": [],
+        ...                        "digest": "0" * 64, "items": 40, "root": ""},
+        ...                      {"name": name, "signature": name, "lower_is_better": True})
+        ...
+        >>> compare([run('noisy', 2.0), run('exact', 0.0)], resamples=100)['best']
+        'exact'
     """
     first = runs[0]
     for other in runs[1:]:

@@ -20,7 +20,12 @@ else:
 
 
 def list_metrics() -> list[str]:
-    """Names that :func:`create_metric` knows."""
+    """Names that :func:`create_metric` knows.
+
+    Example:
+        >>> [name for name in cpips.list_metrics() if name.startswith("lpips")]
+        ['lpips-alex', 'lpips-squeeze', 'lpips-vgg']
+    """
     return [*pretrained.list_models(), "random", *sorted(BASELINES)]
 
 

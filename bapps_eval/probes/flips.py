@@ -41,6 +41,12 @@ def flips(metric: MetricLike, images: ImageLike, *, kinds: Sequence[str] = KINDS
 
     Raises:
         ImageError: images that the metric cannot compare.
+
+    Example:
+        >>> from bapps_eval.probes import flips
+        >>> result = flips("mse", torch.rand(1, 3, 64, 64), kinds=["jpeg", "gaussian-blur"], steps=2)
+        >>> sorted(result.result["attacks"])
+        ['grey', 'spatial']
     """
     distance = Distance(metric)
     references = distance.images(images)[0]

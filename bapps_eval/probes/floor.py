@@ -35,6 +35,12 @@ def noise_floor(metric: MetricLike, image: ImageLike, *, dtypes: Sequence[str] =
 
     Raises:
         ModelError: an unknown type.
+
+    Example:
+        >>> from bapps_eval.probes import noise_floor
+        >>> result = noise_floor("mse", torch.rand(1, 3, 64, 64), dtypes=["float32"])
+        >>> result.probe, result.metric
+        ('noise-floor', 'mse')
     """
     if unknown := sorted(set(dtypes) - set(DTYPES)):
         raise ModelError(f"dtypes {', '.join(unknown)} are unknown: choose from {', '.join(DTYPES)}")

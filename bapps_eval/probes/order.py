@@ -39,6 +39,12 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
 
     Raises:
         ModelError: an unknown bank or distortion.
+
+    Example:
+        >>> from bapps_eval.probes import order
+        >>> result = order("mse", torch.rand(1, 3, 64, 64), distortions=["jpeg", "gaussian-blur"])
+        >>> result.result["finite"]
+        1.0
     """
     distance = Distance(metric)
     references = distance.images(images)[0]

@@ -43,6 +43,12 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
     Raises:
         ModelError: an unknown task.
         ImageError: images that a metric cannot compare.
+
+    Example:
+        >>> from bapps_eval.probes import restoration
+        >>> result = restoration("mse", torch.rand(2, 3, 64, 64), judges=["random"], tasks=["compression"], steps=2)
+        >>> result.probe, result.metric
+        ('restoration', 'mse')
     """
     if unknown := sorted(set(tasks) - set(TASKS)):
         raise ModelError(f"tasks {', '.join(unknown)} are unknown: choose from {', '.join(TASKS)}")

@@ -46,7 +46,14 @@ class _Similarity(FullReferenceMetric):
 
 
 class VSI(_Similarity):
-    """1 - VSI, visual saliency-induced index (Zhang, Shen and Li, IEEE TIP 23(10), 2014): in [0,1], 0 for equal images."""
+    """1 - VSI, visual saliency-induced index (Zhang, Shen and Li, IEEE TIP 23(10), 2014): in [0,1], 0 for equal images.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.VSI()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.differentiable
+        (True, False)
+    """
 
     name = "vsi"
     function = "vsi"
@@ -57,6 +64,12 @@ class HaarPSI(_Similarity):
     Communication 61, 2018): in [0,1], 0 for equal images.
 
     Where no wavelet of either image has any weight, as between two black ones, the index is no number; they count as equal.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.HaarPSI()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.differentiable
+        (True, False)
     """
 
     name = "haarpsi"
@@ -68,7 +81,14 @@ class HaarPSI(_Similarity):
 
 
 class FSIMc(_Similarity):
-    """1 - FSIMc, feature similarity index with color (Zhang et al., IEEE TIP 20(8), 2011): in [0,1], 0 for equal images."""
+    """1 - FSIMc, feature similarity index with color (Zhang et al., IEEE TIP 20(8), 2011): in [0,1], 0 for equal images.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.FSIMc()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.differentiable
+        (True, False)
+    """
 
     name = "fsimc"
     function = "fsim"
@@ -79,6 +99,12 @@ class MDSI(_Similarity):
     """Mean deviation similarity index (Ziaei Nafchi et al., IEEE Access 4, 2016): at least 0, which equal images have.
 
     Not symmetric: the reference comes first.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.MDSI()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.symmetric
+        (True, False)
     """
 
     name = "mdsi"

@@ -60,6 +60,11 @@ class STLPIPS(LinearDistance):
     Raises:
         ModelError: an unknown net.
         WeightsError: the package is not installed, or weights are missing, damaged or of another network.
+
+    Example:
+        >>> metric = cpips.baselines.STLPIPS("alex", weights="random")   # without arguments: the published weights
+        >>> metric(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2])
     """
 
     version = "vST0.0"

@@ -257,6 +257,12 @@ def collect(images: Images | Statistics, space: SpaceLike = DEFAULT_CODEC, *, pa
     Raises:
         ImageError: no images, or one that cannot be read; the message has its path or place.
         ModelError, WeightsError: as :func:`make_space` and :class:`Statistics` do.
+
+    Example:
+        >>> from cpips.realism import collect, fid
+        >>> known = collect(torch.rand(8, 3, 32, 32), space="cpips-lite")   # once for many comparisons
+        >>> fid(known, torch.rand(6, 3, 32, 32), space="cpips-lite").samples
+        (8, 6)
     """
     if isinstance(images, Statistics):
         return images
