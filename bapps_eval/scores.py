@@ -1,4 +1,4 @@
-"""Scores of a metric against people, from plain arrays.
+"""Scores of a metric against human ratings, from plain arrays.
 
 Every score is an exact function of the set of items: permuting them changes no bit, ties have one defined meaning, and
 NaN is an error, never a disagreement. Distances are "lower is closer"; turn similarities round before.
@@ -91,7 +91,7 @@ def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells:
     probability is a smooth function of both distances (Hepburn et al., arXiv 2403.10390): the distances are made
     uniform by their ranks, so that units and monotone transformations do not matter, and the probability of preferring
     p1 at (u0, u1) is the kernel-weighted mean of the judges near it, with its mirror image (u1, u0) counted as well.
-    Each triplet is judged by a probability that was estimated from the other folds.
+    The probability of each triplet is estimated from the other folds.
 
     Args:
         cells: cells of the grid on which the probability is estimated, along each side.

@@ -1,4 +1,4 @@
-"""From distances to scores: everything that a table or a report prints, for one metric or for several side by side."""
+"""Scores of stored distances: everything that a table or a report prints, for one metric or several."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ _Scored = tuple[Distances, dict[str, Any], NDArray[Any]]
 
 
 def _against(one: _Scored, other: _Scored, resamples: int) -> dict[str, Any]:
-    """The paired difference of two headlines, and whether it is told from zero."""
+    """The paired difference of two headlines, and whether it is significant."""
     (run, entry, drawn), (other_run, other_entry, other_drawn) = one, other
     # triplets are not drawn alike for all metrics: two of them are drawn together, once more
     apart = _paired_credits(run, other_run, resamples) if run.task == "2afc" else drawn - other_drawn

@@ -16,7 +16,7 @@ from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult
 
 KINDS = ("gaussian-noise", "jpeg", "gaussian-blur", "contrast-down")
-NEAR, FAR = 0.4, 0.6  # severities of the two that are judged
+NEAR, FAR = 0.4, 0.6  # severities of the two images that are compared
 GREY = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # greatest change of a sample, in 8-bit levels
 PIXELS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # greatest displacement of a point, px
 CELL = 8  # px between the points of the flow that are moved; bilinear in between

@@ -1,4 +1,4 @@
-"""Invariance: what shifts, flips, turns, crops and scalings do to a distance that people would not change for them."""
+"""Invariance: reaction to shifts, flips, rotations, crops and scalings that people do not see as distortions."""
 
 from __future__ import annotations
 

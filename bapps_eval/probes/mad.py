@@ -1,4 +1,4 @@
-"""Maximum differentiation (Wang and Simoncelli, Journal of Vision 8(12):8, 2008): hold one metric, move another."""
+"""Maximum differentiation (Wang and Simoncelli, Journal of Vision 8(12):8, 2008): keep one metric constant and change another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Order: does a metric rise with the severity of a distortion, see all of them, and behave as a distance does?"""
+"""Order: is a metric monotone in the severity of distortions, sensitive to all, and a proper distance?"""
 
 from __future__ import annotations
 

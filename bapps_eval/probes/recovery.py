@@ -1,5 +1,5 @@
-"""Recovery from a bad start (Ding, Ma, Wang and Simoncelli, IJCV 129, 2021, arXiv 2005.01338): is an image that the metric
-takes for the reference the reference?"""
+"""Recovery from a bad start (Ding, Ma, Wang and Simoncelli, IJCV 129, 2021, arXiv 2005.01338): does an
+image at zero distance equal the reference?"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class _Structural(FullReferenceMetric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        _pytorch_msssim(self.name)  # a missing package is told now, not at the first call
+        _pytorch_msssim(self.name)  # report a missing package now, not at the first call
 
     @property
     def signature(self) -> str:

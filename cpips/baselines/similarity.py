@@ -1,6 +1,6 @@
-"""Baselines without learned weights that lead on opinion sets: VSI, HaarPSI, FSIMc and MDSI, as the package ``piq`` has them.
+"""Baselines without learned weights that lead on rating databases: VSI, HaarPSI, FSIMc and MDSI, computed by ``piq``.
 
-All are distances here: MDSI is one, the others are what an index lacks of 1. They halve images of 384 px a side or more
+All are distances here: MDSI is one, and the others are 1 minus the index. They halve images of 384 px a side or more
 before they look (HaarPSI all), and were made for photographs of about 512 x 384 px. None is for descending on: slopes
 are NaN where images are equal (MDSI), or equal and flat (VSI, FSIMc), or black (HaarPSI).
 """
@@ -28,7 +28,7 @@ class _Similarity(FullReferenceMetric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        import_piq(self.name)  # a missing package is told now, not at the first call
+        import_piq(self.name)  # report a missing package now, not at the first call
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = widen(x, y)

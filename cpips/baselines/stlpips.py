@@ -1,6 +1,6 @@
 """ST-LPIPS: Ghildyal and Liu, Shift-tolerant Perceptual Similarity Metric, ECCV 2022, arXiv:2207.13686.
 
-LPIPS' distance on backbones that blur before they decimate (Zhang, arXiv:1904.11486) and were trained on BAPPS with it.
+LPIPS' distance on backbones that blur before they downsample (Zhang, arXiv:1904.11486) and were trained on BAPPS with it.
 """
 
 from __future__ import annotations

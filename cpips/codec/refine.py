@@ -1,4 +1,4 @@
-"""An image's latents, moved until its file is as small and as good as this codec can make it: the decoder stays as it is.
+"""Per-image latent refinement: optimize the latents of one image; the decoder and the format are unchanged.
 
     from cpips.codec.refine import refine
     refined = refine(image, open_codec(), target_bpp=0.3, beta=20, roi=(40, 30, 200, 160))

@@ -1,11 +1,11 @@
-"""Seeded image distortions with one dial, in the spirit of BAPPS and of the databases TID2013, LIVE and KADID-10k.
+"""Seeded image distortions with one severity parameter, in the spirit of BAPPS and of the databases TID2013, LIVE and KADID-10k.
 
     >>> from cpips.distortions import distort, random_recipe
     >>> worse = distort(image, "jpeg2000", severity=0.7, seed=3)
     >>> recipe = random_recipe(np.random.default_rng(0)); worse = recipe.apply(image); print(recipe)
 
-Severity 0 is about invisible and 1 about level 5 of TID2013 or somewhat worse: annoying, yet the image is still
-recognized. The dial is set by eye and by mean squared error, not by human ratings: equal severities of two distortions are
+Severity 0 is about invisible and 1 about level 5 of TID2013 or somewhat worse: annoying, yet the content is still
+clear. The severities were set visually and by mean squared error, not by human ratings: equal severities of two distortions are
 not equally bad, and what hits single places (patch-displacement, jpeg-lost-blocks) may show at 0 already. Parameters go
 mostly geometrically between their ends. A severity only scales what the seed has drawn (pattern, direction, sign,
 places), so that for one seed severities are in order.

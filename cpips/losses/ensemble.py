@@ -1,4 +1,4 @@
-"""The semantic ensemble loss: pixels, what a person sees, textures, and an adversary that knows what was there."""
+"""The semantic ensemble loss: Charbonnier, perceptual, style and non-binary adversarial terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen tokenizers: which of K kinds each cell of 8x8 px of an image is, the labels of the non-binary adversarial loss."""
+"""Frozen tokenizers: they assign one of K labels to each cell of 8x8 px, for the non-binary adversarial loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances of distributions: Frechet and kernel distance, precision and recall."""
+"""Distances between distributions: Fréchet and kernel distance, precision and recall."""
 
 from __future__ import annotations
 

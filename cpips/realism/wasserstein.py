@@ -1,4 +1,4 @@
-"""Wasserstein distortion: fidelity where one looks, realism where one does not."""
+"""Wasserstein distortion: fidelity near the point of gaze, realism in the periphery."""
 
 from __future__ import annotations
 

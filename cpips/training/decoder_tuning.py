@@ -1,4 +1,4 @@
-"""Train a codec's decoder alone: what it shows changes, what it writes does not, to the last bit.
+"""Fine-tune only the decoder. Encoder and entropy model are frozen, so bitstreams stay bit-identical.
 
 The two-stage recipe of MS-ILLM (Muckley et al., ICML 2023, arXiv 2301.11189), also that of PatchGAN fine-tuning
 for machine codecs (Le et al., arXiv 2401.10732): encoder and entropy model stay as they are, so that files made before

@@ -1,4 +1,4 @@
-"""Make a shipped model of a training run: ``python -m cpips.training.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]``.
+"""Turn a training run into a shipped model: ``python -m cpips.training.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]``.
 
 Writes into ``weights/``: ``NAME.safetensors`` (the encoder alone; what the wheel carries), ``NAME.json`` (the card), and
 into ``weights/codecs/`` the whole codec, from which the next quality starts and with which the card's rates were
@@ -81,7 +81,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         weights: the repository's ``weights`` folder.
         commit: git commit of the code that trained it.
         labelled: labeled test images (as :class:`~cpips.training.data.Labelled` reads them), for a model with a classifier.
-        judged: the judged groups, for a model with a head.
+        judged: the groups with teacher labels, for a model with a head.
     """
     config = TrainConfig.load(config_path)
     init = _ancestor(config, weights)  # before its file may be replaced
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="the config it was trained from")
     parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak images")
     parser.add_argument("--labelled", type=Path, help="labeled test images, for a model with a classifier")
-    parser.add_argument("--judged", type=Path, help="the judged groups, for a model with a head")
+    parser.add_argument("--judged", type=Path, help="the groups with teacher labels, for a model with a head")
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What a config of decoder tuning (TOML, ``configs/tune-*.toml``) may say, and the tuner that it asks for."""
+"""The settings of a config for decoder fine-tuning (TOML, ``configs/tune-*.toml``), and the tuner that it describes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TuneConfig(TuneSettings):
         charbonnier, perceptual, style, patch: of :class:`~cpips.losses.SemanticEnsembleLoss`.
         metric: of the perceptual term, as ``cpips models`` lists it.
         adversary: ``'non-binary'``, ``'binary'`` (one code) or ``'none'``.
-        codes: kinds of originals that the discriminator tells apart.
+        codes: kinds of originals that the discriminator classifies.
         tokenizer: whose kinds these are: ``'patches'`` (k-means) or ``'vq'``, the autoencoder.
         token_images: crops that the tokenizer is fitted to.
         token_steps, token_width: of the autoencoder.
