@@ -133,7 +133,7 @@ def test_alpha_is_laid_over_a_background(call):
 @pytest.mark.parametrize(("options", "said"), [
     (["--metric", "lpips-alx"], "did you mean lpips-alex"), (["--metric", "no/such.safetensors"], "no weights file"),
     (["--metric", "lpips-alex"], "offline mode is on"), (["--dtype", "float8"], "bfloat16"), (["--device", "warp"], "cuda"),
-    (["--device", "cuda:99"], "not available here"), (["--background", "blurple"], "not a colour"),
+    (["--device", "cuda:99"], "not available here"), (["--background", "blurple"], "not a color"),
     (["--colour"], "--colour"),
 ])
 def test_wrong_options_are_told_in_one_line(call, options, said):
