@@ -32,7 +32,7 @@ def rising_and_falling(x, y):
     return torch.sin(300 * mse(x, y)) + 1e-3 * mse(x, y)
 
 
-def nan_gradient(x, y):
+def nan_gradient(y, x):
     """Right values; the slope of the square root is infinite at equal samples, and times zero NaN."""
     return ((x - y).square().sqrt().mean((1, 2, 3))) + 0 * (x - x.detach()).square().sum((1, 2, 3)).sqrt()
 
@@ -70,7 +70,7 @@ def brittle(x, y):
     return mse(x, y) - 20 * ((x - y) * board).mean((1, 2, 3))
 
 
-def blur_loving(x, y):
+def blur_loving(y, x):
     """Takes detail for distance."""
     detail = (x[..., 1:] - x[..., :-1]).square().mean((1, 2, 3))
     return 0.02 * mse(x, y) + detail
