@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import FullReferenceMetric
-from .weights import Source, digest, folder, load_state, no_autocast
+from ..base import FullReferenceMetric, no_autocast
+from .weights import Source, digest, folder, load_state
 
 FILE = "MILO.pth"
 _WIDTHS = (7, 32, 64, 32, 16, 1)  # channels of the network that finds the mask
