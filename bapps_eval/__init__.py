@@ -1,4 +1,4 @@
-"""bapps_eval: which perceptual metric agrees with people? Data sets, scores, statistics, reports.
+"""bapps_eval: which perceptual metric agrees with human ratings? Data sets, scores, statistics, reports.
 
     bapps-eval run DATA -m cpips -m lpips-alex -o results     # distances, resumable
     bapps-eval score results/*.parquet                        # scores, from the distances alone

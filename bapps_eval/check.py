@@ -1,4 +1,4 @@
-"""Is a data set what it should be? Every image read, every label looked at, all problems told, not only the first."""
+"""Validate a data set: decode every image, check every label, report all problems."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _check(dataset: Dataset, report: Report, progress: Progress, workers: int) -
 
 
 def _check_files(dataset: Dataset, report: Report, progress: Progress, workers: int) -> None:
-    """A reference of a hundred items is read once, and told of once."""
+    """A reference of a hundred items is read and reported once."""
     files = list(dict.fromkeys(file for item in dataset.paths for file in item))
     sizes: dict[Path, tuple[int, ...] | None] = {}
     for file, size in zip(files, prefetch(_size_or_problem, files, 4 * workers, workers), strict=True):

@@ -385,7 +385,7 @@ def read_datasets(paths: Sequence[Path], split: str, resize: str | None, task: s
 
 @contextmanager
 def _engine(settings: RaySettings | None) -> Iterator[dict[str, Any]]:
-    """What the runner must be told of the engine."""
+    """Return the arguments of the runner for the engine."""
     if settings is None:
         yield {}
         return

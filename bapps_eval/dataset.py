@@ -1,4 +1,4 @@
-"""What a data set of human judgments is, whatever folder or table it came from."""
+"""A data set of human ratings, independent of its layout."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Dataset:
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             expected = "a finite number" if self.task == "mos" else "a share in [0,1]"
-            raise DatasetError(f"{self.name}, item {self.ids[first]}: the opinion is {self.opinions[first]}: "
+            raise DatasetError(f"{self.name}, item {self.ids[first]}: the label is {self.opinions[first]}: "
                                f"expected {expected}")
         if self.sigma is not None and (bad := ~(np.isfinite(self.sigma) & (self.sigma > 0))).any():
             first = int(np.flatnonzero(bad)[0])

@@ -1,4 +1,4 @@
-"""The file that everything is scored from: per item what people said and what a metric said, as Parquet.
+"""The Parquet file of a run, from which everything is scored: the label and the distances of every item.
 
 One file holds one metric on one data set, and what is needed to judge it (data set, resize rule, signature, versions,
 hardware) in its metadata, so that scores can be audited and recomputed without the images.
@@ -34,7 +34,7 @@ class DistancesError(CpipsError, ValueError):
 
 @dataclass(frozen=True)
 class Distances:
-    """What a metric said of a data set.
+    """The distances of a metric on a data set.
 
     Args:
         ids, groups, references, opinions: as in :class:`~bapps_eval.dataset.Dataset`.
@@ -72,14 +72,14 @@ class Distances:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a result says of its data set."""
+    """Describe the data set in a result."""
     return {"name": dataset.name, "task": dataset.task, "higher_is_better": dataset.higher_is_better,
             "resize": dataset.resize, "missing": list(dataset.missing), "notes": list(dataset.notes),
             "digest": dataset.digest, "items": len(dataset), "root": dataset.root}
 
 
 def columns(task: str) -> list[str]:
-    """Names of the columns that hold a metric's values."""
+    """Return the names of the columns of a metric's values."""
     return ["d0", "d1"] if task == "2afc" else ["distance"]
 
 
@@ -92,7 +92,7 @@ def run_name(dataset: str, metric: str) -> str:
 
 
 def write(distances: Distances, path: Path) -> None:
-    """Write a Parquet file; it is written atomically.
+    """Write a Parquet file atomically.
 
     Raises:
         DistancesError: a value is NaN.

@@ -1,4 +1,4 @@
-"""The engine of :func:`bapps_eval.run.run` on Ray Data: blocks of items to actors, values back in order."""
+"""The engine of :func:`bapps_eval.run.run` on Ray Data: it sends blocks of items to actors and returns the values in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place where an image's size is changed; the rule's name stands in every result.
+"""The only place where images are resized; every result names the rule.
 
 The size at which images are compared moves scores by more than most metrics differ: LPIPS-Alex has 69.8 % on BAPPS at
 64 px and 68.8 % with the same weights at 256 px. So resizing is part of a data set's definition, not of a metric's.

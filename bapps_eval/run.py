@@ -1,4 +1,4 @@
-"""Run a metric over a data set: every item's distance into a Parquet file, resumable after an interruption."""
+"""Run a metric over a data set and write the distance of every item to a Parquet file; runs resume."""
 
 from __future__ import annotations
 

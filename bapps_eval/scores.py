@@ -1,4 +1,4 @@
-"""Scores of a metric against people, from plain arrays.
+"""Scores of a metric against human ratings, from plain arrays.
 
 Every score is an exact function of the set of items: permuting them changes no bit, ties have one defined meaning, and
 NaN is an error, never a disagreement. Distances are "lower is closer"; turn similarities round before.
@@ -42,6 +42,11 @@ def two_afc(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> float:
 
     Raises:
         ScoreError: NaN, different lengths, no items, or a judge outside [0,1].
+
+    Example:
+        >>> from bapps_eval import two_afc
+        >>> round(two_afc([0.1, 0.4], [0.3, 0.2], [0.2, 0.6]), 12)
+        0.7
     """
     return mean(two_afc_credits(d0, d1, judge))
 
@@ -54,14 +59,26 @@ def two_afc_credits(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike) -> NDArray[A
 
 
 def human_ceiling(judge: ArrayLike) -> float:
-    """What a person scores on average against all judges, himself among them: mean of h² + (1-h)² (the paper's human)."""
+    """What a person scores on average against all judges, himself among them: mean of h² + (1-h)² (the paper's human).
+
+    Example:
+        >>> from bapps_eval import human_ceiling
+        >>> round(human_ceiling([0, 0.5, 1]), 4)
+        0.8333
+    """
     (judge,) = _arrays(judge=judge)
     _check_share(judge, "judge")
     return mean(judge**2 + (1 - judge) ** 2)
 
 
 def majority_ceiling(judge: ArrayLike) -> float:
-    """What an oracle scores that always sides with the majority: mean of max(h, 1-h). No metric can score more."""
+    """What an oracle scores that always sides with the majority: mean of max(h, 1-h). No metric can score more.
+
+    Example:
+        >>> from bapps_eval import majority_ceiling
+        >>> round(majority_ceiling([0, 0.5, 1]), 4)
+        0.8333
+    """
     (judge,) = _arrays(judge=judge)
     _check_share(judge, "judge")
     return mean(np.maximum(judge, 1 - judge))
@@ -75,11 +92,18 @@ def two_afc_likelihood(d0: ArrayLike, d1: ArrayLike, judge: ArrayLike, *, cells:
     probability is a smooth function of both distances (Hepburn et al., arXiv 2403.10390): the distances are made
     uniform by their ranks, so that units and monotone transformations do not matter, and the probability of preferring
     p1 at (u0, u1) is the kernel-weighted mean of the judges near it, with its mirror image (u1, u0) counted as well.
-    Each triplet is judged by a probability that was estimated from the other folds.
+    The probability of each triplet is estimated from the other folds.
 
     Args:
         cells: cells of the grid on which the probability is estimated, along each side.
         width: standard deviation of the Gaussian kernel, in units of the rank, (0,1).
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import two_afc_likelihood
+        >>> d0, d1 = np.random.default_rng(0).random((2, 500))
+        >>> -1 < two_afc_likelihood(d0, d1, d1 < d0) < 0
+        True
     """
     d0, d1, judge = _arrays(d0=d0, d1=d1, judge=judge)
     _check_share(judge, "judge")
@@ -131,6 +155,11 @@ def jnd_average_precision(d: ArrayLike, same: ArrayLike) -> float:
 
     Raises:
         ScoreError: NaN, different lengths, a share outside [0,1], or nobody who says "same".
+
+    Example:
+        >>> from bapps_eval import jnd_average_precision
+        >>> jnd_average_precision([0.1, 0.2, 0.5], [1, 1, 0])
+        1.0
     """
     d, same = _arrays(d=d, same=same)
     _check_share(same, "same")
@@ -161,13 +190,25 @@ def average_precision(same: NDArray[Any], ends: NDArray[Any], counts: NDArray[An
 
 
 def srcc(d: ArrayLike, quality: ArrayLike) -> float:
-    """Spearman's rank correlation of closeness and quality: 1 where the metric orders as people do."""
+    """Spearman's rank correlation of closeness and quality: 1 where the metric orders as people do.
+
+    Example:
+        >>> from bapps_eval import srcc
+        >>> srcc([0.1, 0.2, 0.4, 0.3], [5, 4, 1, 2])   # low distances, high ratings: agreement
+        1.0
+    """
     d, quality = _pairs(d, quality)
     return float(stats.spearmanr(-d, quality).statistic)
 
 
 def krcc(d: ArrayLike, quality: ArrayLike) -> float:
-    """Kendall's rank correlation (tau-b) of closeness and quality."""
+    """Kendall's rank correlation (tau-b) of closeness and quality.
+
+    Example:
+        >>> from bapps_eval import krcc
+        >>> krcc([0.1, 0.2, 0.4, 0.3], [5, 4, 1, 2])
+        1.0
+    """
     d, quality = _pairs(d, quality)
     return float(stats.kendalltau(-d, quality).statistic)
 
@@ -235,12 +276,28 @@ def logistic_curve(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> Cal
 
 
 def plcc(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
-    """Pearson's correlation of human ratings and :func:`logistic_fit`."""
+    """Pearson's correlation of human ratings and :func:`logistic_fit`.
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import plcc
+        >>> d = np.linspace(0, 1, 20)
+        >>> round(plcc(d, 1 / (1 + np.exp(10 * d - 5))), 3)
+        1.0
+    """
     return fit_quality(d, quality, parameters)[0]
 
 
 def rmse(d: ArrayLike, quality: ArrayLike, parameters: int = 4) -> float:
-    """Root mean squared error of :func:`logistic_fit`, in units of the human ratings."""
+    """Root mean squared error of :func:`logistic_fit`, in units of the human ratings.
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import rmse
+        >>> d = np.linspace(0, 1, 20)
+        >>> rmse(d, 1 / (1 + np.exp(10 * d - 5))) < 1e-3
+        True
+    """
     return fit_quality(d, quality, parameters)[1]
 
 

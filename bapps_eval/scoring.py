@@ -1,4 +1,4 @@
-"""From distances to scores: everything that a table or a report prints, for one metric or for several side by side."""
+"""Scores of stored distances: everything that a table or a report prints, for one metric or several."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
 
     Raises:
         ScoreError, DistancesError: NaN, or human ratings that no score can be made of.
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import Distances, score
+        >>> ratings = np.linspace(1, 5, 40)
+        >>> def run(name, noise):
+        ...     values = 6 - ratings + np.random.default_rng(0).normal(0, noise, 40)
+        ...     return Distances([str(i) for i in range(40)], np.full(40, "blur"), np.full(40, "ref"), ratings, values[:, None],
+        ...                      {"name": "toy", "task": "mos", "higher_is_better": True, "resize": "none", "missing": [], "notes": [],
+        ...                        "digest": "0" * 64, "items": 40, "root": ""},
+        ...                      {"name": name, "signature": name, "lower_is_better": True})
+        ...
+        >>> round(score(run('exact', 0.0), resamples=100)['srcc'], 6)
+        1.0
     """
     return _scored(distances, resamples)[0]
 
@@ -59,6 +73,20 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
 
     Raises:
         DistancesError: the runs are of different data sets, two of one metric, or none of the subject.
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import Distances, compare
+        >>> ratings = np.linspace(1, 5, 40)
+        >>> def run(name, noise):
+        ...     values = 6 - ratings + np.random.default_rng(0).normal(0, noise, 40)
+        ...     return Distances([str(i) for i in range(40)], np.full(40, "blur"), np.full(40, "ref"), ratings, values[:, None],
+        ...                      {"name": "toy", "task": "mos", "higher_is_better": True, "resize": "none", "missing": [], "notes": [],
+        ...                        "digest": "0" * 64, "items": 40, "root": ""},
+        ...                      {"name": name, "signature": name, "lower_is_better": True})
+        ...
+        >>> compare([run('noisy', 2.0), run('exact', 0.0)], resamples=100)['best']
+        'exact'
     """
     first = runs[0]
     for other in runs[1:]:
@@ -94,7 +122,7 @@ _Scored = tuple[Distances, dict[str, Any], NDArray[Any]]
 
 
 def _against(one: _Scored, other: _Scored, resamples: int) -> dict[str, Any]:
-    """The paired difference of two headlines, and whether it is told from zero."""
+    """The paired difference of two headlines, and whether it is significant."""
     (run, entry, drawn), (other_run, other_entry, other_drawn) = one, other
     # triplets are not drawn alike for all metrics: two of them are drawn together, once more
     apart = _paired_credits(run, other_run, resamples) if run.task == "2afc" else drawn - other_drawn

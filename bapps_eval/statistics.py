@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap intervals, and whether two metrics differ by more than the choice of items.
+"""Bootstrap confidence intervals of scores, and paired tests of two metrics.
 
 Resamples are drawn from a generator seeded with the data set, so that all metrics on one set see the same ones and a
 difference of two bootstrap samples is a paired difference.

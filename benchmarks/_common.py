@@ -1,4 +1,4 @@
-"""What every benchmark here shares: where the data is, what machine this is, how a result is kept."""
+"""Shared parts of the benchmarks: the data folder, a description of the machine, and stored results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def commit() -> str:
 
 
 def save(name: str, result: dict, folder: Path | None = None) -> Path:
-    """Keep a result as ``results/NAME.json``, or in a ``folder`` of one's own."""
+    """Store a result as ``results/NAME.json``, or in another ``folder``."""
     folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"

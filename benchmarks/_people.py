@@ -1,4 +1,4 @@
-"""The human ratings available, and correlations with them, for benchmarks that do not take distances with `bapps_eval`."""
+"""Human ratings and correlations with them, for benchmarks that do not use `bapps_eval`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scipy import stats
 import cpips
 from _common import DATA
 
-SETS = {"tid2013": "mos", "live": "dmos"}  # the column that holds what people said
+SETS = {"tid2013": "mos", "live": "dmos"}  # the column of the human ratings
 RESAMPLES = 2000
 
 
 def read_set(name: str) -> tuple[Path, list[dict], np.ndarray]:
-    """Folder, rows of the score table, and what people said."""
+    """Return folder, rows of the score table, and human ratings."""
     folder = DATA / "human" / name
     with (folder / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -26,7 +26,7 @@ def read_set(name: str) -> tuple[Path, list[dict], np.ndarray]:
 
 @torch.inference_mode()
 def measured(metric: cpips.CPIPS, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The metric's distances on a set, each reference encoded once, and what people said."""
+    """The metric's distances on a set, each reference encoded once, and the human ratings."""
     folder, rows, people = read_set(name)
     references = {ref: metric.embed(folder / ref) for ref in {row["ref"] for row in rows}}
     return np.array([metric.distance(references[row["ref"]], metric.embed(folder / row["dist"])).item() for row in rows]), people

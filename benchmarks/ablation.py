@@ -1,4 +1,4 @@
-"""What each ingredient of `cpips-lite` does: short trainings from one codec, each with one thing changed.
+"""Effect of each ingredient of `cpips-lite`: short trainings from one codec that differ in one setting each.
 
     python benchmarks/ablation.py BASE --judged DIR -o RUNS [--steps 250] [--only NAME ...] [--plot docs/tradeoff.png]
 

@@ -1,4 +1,4 @@
-"""Agreement with people of the whole family and of all baselines available, by `bapps_eval`, in one run.
+"""Agreement of all models and available baselines with human ratings, by `bapps_eval`, in one run.
 
     python benchmarks/agreement.py [--metrics NAME ...] [--distances DIR] [--cards weights]
 

@@ -1,4 +1,4 @@
-"""What training does to the metric: every shipped model and a random encoder, side by side in one run.
+"""Effect of training on the metric: every shipped model and a random encoder, in one run.
 
     python benchmarks/family.py [--plot docs/family.png] [--probe-images 4000] [--limit ROWS]
 

@@ -1,4 +1,4 @@
-"""How fast CPIPS is at its best beside the baselines at theirs, how near to the machine's peak, and in how much memory.
+"""Speed of CPIPS and the baselines in their fastest variants, share of the machine's peak, and memory.
 
     python benchmarks/fast.py [MODEL ...] [--only speed,peak,scaling,memory] [--quick] [--rounds 9] [--device cpu]
 

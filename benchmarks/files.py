@@ -1,4 +1,4 @@
-"""Distances taken from compressed files: how they rank pairs beside the full metric and people, and what they cost.
+"""Distances from compressed files: agreement with the full metric and human ratings, and cost.
 
     python benchmarks/files.py [--model hyperprior-q4] [--pairs 20]
 

@@ -1,4 +1,4 @@
-"""The first image of the README: ``python benchmarks/hero.py``.
+"""The first figure of the README: ``python benchmarks/hero.py``.
 
 `cpips demo` draws a reference and distorts it; `cpips map` compares the two with the default model and draws the heat map. The
 image becomes ``docs/map.png``, its number ``results/hero.json``, from which ``benchmarks/readme.py`` writes the description.

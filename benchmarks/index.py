@@ -1,4 +1,4 @@
-"""The index of latents against keeping the images and running a metric over them: bytes, query time, recall.
+"""The index of latents compared with running a metric over the images: bytes, query time, recall.
 
     python benchmarks/index.py [--limit 60] [--copies 10] [--strangers 20] [--rounds 5] [--model hyperprior-q4]
 

@@ -1,4 +1,4 @@
-"""Is the training fed fast enough? Images a second of the loader over those of the training step, in one run.
+"""Throughput of the data loader relative to the training step, in one run.
 
     python benchmarks/loader.py [--config configs/hyperprior-q4.toml] [--stage 0] [--rounds 5]
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/hyperprior-q4.toml"))
     parser.add_argument("--stage", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="training steps a round (every tenth of SOAP's is dear)")
+    parser.add_argument("--steps", type=int, default=10, help="training steps a round (every tenth of SOAP's is expensive)")
     parser.add_argument("--batches", type=int, default=20, help="batches of the loader a round")
     parser.add_argument("--N", type=int, help="a smaller network, for a trial whose result is not kept")
     parser.add_argument("--M", type=int)

@@ -1,4 +1,4 @@
-"""Time and memory of the losses beside LPIPS-VGG as a loss: forward and backward passes, side by side in one run.
+"""Time and memory of the losses and of LPIPS-VGG: forward and backward passes, in one run.
 
     python benchmarks/losses.py [--rounds 7] [--seconds 90] [--device cpu]
 

@@ -1,5 +1,5 @@
-"""A machine codec that people can look at: its decoder tuned against a PatchGAN, at identical bits, in a sweep that changes
-one setting at a time.
+"""Remove checkerboards from a machine codec: its decoder is fine-tuned with a PatchGAN, at identical bits, in a sweep that
+changes one setting at a time.
 
     cpips train configs/machine.toml --data-root DATA -o runs/machine
     python benchmarks/machine_codec.py --codec runs/machine/codec.safetensors --runs runs/machine-tuned [--steps 120]
@@ -120,7 +120,7 @@ class Machine:
 
     @torch.no_grad()
     def right(self, codec: Codec | None) -> list[bool]:
-        """Which test images are recognized, as decoded by ``codec`` (or uncompressed)."""
+        """Which test images are classified correctly, as decoded by ``codec`` (or uncompressed)."""
         images = self.images.float() / 255
         if codec is not None:
             images = torch.cat([codec.g_s(codec.g_a(batch).round()).clamp(0, 1) for batch in images.split(50)])
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measured |= judges(decoders[name], paths)
             replace(kept, lambda partial: partial.write_text(json.dumps(measured)))
         found[name] = json.loads(kept.read_text())
-        print(f"{name}: {np.mean(found[name]['right']):.1%} recognized", file=sys.stderr, flush=True)
+        print(f"{name}: {np.mean(found[name]['right']):.1%} correct", file=sys.stderr, flush=True)
     before, uncompressed = found[BEFORE]["right"], found.pop(UNCOMPRESSED)["right"]
     for facts in found.values():
         right = facts.pop("right")

@@ -1,4 +1,4 @@
-"""Adam against SOAP: the training loss of a codec from scratch over the same steps, and what a step costs.
+"""Adam compared with SOAP: training loss of a codec from scratch over the same steps, and time per step.
 
     python benchmarks/optimizers.py [--steps 400] [--crop 64] [--batch 8] [--seed 0] [--plot FILE]
 

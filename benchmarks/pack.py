@@ -1,4 +1,4 @@
-"""What does packing buy? Triplets a second loaded from a pack over those loaded from PNG files, in one run.
+"""Gain of packing: triplets per second loaded from a pack and from PNG files, in one run.
 
     python benchmarks/pack.py [--triplets 1000] [--rounds 5] [--items 200]
 

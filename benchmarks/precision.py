@@ -1,4 +1,4 @@
-"""How near other types, layouts and numbers of threads come to the distance in float32, and what passes in them.
+"""Agreement of other data types, memory layouts and numbers of threads with float32.
 
     python benchmarks/precision.py [--images 2] [--models cpips-lite ...]
 

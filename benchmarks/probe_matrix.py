@@ -1,4 +1,4 @@
-"""Every probe of several metrics: what each found, whose restorations please whom, what each takes for the reference.
+"""Every probe for several metrics: findings, restorations evaluated by all metrics, and recovered images.
 
     python benchmarks/probe_matrix.py [--side PX] [--share S] [--only NAME ...] [--probes NAME ...] [--cache DIR]
 

@@ -1,4 +1,4 @@
-"""Rate and distortion of the shipped codecs on Kodak, beside JPEG, WebP, AVIF and the official codec.
+"""Rate and distortion of the shipped codecs on Kodak, compared with JPEG, WebP, AVIF and the official codec.
 
     python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped]
 

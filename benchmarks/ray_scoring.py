@@ -1,11 +1,11 @@
-"""What the Ray engine costs and gains: pairs a second against workers, and over the engine of one machine.
+"""Cost and gain of the Ray engine: pairs per second by number of workers, and relative to the local engine.
 
     python benchmarks/ray_scoring.py [--metric cpips-lite] [--pairs 512] [--size 256] [--rounds 3]
 
 Crops of Kodak as PNG, each against itself as JPEG of four qualities. In every round each side runs once, in a new random
 order, on one thread of torch and one that decodes, per worker; what is reported is the median over the rounds of the
 ratio *within* the round. Rates count from the first finished part on, so that they hold for long runs; what comes before
-(starting Ray, actors and models) is told apart. Then the parts of the bill for 10^9 pairs: bytes of images and results,
+(starting Ray, actors and models) is reported separately. Then the parts of the bill for 10^9 pairs: bytes of images and results,
 decoding alone, and the rate that the one driver can take, with rows that need no comparing.
 """
 

@@ -1,5 +1,5 @@
-"""An image recovered from noise by minimizing each loss: what comes back is what the loss can see, the rest is its blind
-spot.
+"""An image recovered from noise by minimizing each loss: what does not come back is
+invisible to the loss.
 
     python benchmarks/recovery.py [--image kodim23.png] [--crop 100 380 288] [--steps 1000] [--only NAME ...]
 
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def report(result: dict) -> str:
-    """Markdown: what came back."""
+    """Markdown: what was recovered."""
     rows = [[name, f"{r['last'] / r['first']:.1e}", "inf" if r["psnr"] is None else f"{r['psnr']:.1f}",
              f"{r['cpips-lite']:.3f}", f"{r['outside']:.0%}"]
             for name, r in result["losses"].items()]

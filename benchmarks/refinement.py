@@ -1,4 +1,4 @@
-"""What refining an image's latents brings: at equal bits by objective, and as a BD-rate over the plain qualities.
+"""Gain of latent refinement: at equal bits for each objective, and as a BD-rate over the plain qualities.
 
     python benchmarks/refinement.py [--only objectives|qualities] [--steps 400] [--side 192] [--quality-steps 200]
                                     [--quality-side 128] [--images 6] [--smoke]

@@ -1,4 +1,4 @@
-"""What each term of the semantic ensemble loss does to a decoder, at identical bits.
+"""Effect of each term of the semantic ensemble loss on a decoder, at identical bits.
 
     python benchmarks/semantic_ensemble.py --runs DIR [--steps N] [--minutes M] [--smoke]
 

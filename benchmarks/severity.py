@@ -65,7 +65,7 @@ def main() -> None:
         axis.set(title=kind, xticks=position, xticklabels=[f"{s:g}" for s in strengths], xlabel=unit, yscale="log")
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("CPIPS distance")
-    fig.suptitle(f"Distance against strength: {len(paths)} Kodak images (thin), their median (thick), {args.metric}")
+    fig.suptitle(f"Distance against strength: {len(paths)} Kodak images (thin), their median (bold), {args.metric}")
     args.plot.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(args.plot, dpi=110)
     for kind, found in result["kinds"].items():

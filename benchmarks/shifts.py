@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="folders of the trainer, of models with a head")
-    parser.add_argument("--judged", type=Path, help="the judged groups")
+    parser.add_argument("--judged", type=Path, help="the groups with teacher labels")
     parser.add_argument("--agreement", action="store_true")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[:args.images]

@@ -1,4 +1,4 @@
-"""Time and peak memory of CPIPS beside LPIPS and DISTS, side by side in one run.
+"""Time and peak memory of CPIPS, LPIPS and DISTS, in one run.
 
     python benchmarks/speed.py [--rounds 7] [--seconds 60] [--device cpu]
 

@@ -1,4 +1,4 @@
-"""What each loss makes of one super-resolution network: pixels, judges that no network was trained on, and crops.
+"""Effect of each loss on one super-resolution network: PSNR, SSIM, held-out metrics, and crops.
 
     python benchmarks/sr_losses.py --runs DIR [--losses NAME ...] [--plot docs/super_resolution.png]
 

@@ -1,4 +1,4 @@
-"""Which encoders can transfer a style? One content, two styles, many encoders; a grid over taps; networks.
+"""Style transfer with many encoders: one content, two styles; a grid over feature layers; networks.
 
     python benchmarks/style_encoders.py --runs DIR [--plots docs]
 

@@ -1,4 +1,4 @@
-"""How far the teachers of `cpips-lite` agree with people, and what they cost: what a student of theirs can hope for.
+"""Agreement of the teachers of `cpips-lite` with human ratings, and their cost.
 
     python benchmarks/teachers.py
 
@@ -29,7 +29,7 @@ STUDENT, PANEL = "cpips-lite", "their panel"
 
 @torch.inference_mode()
 def judged(name: str, teachers: dict) -> np.ndarray:
-    """Distances ``(images, teachers)`` on a set, and nothing of what people said."""
+    """Distances ``(images, teachers)`` on a set, without the human ratings."""
     folder, rows, _ = read_set(name)
     images = {path: load(folder / path)[None] for path in {row["ref"] for row in rows}}
     found = []

@@ -125,6 +125,17 @@ class FullReferenceMetric(ImageModule):
     ``min_side`` (smallest image side in px), ``is_metric``: of whole images of one size, d(x,z) <= d(x,y) + d(y,z) is
     proven. It is a pseudo-metric then, as different images may be 0 apart. The root form of :class:`cpips.CPIPS`, which
     is smooth at 0, exceeds the sum by at most 1e-4; ``False`` promises nothing.
+
+    Example:
+        >>> class Mean(cpips.base.FullReferenceMetric):
+        ...     '''Squared difference of the mean colors.'''
+        ...     name = "mean"
+        ...     def _compare(self, x, y):
+        ...         return (x.mean((2, 3)) - y.mean((2, 3))).square().mean(1)
+        ...
+        >>> white, black = torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+        >>> Mean()(white, black)
+        tensor([1.])
     """
 
     lower_is_better: bool = True

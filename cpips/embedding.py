@@ -18,6 +18,14 @@ class Embedding:
 
     ``features`` holds one ``(N,C,h,w)`` per tap and scale, ``strides`` the image pixels that a cell of each covers,
     ``size`` the images' (H,W), ``key`` what made it: embeddings of different metrics do not compare.
+
+    Example:
+        >>> metric = cpips.CPIPS("random")
+        >>> known = metric.embed(torch.rand(2, 3, 32, 48))
+        >>> len(known), known.size
+        (2, (32, 48))
+        >>> metric.distance(known, metric.embed(torch.rand(2, 3, 32, 48))).shape
+        torch.Size([2])
     """
 
     features: tuple[Tensor, ...]

@@ -39,6 +39,13 @@ def load_image(path: str | os.PathLike[str], background: Background = None) -> T
     """Read an image file as a batch of one, ``(1,3,H,W)`` float32 RGB in [0,1], which metrics and losses take.
 
     Arguments, conversions and errors are those of :func:`load`, which gives ``(3,H,W)``.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (48, 32), "red").save("red.png")
+        >>> image = cpips.load_image("red.png")
+        >>> image.shape[-3:], image.amax().item()
+        (torch.Size([3, 32, 48]), 1.0)
     """
     return load(path, background)[None]
 

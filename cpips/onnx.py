@@ -40,6 +40,12 @@ def export(metric: CPIPS, path: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: not a :class:`cpips.CPIPS`, or one in another precision than float32.
         ImportError: onnx or onnxscript is missing; the message says what to install.
+
+    Example:
+        >>> from cpips.onnx import export
+        >>> metric = cpips.CPIPS("random")
+        >>> export(metric, "metric.onnx")  # doctest: +SKIP
+        PosixPath('metric.onnx')
     """
     if not isinstance(metric, CPIPS):
         raise ModelError(f"{getattr(metric, 'name', metric)!r} cannot be exported: only models of cpips can "

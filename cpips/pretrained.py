@@ -54,6 +54,10 @@ def list_models() -> list[str]:
 
     Beside them: ``'random'`` (an untrained control) and ``'compressai:bmshj2018-hyperprior/mse/1'`` to ``/8`` (and
     ``/ms-ssim/``), the official checkpoints, downloaded on request.
+
+    Example:
+        >>> "cpips-lite" in cpips.list_models()
+        True
     """
     return sorted(path.stem for path in weights_dir().glob("*.json"))
 
@@ -63,6 +67,11 @@ def model_card(name: str) -> dict[str, Any]:
 
     Raises:
         ModelError: no such model; the message has the nearest names.
+
+    Example:
+        >>> card = cpips.model_card("hyperprior-q4")
+        >>> card["name"], card["arch"], card["licence"]
+        ('hyperprior-q4', 'hyperprior', 'MIT')
     """
     if name not in list_models():
         raise unknown_model(name, list_models())

@@ -1,4 +1,4 @@
-"""Any metric by what one writes on the command line: a model, a baseline, a weights file, or one's own function."""
+"""Create any metric by its name on the command line: a model, a baseline, a weights file, or your own function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ else:
 
 
 def list_metrics() -> list[str]:
-    """Names that :func:`create_metric` knows."""
+    """Names that :func:`create_metric` knows.
+
+    Example:
+        >>> [name for name in cpips.list_metrics() if name.startswith("lpips")]
+        ['lpips-alex', 'lpips-squeeze', 'lpips-vgg']
+    """
     return [*pretrained.list_models(), "random", *sorted(BASELINES)]
 
 
@@ -31,7 +36,7 @@ def create_metric(name: pretrained.Source, weights_dir: str | os.PathLike[str] |
     Args:
         name: a name of :func:`list_metrics` (a model of the family, or a baseline such as ``'lpips-alex'``); whatever
             else :class:`cpips.CPIPS` takes (a weights file, ``'compressai:...'``, a state dict, an encoder); or
-            ``'module:function'`` for one's own (or ``'module:Class'``, which is called without arguments): see
+            ``'module:function'`` for your own (or ``'module:Class'``, which is called without arguments): see
             :class:`~cpips.base.UserMetric`. The module is installed, or lies in the current folder.
         weights_dir: a folder with weights of LPIPS and DISTS under the names that ``$CPIPS_HOME/trunks`` has them; what
             it lacks is looked for there.

@@ -57,6 +57,13 @@ class CPIPS(Metric):  # type: ignore[misc]  # its annotations are not read: they
 
     Raises:
         ModelError: an unknown name or reduction, or settings beside a metric that is made already.
+
+    Example:
+        >>> from cpips.torchmetrics import CPIPS
+        >>> metric = CPIPS("random")   # or CPIPS("lpips-alex"), CPIPS("ssim"): any metric of the package
+        >>> metric.update(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+        >>> metric.compute().shape
+        torch.Size([])
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""What the training examples share: a small denoiser, and noisy images to train it on."""
+"""Shared parts of the training examples: a small denoiser, and noisy images for its training."""
 
 from __future__ import annotations
 

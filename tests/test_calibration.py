@@ -412,7 +412,7 @@ def test_groups_kept_aside_are_the_first(made):
     fitting, aside = fit.first_aside(6, 1 / 12)
     assert aside.tolist() == list(range(JudgedSet(made).kept_aside)) and fitting.tolist() == [1, 2, 3, 4, 5]
     assert fit.first_aside(1200, 1 / 12)[1][-1] == 99
-    with pytest.raises(fit.CalibrationError, match="one judged group: two or more"):
+    with pytest.raises(fit.CalibrationError, match="one labeled group: two or more"):
         fit.first_aside(1, 0.5)
 
 
@@ -683,7 +683,7 @@ TEACHERS = COMMON + 'judges = "teachers"\n' + JUDGED
     (MOS.replace("tid2013", "absent"), "no such file or folder"),
     (TEACHERS.replace("haarpsi", "haarpsy"), "did you mean haarpsi?"),
     (TEACHERS.replace("haarpsi", "lpips-alex"), "offline"),
-    (TEACHERS.replace("groups = 6", "groups = 1"), "one judged group: two or more"),
+    (TEACHERS.replace("groups = 6", "groups = 1"), "one labeled group: two or more"),
 ], ids=lambda value: None)
 def test_command_tells_in_a_line_what_is_wrong(call, text, message):
     assert message in call(text, code=2).stderr

@@ -394,8 +394,8 @@ def test_pipal_refuses(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"task": "4afc"}, "task '4afc' is unknown: choose from 2afc, jnd, mos"), ({"groups": ["a"]}, "has 2 ids, but {'groups': 1}"),
-    ({"opinions": np.array([0.5, np.nan])}, "item b: the opinion is nan: expected a finite number"),
-    ({"task": "jnd", "opinions": np.array([1.5, 0.5])}, r"item a: the opinion is 1\.5: expected a share in \[0,1\]")],
+    ({"opinions": np.array([0.5, np.nan])}, "item b: the label is nan: expected a finite number"),
+    ({"task": "jnd", "opinions": np.array([1.5, 0.5])}, r"item a: the label is 1\.5: expected a share in \[0,1\]")],
     ids=lambda value: None)
 def test_a_data_set_of_ones_own_is_checked(changes, message):
     settings = {"name": "mine", "task": "mos", "ids": ["a", "b"], "groups": ["", ""], "references": ["r", "r"],
@@ -467,7 +467,7 @@ def test_table_rows(tmp_path, row, message):
 def test_table_of_shares_outside_their_range(tmp_path):
     path = table_tree(tmp_path, "jnd")
     path.write_text(path.read_text().replace("0.75", "1.75"))
-    with pytest.raises(DatasetError, match=r"has the opinion 1\.75: expected a share"):
+    with pytest.raises(DatasetError, match=r"has the label 1\.75: expected a share"):
         open_datasets(path)
     assert check_folder(path)[0].items == 3
 

@@ -371,7 +371,7 @@ def test_without_pictures_the_gallery_lists_items_and_says_how_to_get_them(sets,
     told = write_report(metrics(sets[0]), tmp_path / "a", resamples=100, gallery=2).read_text("utf-8")
     assert "--data DATA" in told and "<img" not in told and told.count('class="card 2afc"') == 2 * 3
     other = write_report(metrics(sets[0]), tmp_path / "b", images=sets[1:], resamples=100).read_text("utf-8")
-    assert "None of the data sets" in other
+    assert "none of the given data sets" in other
     assert "Where metrics disagree" not in write_report(
         metrics(sets[0]), tmp_path / "c", resamples=100, gallery=0).read_text("utf-8")
 

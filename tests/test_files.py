@@ -335,7 +335,7 @@ def test_command_errors_are_one_line(run, weights, tmp_path, monkeypatch):
         (("decompress", "a.png"), "is an input"),
         (("decompress", "a.png", "-o", "c.png"), "not a .cpz file"),
         (("compare", "a.cpz", "a.png", "--metric", "mse"), "decompress"),
-        (("compare", "a.png", "a.png", "-c", weights), "--codec is for .cpz files"),
+        (("compare", "a.png", "a.png", "-c", weights), "--codec applies to .cpz files"),
         (("compress", "a.png", "-c", "hyperprior-q9"), "hyperprior-q4"),
     ]:
         code, out, err = run(*args)

@@ -85,7 +85,7 @@ def test_command(tmp_path):
 
 def test_command_refuses_another_suffix(tmp_path):
     result = CliRunner().invoke(app, ["export", "hyperprior-q1", "-o", str(tmp_path / "model.pt")])
-    assert result.exit_code == 2 and "end in .onnx" in result.stderr and not list(tmp_path.iterdir())
+    assert result.exit_code == 2 and "use the suffix .onnx" in result.stderr and not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_exported(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Where data sets come from: published folder layouts, tables of one's own, and packs."""
+"""Readers of data sets: published folder layouts, custom tables, and packs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BAPPS, the data set of LPIPS: triplets (2AFC) and pairs (JND) of 256 px patches, each with what people said."""
+"""BAPPS, the data set of LPIPS: triplets (2AFC) and pairs (JND) of 256 px patches, with their human labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every layout shares: how a problem is told, how images are read, how items become a data set."""
+"""Shared parts of all layouts: reporting of problems, image loading, assembly of a data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cpips.errors import ImageError
 from ..dataset import Dataset, DatasetError, Images
 from ..resize import NONE, resize
 
-Problem = Callable[[str], None]  # told of what is wrong with a folder: raises (to open) or collects (to check)
+Problem = Callable[[str], None]  # called with each problem of a folder: raises (to open) or collects (to check)
 
 
 def refuse(message: str) -> None:
@@ -32,7 +32,7 @@ def refuse(message: str) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """A data set that was recognized; ``read`` opens it, and leaves out what it has told a problem of."""
+    """A detected data set; ``read`` opens it and skips the items with reported problems."""
 
     name: str
     read: Callable[[Problem], Dataset]
@@ -98,14 +98,14 @@ class FileImages:
 
 def assemble(name: str, task: str, items: Iterable[Item], *, root: Path, rule: str | None, problem: Problem,
              higher_is_better: bool = True, missing: Sequence[str] = (), notes: Sequence[str] = ()) -> Dataset:
-    """A data set of ``items`` in any order; what :class:`Dataset` would refuse is told to ``problem`` and left out."""
+    """A data set of ``items`` in any order; what :class:`Dataset` would reject is reported to ``problem`` and skipped."""
     kept: list[Item] = []
     for item in sorted(items, key=lambda item: (item.id, item.files)):
         if kept and kept[-1].id == item.id:
             problem(f"{root}: two items are called {item.id!r}: ({told(kept[-1].files)}) and ({told(item.files)}): "
                     "remove one")
         elif task != "mos" and not 0 <= item.opinion <= 1:
-            problem(f"{root}: item {item.id!r} has the opinion {item.opinion}: expected a share of people in [0,1]")
+            problem(f"{root}: item {item.id!r} has the label {item.opinion}: expected a share of people in [0,1]")
         else:
             kept.append(item)
     files = [item.files for item in kept]
@@ -127,7 +127,7 @@ def told(files: Sequence[Path]) -> str:
 
 
 def finite(value: Any, where: str, problem: Problem) -> float | None:
-    """A number out of a table, or None once ``problem`` was told of it."""
+    """Parse a number of a table; if invalid, report it to ``problem`` and return None."""
     try:
         number = float(value)
     except (TypeError, ValueError):

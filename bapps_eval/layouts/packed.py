@@ -1,4 +1,4 @@
-"""A data set in one file of pixels: 100,000 small PNG files become one that is read in place, after its resize rule.
+"""A data set packed into one memory-mapped file of pixels, decoded and resized once.
 
     OUT/pack.json       format, the description of the data set, shape, SHA-256 of the other two files
     OUT/items.parquet   id, group, reference, opinion

@@ -1,4 +1,4 @@
-"""Tables of one's own: a CSV of triplets, pairs or scored images, and the kept subsets of published sets."""
+"""Custom tables: a CSV of triplets, pairs or rated images, and subsets of published sets."""
 
 from __future__ import annotations
 

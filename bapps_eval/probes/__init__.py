@@ -1,4 +1,4 @@
-"""How a metric fails: probes of any metric of the package or one's own, each a function and ``cpips probe NAME``.
+"""Probes look for failure modes of any metric, also your own; each is a function and ``cpips probe NAME``.
 
     >>> from bapps_eval.probes import order
     >>> found = order("cpips-lite", images); print(*found.findings, sep="\\n"); found.save("order.json")

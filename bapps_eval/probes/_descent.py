@@ -1,4 +1,4 @@
-"""Pixels moved by a gradient: what the probes that optimize images share."""
+"""Gradient descent on pixels, shared by the probes that optimize images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any metric as what the probes optimize and compare: a distance, lower for closer images, of unchecked batches."""
+"""Wrap any metric as a distance of unchecked batches (lower is closer), which the probes optimize and compare."""
 
 from __future__ import annotations
 

@@ -65,6 +65,13 @@ class ProbeResult:
         settings: all that the numbers depend on besides the images.
         result: the numbers; ``findings`` among them is a list of :class:`Finding` as dicts, empty if nothing was found.
         pictures: by their captions, ``(3,H,W)`` in [0,1]; not part of the JSON.
+
+    Example:
+        >>> from bapps_eval.probes import ProbeResult, invariance
+        >>> invariance("mse", torch.rand(1, 3, 64, 64)).save("invariance.json")
+        PosixPath('invariance.json')
+        >>> ProbeResult.load("invariance.json").metric
+        'mse'
     """
 
     probe: str

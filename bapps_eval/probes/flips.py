@@ -16,7 +16,7 @@ from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult
 
 KINDS = ("gaussian-noise", "jpeg", "gaussian-blur", "contrast-down")
-NEAR, FAR = 0.4, 0.6  # severities of the two that are judged
+NEAR, FAR = 0.4, 0.6  # severities of the two images that are compared
 GREY = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # greatest change of a sample, in 8-bit levels
 PIXELS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # greatest displacement of a point, px
 CELL = 8  # px between the points of the flow that are moved; bilinear in between
@@ -41,6 +41,12 @@ def flips(metric: MetricLike, images: ImageLike, *, kinds: Sequence[str] = KINDS
 
     Raises:
         ImageError: images that the metric cannot compare.
+
+    Example:
+        >>> from bapps_eval.probes import flips
+        >>> result = flips("mse", torch.rand(1, 3, 64, 64), kinds=["jpeg", "gaussian-blur"], steps=2)
+        >>> sorted(result.result["attacks"])
+        ['grey', 'spatial']
     """
     distance = Distance(metric)
     references = distance.images(images)[0]

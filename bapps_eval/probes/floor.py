@@ -1,4 +1,4 @@
-"""Noise floor: the smallest change that a metric tells from the rounding of its own arithmetic."""
+"""Noise floor: the smallest change that a metric resolves above its own rounding errors."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NOISY = {"float32": 1.0, "bfloat16": 4.0, "float16": 4.0}  # levels: half precis
 def noise_floor(metric: MetricLike, image: ImageLike, *, dtypes: Sequence[str] = DTYPES, seed: int = 0) -> ProbeResult:
     """Distances of an image to itself with white noise of falling amplitude, in each type, against float64.
 
-    A change is told if, at its amplitude and all greater ones, each draw's distance is within 25 % of what the metric
+    An amplitude is resolved if, there and at all larger ones, each draw's distance is within 25 % of what the metric
     says in float64 (weights and images), is above that of equal images in another memory layout and batch, and rises with
-    the amplitude. One's own functions get float32 for float64. The result has for each type the smallest told amplitude
+    the amplitude. Your own functions get float32 for float64. The result has for each type the smallest resolved amplitude
     (8-bit levels; infinite if none is), distances by amplitude, and what equal images have. Findings: ``noisy`` where the
     amplitude is above 1 level in float32, 4 in half precision; ``nonzero``, ``not-finite``.
 
@@ -35,6 +35,12 @@ def noise_floor(metric: MetricLike, image: ImageLike, *, dtypes: Sequence[str] =
 
     Raises:
         ModelError: an unknown type.
+
+    Example:
+        >>> from bapps_eval.probes import noise_floor
+        >>> result = noise_floor("mse", torch.rand(1, 3, 64, 64), dtypes=["float32"])
+        >>> result.probe, result.metric
+        ('noise-floor', 'mse')
     """
     if unknown := sorted(set(dtypes) - set(DTYPES)):
         raise ModelError(f"dtypes {', '.join(unknown)} are unknown: choose from {', '.join(DTYPES)}")
@@ -77,7 +83,7 @@ def _measured(distance: Distance, reference: Tensor, noise: Tensor, dtype: torch
 
 
 def _told(values: Tensor, exact: Tensor, equal: float) -> float:
-    """The smallest amplitude from which on all are told."""
+    """Return the smallest amplitude from which on all are resolved."""
     good = ((values - exact).abs() <= ERROR * exact.abs()) & (values > equal)
     good[1:] &= values.diff(dim=0) > 0
     told = float("inf")

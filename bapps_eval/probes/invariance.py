@@ -1,4 +1,4 @@
-"""Invariance: what shifts, flips, turns, crops and scalings do to a distance that people would not change for them."""
+"""Invariance: reaction to shifts, flips, rotations, crops and scalings that people do not see as distortions."""
 
 from __future__ import annotations
 
@@ -69,6 +69,12 @@ def invariance(metric: MetricLike, images: ImageLike, *, seed: int = 0) -> Probe
 
     Raises:
         ImageError: images that are too small.
+
+    Example:
+        >>> from bapps_eval.probes import invariance
+        >>> result = invariance("mse", torch.rand(1, 3, 64, 64))
+        >>> result.probe, result.metric
+        ('invariance', 'mse')
     """
     distance = Distance(metric)
     references = distance.images(images, room=2 * ROOM + 8)[0]

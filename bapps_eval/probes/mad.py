@@ -1,4 +1,4 @@
-"""Maximum differentiation (Wang and Simoncelli, Journal of Vision 8(12):8, 2008): hold one metric, move another."""
+"""Maximum differentiation (Wang and Simoncelli, Journal of Vision 8(12):8, 2008): keep one metric constant and change another."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ def mad(metric: MetricLike, image: ImageLike, *, against: MetricLike = "mse", no
 
     Raises:
         ImageError: an image that a metric cannot compare.
+
+    Example:
+        >>> from bapps_eval.probes import mad
+        >>> result = mad("mse", torch.rand(1, 3, 64, 64), against="random", steps=2)
+        >>> result.probe, result.metric
+        ('mad', 'mse')
     """
     first, second = Distance(metric), Distance(against)
     reference = second.images(first.images(image)[0][:1])[0]
@@ -61,8 +67,8 @@ def mad(metric: MetricLike, image: ImageLike, *, against: MetricLike = "mse", no
         found[role] = row
     rise, other = found["metric"]["rise"], found["against"]["rise"]
     if rise > OUTPLAYED and rise > other:
-        findings["outplayed"] = Finding("outplayed", rise, OUTPLAYED, f"while it is constant, {second.name} rises {rise:.3g} times; "
-                                        f"while {second.name} is constant, it rises {other:.3g} times")
+        findings["outplayed"] = Finding("outplayed", rise, OUTPLAYED, f"while it is constant, {second.name} rises "
+                                        f"{rise:.3g} times; while {second.name} is constant, it rises {other:.3g} times")
     return ProbeResult("mad", first.name, first.signature,
                        {"against": second.name, "against_signature": second.signature, "noise": noise, "steps": steps,
                         "rate": rate, "seed": seed, "size": list(reference.shape[2:])},

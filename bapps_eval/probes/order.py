@@ -1,4 +1,4 @@
-"""Order: does a metric rise with the severity of a distortion, see all of them, and behave as a distance does?"""
+"""Order: is a metric monotone in the severity of distortions, sensitive to all, and a proper distance?"""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
 
     Raises:
         ModelError: an unknown bank or distortion.
+
+    Example:
+        >>> from bapps_eval.probes import order
+        >>> result = order("mse", torch.rand(1, 3, 64, 64), distortions=["jpeg", "gaussian-blur"])
+        >>> result.result["finite"]
+        1.0
     """
     distance = Distance(metric)
     references = distance.images(images)[0]

@@ -1,5 +1,5 @@
-"""Recovery from a bad start (Ding, Ma, Wang and Simoncelli, IJCV 129, 2021, arXiv 2005.01338): is an image that the metric
-takes for the reference the reference?"""
+"""Recovery from a bad start (Ding, Ma, Wang and Simoncelli, IJCV 129, 2021, arXiv 2005.01338): does an
+image at zero distance equal the reference?"""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def recovery(metric: MetricLike, image: ImageLike, *, starts: Sequence[str] = ST
     Raises:
         ModelError: an unknown start.
         ImageError: an image that the metric cannot compare.
+
+    Example:
+        >>> from bapps_eval.probes import recovery
+        >>> result = recovery("mse", torch.rand(1, 3, 64, 64), starts=["blur"], steps=2)
+        >>> result.probe, result.metric
+        ('recovery', 'mse')
     """
     if unknown := sorted(set(starts) - set(STARTS)):
         raise ModelError(f"starts {', '.join(unknown)} are unknown: choose from {', '.join(STARTS)}")
@@ -71,8 +77,8 @@ def _judge(name: str, before: dict[str, float], after: dict[str, float]) -> list
     findings = []
     left = after["distance"] / before["distance"] if before["distance"] > 0 else float("nan")
     if left <= REACHED and after["psnr"] < ALIKE:
-        findings.append(Finding("metamer", after["psnr"], ALIKE, f"recovery from {name} leaves {left:.1%} of the distance, at a PSNR "
-                                f"of {after['psnr']:.1f} dB"))
+        findings.append(Finding("metamer", after["psnr"], ALIKE, f"recovery from {name} leaves {left:.1%} of the "
+                                f"distance, at a PSNR of {after['psnr']:.1f} dB"))
     gap = after["luma_psnr"] - after["chroma_psnr"]
     if gap >= LUMA_OVER_CHROMA and after["chroma_psnr"] < before["chroma_psnr"] + 3:
         findings.append(Finding("ignores-colour", gap, LUMA_OVER_CHROMA, f"recovery from {name} restores luma to "

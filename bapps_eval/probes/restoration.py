@@ -24,7 +24,7 @@ DESTROYS = 1.25  # times the degraded image's distance, to a judge
 
 def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[MetricLike] = ("mse", "cpips-lite"),
                 tasks: Sequence[str] = TASKS, steps: int = 60, rate: float = 3e-3, seed: int = 0) -> ProbeResult:
-    """What is optimized for ``metric``, judged by it and by others.
+    """Optimize images for ``metric`` and evaluate them with it and with other metrics.
 
     Denoising (Gaussian, 25 levels), deblurring (Gaussian of 1.6 px, and noise of 2 levels) and super-resolution (twice,
     bicubic) are done by a small residual network (three convolutions, 3,936 weights) that is trained for the metric alone on the
@@ -35,7 +35,7 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
     outcome is worse by a quarter or more than what one began with, to a judge; ``nan-gradient``, ``no-gradient``.
 
     Args:
-        images: ``(N,3,H,W)`` or what else makes a batch; with one image, that is trained on and judged.
+        images: ``(N,3,H,W)`` or what else makes a batch; a single image is used for training and evaluation.
         judges: other metrics.
         tasks: of :data:`TASKS`.
         rate: of Adam, for the weights; for coefficients it is the quantizer's step / 12.
@@ -43,6 +43,12 @@ def restoration(metric: MetricLike, images: ImageLike, *, judges: Sequence[Metri
     Raises:
         ModelError: an unknown task.
         ImageError: images that a metric cannot compare.
+
+    Example:
+        >>> from bapps_eval.probes import restoration
+        >>> result = restoration("mse", torch.rand(2, 3, 64, 64), judges=["random"], tasks=["compression"], steps=2)
+        >>> result.probe, result.metric
+        ('restoration', 'mse')
     """
     if unknown := sorted(set(tasks) - set(TASKS)):
         raise ModelError(f"tasks {', '.join(unknown)} are unknown: choose from {', '.join(TASKS)}")

@@ -1,4 +1,4 @@
-"""What is printed of scores: tables for papers and terminals, a page of a comparison, a page of one metric."""
+"""Reports: tables for papers and terminals, a page of a comparison, a page of one metric."""
 
 from __future__ import annotations
 

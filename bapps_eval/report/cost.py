@@ -1,4 +1,4 @@
-"""What a comparison costs, of several metrics side by side."""
+"""Time of a comparison for several metrics."""
 
 from __future__ import annotations
 

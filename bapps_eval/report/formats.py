@@ -1,4 +1,4 @@
-"""Grids as Markdown, LaTeX and plain text, and rows as CSV."""
+"""Render tables as Markdown, LaTeX and plain text, and rows as CSV."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What people or a metric say of an item."""
+    """The verdict of people or of a metric on an item."""
 
     who: str
     says: str

@@ -1,4 +1,4 @@
-"""The page of a metric: what it is, how it agrees with people, what it costs, how it fails; wins and losses both."""
+"""The page of one metric: description, agreement with human ratings, cost, weaknesses, wins and losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One self-contained page: which metric agrees with people, how sure that is, what it costs, where metrics disagree.
+"""One self-contained page: agreement of metrics with human ratings, confidence intervals, cost, disagreements.
 
 Nothing is loaded from anywhere: styles, script, plots and images are inline; the page's own policy forbids the rest.
 """
@@ -256,7 +256,7 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
     for run in runs:
         d, finite = run.values[:, 0], np.isfinite(run.values[:, 0])
         turned, up = 1 if run.metric["lower_is_better"] else -1, 1 if run.dataset["higher_is_better"] else -1
-        # no curve passes through an infinite distance, and one through the others would not be what PLCC is told of
+        # no curve passes through an infinite distance, and a curve through the others would not be the one behind PLCC
         fitted = scores.logistic_curve(run.closeness[:, 0], run.quality) if finite.all() else None
         curve = (lambda x, f=fitted, s=turned, u=up: f(s * x) * u) if fitted else None
         mine = drawn[finite[drawn]]

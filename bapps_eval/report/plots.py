@@ -1,4 +1,4 @@
-"""Plots as figures of plotly, which ``page.js`` draws at the width there is.
+"""Plotly figures, which ``page.js`` draws at the available width.
 
 Colors are names of the page's CSS variables: the script fills them in for light, dark and paper. Plotly reads some
 HTML in its texts, so what users named is escaped.
@@ -85,7 +85,7 @@ def cost(points: Sequence[tuple[float, Mark]], *, unit: str, up: str, ceilings: 
 
 def scatter(metric: str, distance: NDArray[Any], opinion: NDArray[Any], groups: NDArray[Any], names: Sequence[str],
             curve: Callable[[NDArray[Any]], NDArray[Any]] | None, *, closer: str, up: str) -> Markup:
-    """Opinion against distance, one trace a group (color and shape by its place in ``names``), and a fitted curve.
+    """Human rating against distance, one trace per group (color and shape by its place in ``names``), and a fitted curve.
 
     A trace's points are in the order of the items: the script adds their ids, which many plots share.
 
@@ -101,7 +101,7 @@ def scatter(metric: str, distance: NDArray[Any], opinion: NDArray[Any], groups: 
             type="scatter", mode="markers", name=html.escape(name, False), x=distance[mine].astype(np.float32),
             y=opinion[mine].astype(np.float32),
             marker=dict(color=f"var(--{colour})", symbol=symbol, size=5.5, opacity=0.65),
-            hovertemplate="%{hovertext}<br>%{fullData.name}<br>distance %{x:.3g}, opinion %{y:.3g}<extra></extra>"))
+            hovertemplate="%{hovertext}<br>%{fullData.name}<br>distance %{x:.3g}, rating %{y:.3g}<extra></extra>"))
     if curve is not None:
         along = np.linspace(distance.min(), distance.max(), 120)
         traces.append(dict(type="scatter", mode="lines", x=along, y=np.clip(curve(along), opinion.min(), opinion.max()),

@@ -57,7 +57,7 @@ def beside(path: Path, name: str) -> str:
 
 
 def with_defaults(cls: type[DataclassInstance], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that were ``saved`` with a checkpoint: one of ``cls`` that came after it had its default."""
+    """Settings that were ``saved`` with a checkpoint: settings of ``cls`` that are newer than the checkpoint have their defaults."""
     return {f.name: f.default for f in dataclasses.fields(cls)} | dict(saved)
 
 

@@ -1,6 +1,6 @@
-"""The metrics that others use, behind the protocol of :class:`~cpips.base.FullReferenceMetric`.
+"""Published metrics with the interface of :class:`~cpips.base.FullReferenceMetric`.
 
-Frozen, checked and finite like :class:`cpips.CPIPS`, so that a comparison compares metrics and not conventions.
+They are frozen, checked and finite like :class:`cpips.CPIPS`, so that a comparison does not compare conventions.
 LPIPS and DISTS find their weights in a path, in the cache, or download them and verify their SHA-256; ST-LPIPS reads
 them from the package that holds them. Each has a control that needs no file (``'random'``, ``'ones'``).
 """

@@ -13,7 +13,12 @@ from ..base import FullReferenceMetric, no_autocast, widen
 
 
 class MSE(FullReferenceMetric):
-    """Mean squared difference over pixels and channels, in [0,1]; 0 for equal images."""
+    """Mean squared difference over pixels and channels, in [0,1]; 0 for equal images.
+
+    Example:
+        >>> cpips.baselines.MSE()(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5))
+        tensor([0.2500])
+    """
 
     name = "mse"
 
@@ -26,6 +31,10 @@ class PSNR(MSE):
     """Peak signal-to-noise ratio, -10 log10(MSE) dB, for the peak 1: at least 0, higher is closer.
 
     Equal images have infinite PSNR, and no gradient there; no ceiling is invented. Use :class:`MSE` as a loss.
+
+    Example:
+        >>> cpips.baselines.PSNR()(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.1))
+        tensor([20.])
     """
 
     name = "psnr"
@@ -43,7 +52,7 @@ class _Structural(FullReferenceMetric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        _pytorch_msssim(self.name)  # a missing package is told now, not at the first call
+        _pytorch_msssim(self.name)  # report a missing package now, not at the first call
 
     @property
     def signature(self) -> str:
@@ -54,6 +63,11 @@ class SSIM(_Structural):
     """Structural similarity (Wang et al., IEEE TIP 13(4), 2004, equation 13), the mean of the channels.
 
     In [-1,1], 1 for equal images.
+
+    Example:
+        >>> x = torch.rand(1, 3, 32, 32)
+        >>> cpips.baselines.SSIM()(x, x)   # needs pytorch_msssim (extra eval)
+        tensor([1.])
     """
 
     name = "ssim"
@@ -70,6 +84,11 @@ class MS_SSIM(_Structural):
 
     In [0,1], 1 for equal images. A scale at which a channel is anticorrelated counts as zero and has no slope: from
     there a descent does not find back.
+
+    Example:
+        >>> x = torch.rand(1, 3, 192, 192)
+        >>> cpips.baselines.MS_SSIM()(x, x)   # needs pytorch_msssim (extra eval)
+        tensor([1.])
     """
 
     name = "ms-ssim"

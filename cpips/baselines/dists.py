@@ -39,6 +39,11 @@ class DISTS(FeatureMetric):
 
     Raises:
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
+
+    Example:
+        >>> metric = cpips.baselines.DISTS(trunk="random", weights="ones")   # without arguments: the published weights
+        >>> metric(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1])
     """
 
     alpha: Tensor

@@ -99,6 +99,11 @@ class LPIPS(LinearDistance):
     Raises:
         ModelError: an unknown net.
         WeightsError: weights missing, damaged, of another network, or not to be had offline.
+
+    Example:
+        >>> metric = cpips.baselines.LPIPS("alex", trunk="random", heads="ones")   # without arguments: the published weights
+        >>> metric(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2])
     """
 
     version = "v0.1"

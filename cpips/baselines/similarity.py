@@ -1,7 +1,7 @@
-"""Baselines without learned weights, as the package ``piq`` has them: VSI, HaarPSI, FSIMc and MDSI, which lead on opinion sets,
-GMSD, DSS, IW-SSIM, and SSIM in luma.
+"""Baselines without learned weights, as the package ``piq`` has them: VSI, HaarPSI, FSIMc and MDSI, which lead on rating
+databases, GMSD, DSS, IW-SSIM, and SSIM in luma.
 
-All are distances here: MDSI and GMSD are, the others are what an index lacks of 1. The first four halve images of 384 px a side or more
+All are distances here: MDSI and GMSD are, the others are 1 minus the index. The first four halve images of 384 px a side or more
 before they look (HaarPSI all), and were made for photographs of about 512 x 384 px. None is for descending on: slopes
 are NaN where images are equal (MDSI), or equal and flat (VSI, FSIMc), or black (HaarPSI).
 """
@@ -29,7 +29,7 @@ class _Similarity(FullReferenceMetric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        import_piq(self.name)  # a missing package is told now, not at the first call
+        import_piq(self.name)  # report a missing package now, not at the first call
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         return self._distance(self._call(*widen(x, y)))
@@ -49,7 +49,14 @@ class _Similarity(FullReferenceMetric):
 
 
 class VSI(_Similarity):
-    """1 - VSI, visual saliency-induced index (Zhang, Shen and Li, IEEE TIP 23(10), 2014): in [0,1], 0 for equal images."""
+    """1 - VSI, visual saliency-induced index (Zhang, Shen and Li, IEEE TIP 23(10), 2014): in [0,1], 0 for equal images.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.VSI()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.differentiable
+        (True, False)
+    """
 
     name = "vsi"
     function = "vsi"
@@ -60,6 +67,12 @@ class HaarPSI(_Similarity):
     Communication 61, 2018): in [0,1], 0 for equal images.
 
     Where no wavelet of either image has any weight, as between two black ones, the index is no number; they count as equal.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.HaarPSI()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.differentiable
+        (True, False)
     """
 
     name = "haarpsi"
@@ -71,7 +84,14 @@ class HaarPSI(_Similarity):
 
 
 class FSIMc(_Similarity):
-    """1 - FSIMc, feature similarity index with color (Zhang et al., IEEE TIP 20(8), 2011): in [0,1], 0 for equal images."""
+    """1 - FSIMc, feature similarity index with color (Zhang et al., IEEE TIP 20(8), 2011): in [0,1], 0 for equal images.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.FSIMc()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.differentiable
+        (True, False)
+    """
 
     name = "fsimc"
     function = "fsim"
@@ -82,6 +102,12 @@ class MDSI(_Similarity):
     """Mean deviation similarity index (Ziaei Nafchi et al., IEEE Access 4, 2016): at least 0, which equal images have.
 
     Not symmetric: the reference comes first.
+
+    Example:
+        >>> x = torch.rand(1, 3, 64, 64)
+        >>> metric = cpips.baselines.MDSI()   # needs piq (extra calibrate)
+        >>> metric(x, x).abs().item() < 1e-6, metric.symmetric
+        (True, False)
     """
 
     name = "mdsi"

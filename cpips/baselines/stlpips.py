@@ -1,6 +1,6 @@
 """ST-LPIPS: Ghildyal and Liu, Shift-tolerant Perceptual Similarity Metric, ECCV 2022, arXiv:2207.13686.
 
-LPIPS' distance on backbones that blur before they decimate (Zhang, arXiv:1904.11486) and were trained on BAPPS with it.
+LPIPS' distance on backbones that blur before they downsample (Zhang, arXiv:1904.11486) and were trained on BAPPS with it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class STLPIPS(LinearDistance):
     Raises:
         ModelError: an unknown net.
         WeightsError: the package is not installed, or weights are missing, damaged or of another network.
+
+    Example:
+        >>> metric = cpips.baselines.STLPIPS("alex", weights="random")   # without arguments: the published weights
+        >>> metric(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2])
     """
 
     version = "vST0.0"

@@ -24,7 +24,7 @@ def folder() -> Path:
 
 
 def find(file: str, url: str, sha256: str, offline: bool | None = None) -> Path:
-    """``file`` in :func:`folder`, one's own and taken as it is; else the copy of ``url`` there, downloaded if need be.
+    """``file`` in :func:`folder`, if the user put it there, unverified; else the copy of ``url`` there, downloaded if need be.
 
     Args:
         sha256: of what is behind the URL, whole or its first digits; a copy that differs is refused at every load.
@@ -34,7 +34,7 @@ def find(file: str, url: str, sha256: str, offline: bool | None = None) -> Path:
         WeightsError: neither is there and it cannot be downloaded, or the copy is damaged.
     """
     own, name = folder() / file, url.rsplit("/", 1)[1]
-    if sha256[:8] not in name:  # as torch.hub names files: the digits tell a copy from one's own file
+    if sha256[:8] not in name:  # as torch.hub names files: the digits distinguish a download from the user's file
         name = f"{own.stem}-{sha256[:8]}{own.suffix}"
     return own if own.is_file() else fetch(url, sha256, path=own.with_name(name), offline=offline)
 

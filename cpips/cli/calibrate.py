@@ -168,7 +168,7 @@ def _by_teachers(config: CalibrateConfig, metric: CPIPS, data_root: Path, output
 
     assert config.judged is not None  # judges = 'teachers' has it
     folder = folder or (data_root / config.data if config.data else output / "judged")
-    with counting("making judged groups") as advance:
+    with counting("making groups with teacher labels") as advance:
         try:
             make(folder, config.judged, data_root, weights, lambda done, total: advance(None, total))
         except ValueError as error:  # photographs that are missing or too small
@@ -224,7 +224,7 @@ def _report(config: CalibrateConfig, metric: CPIPS, fitted: Fitted, data: dict[s
 
     terms = f"form {metric.form}, taps {'+'.join(metric.taps)}, {metric.scales} scale{'s' * (metric.scales > 1)}"
     if config.judges == "teachers":
-        told = (f"It was calibrated by teachers, not by people: {', '.join(data['teachers'])} judged distorted copies "
+        told = (f"It was calibrated by teachers, not by people: {', '.join(data['teachers'])} labeled distorted copies "
                 f"of {data['groups']} crops of photographs.")
     else:
         told = f"It was calibrated by people: their judgments in {data['dataset']}."

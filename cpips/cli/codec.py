@@ -87,7 +87,7 @@ def decompress(
     path = output or Path(file).with_suffix(".png")
     check_output(path, [file, codec], force=force)
     files = codec_files()
-    files.picture_format(path)  # a wrong suffix is told before the work
+    files.picture_format(path)  # report a wrong suffix before the work
     picture = files.decompress(file, files.open_codec(codec) if codec else None)
     files.save_picture(picture, path)
     say(f"{path}: {picture.shape[2]}x{picture.shape[1]} px")

@@ -1,5 +1,5 @@
 """Stochastic Gumbel annealing (Yang, Bamler and Mandt, Improving Inference for Neural Image Compression, NeurIPS 2020, arXiv
-2006.04240, sec. 3.2): the soft rounding, and how its temperature falls."""
+2006.04240, sec. 3.2): the soft rounding, and the schedule of its temperature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""The ``.cpz`` container: one compressed image, as small as it is safe to read.
+r"""The ``.cpz`` container of one compressed image.
 
 All numbers are unsigned and little-endian::
 
@@ -46,7 +46,7 @@ class Bitstream:
     """A compressed image: rANS strings of the hyper-latent z and the latent y, and what decoding them takes.
 
     ``checksum`` is the CRC-32 of the rounded latent: entropy decoding depends on floating-point scales, and on a
-    platform where these come out otherwise the loss of step is told, not shown as an image.
+    platform where they differ, the divergence is an error and not a wrong image.
     """
 
     z: bytes

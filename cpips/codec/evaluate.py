@@ -1,4 +1,4 @@
-"""Rate and distortion of a codec on images, from bitstreams that were really written and decoded."""
+"""Rate and distortion of a codec on images, measured on bitstreams that were written and decoded."""
 
 from __future__ import annotations
 

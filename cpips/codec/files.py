@@ -1,4 +1,4 @@
-"""Images into ``.cpz`` files and back, and the distance between such files, taken on what the bitstream holds.
+"""Write and read ``.cpz`` files, and compute distances between them on their entropy-decoded latents.
 
     codec = open_codec("hyperprior-q4")
     compress("a.png", "a.cpz", codec); compress("b.png", "b.cpz", codec)

@@ -1,5 +1,5 @@
 """The scale-hyperprior codec (Ballé et al., "Variational image compression with a scale hyperprior", ICLR 2018,
-arXiv 1802.01436): its analysis transform ``g_a`` is what the metric measures with.
+arXiv 1802.01436): its analysis transform ``g_a`` is the metric's feature extractor.
 
 The network, the entropy models and the rANS coder are CompressAI's; this module adds what a metric's codec needs:
 any image size, the training loss, and the count of real bytes.
@@ -35,9 +35,9 @@ HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to
 class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     """Scale hyperprior with ``N`` channels inside and ``M`` in the latent.
 
-    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is what files will call it; ``lmbda``
-    the weight of the distortion that it was trained with (:func:`rate_distortion`), where that is known; ``reads``, for a
-    codec whose decoder was tuned, the digest of the one it was tuned from, whose files it reads and writes.
+    State dicts are those of CompressAI's ``ScaleHyperprior``, key by key. ``name`` is its name in files. ``lmbda``
+    is the weight of the distortion in its training (:func:`rate_distortion`), if known. ``reads``, for a fine-tuned decoder,
+    is the digest of the base codec, with whose bitstreams it stays compatible.
     """
 
     name = "custom"
@@ -197,7 +197,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     @cached_property  # in the instance's __dict__, so not a submodule
     def digest(self) -> str:
         """What tells whose files these are: SHA-256 over the learned tensors (names, shapes, fp32 bytes), in whatever file
-        they are; of the codec that a tuned decoder started from."""
+        they are stored; for a fine-tuned decoder, that of the base codec."""
         return self.reads or self.own_digest
 
     @property

@@ -1,4 +1,4 @@
-"""An image's latents, moved until its file is as small and as good as this codec can make it: the decoder stays as it is.
+"""Per-image latent refinement: optimize the latents of one image; the decoder and the format are unchanged.
 
     from cpips.codec.refine import refine
     refined = refine(image, open_codec(), target_bpp=0.3, beta=20, roi=(40, 30, 200, 160))
@@ -127,6 +127,15 @@ def refine(
         ImageError: an image or region that cannot be used.
         ModelError: a setting that cannot be.
         WeightsError: a checkpoint that is damaged or of another call.
+
+    Example:
+        >>> from cpips.codec.model import Codec   # needs compressai (extra codec)
+        >>> from cpips.codec.refine import refine
+        >>> codec = Codec(8, 12)
+        >>> _ = codec.update(force=True)
+        >>> refined = refine(torch.rand(3, 48, 64), codec.eval(), alpha=0.01, steps=2)
+        >>> refined.bpp > 0
+        True
     """
     if not isinstance(codec, Codec):
         raise ModelError(f"codec is a {type(codec).__name__}, which has no decoder: expected a whole codec, "

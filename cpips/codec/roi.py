@@ -1,4 +1,4 @@
-"""Regions of interest: where an image's distortion counts more, from a mask, a box, or a function that finds one."""
+"""Regions of interest, in which the distortion has a higher weight: a mask, a box, or a function of the image."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Seeded image distortions with one dial, in the spirit of BAPPS and of the databases TID2013, LIVE and KADID-10k.
+"""Seeded image distortions with one severity parameter, in the spirit of BAPPS and of the databases TID2013, LIVE and KADID-10k.
 
     >>> from cpips.distortions import distort, random_recipe
     >>> worse = distort(image, "jpeg2000", severity=0.7, seed=3)
     >>> recipe = random_recipe(np.random.default_rng(0)); worse = recipe.apply(image); print(recipe)
 
-Severity 0 is about invisible and 1 about level 5 of TID2013 or somewhat worse: annoying, yet the image is still
-recognized. The dial is set by eye and by mean squared error, not by human ratings: equal severities of two distortions are
+Severity 0 is about invisible and 1 about level 5 of TID2013 or somewhat worse: annoying, yet the content is still
+clear. The severities were set visually and by mean squared error, not by human ratings: equal severities of two distortions are
 not equally bad, and what hits single places (patch-displacement, jpeg-lost-blocks) may show at 0 already. Parameters go
 mostly geometrically between their ends. A severity only scales what the seed has drawn (pattern, direction, sign,
 places), so that for one seed severities are in order.
@@ -54,6 +54,14 @@ def distort(image: NDArray[Any], name: str, severity: float, seed: int = 0) -> N
     Raises:
         ImageError: not such an image.
         ModelError: an unknown name, a severity outside [0,1], a negative seed, or a codec that this Pillow lacks.
+
+    Example:
+        >>> import numpy as np
+        >>> from cpips.distortions import distort
+        >>> image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+        >>> worse = distort(image, "gaussian-blur", severity=0.5)
+        >>> worse.shape, worse.dtype == np.uint8
+        ((32, 48, 3), True)
     """
     _check_image(image)
     _check_step(name, severity, seed)
@@ -80,6 +88,13 @@ class Recipe:
 
     Raises:
         ModelError: a step that :func:`distort` would refuse.
+
+    Example:
+        >>> import numpy as np
+        >>> from cpips.distortions import Recipe
+        >>> recipe = Recipe((("gaussian-blur", 0.3, 0), ("jpeg", 0.5, 0)))   # name, severity, seed
+        >>> recipe.apply(np.zeros((32, 32, 3), np.uint8)).shape
+        (32, 32, 3)
     """
 
     steps: tuple[tuple[str, float, int], ...]
@@ -112,6 +127,13 @@ def random_recipe(rng: np.random.Generator, names: Iterable[str] | None = None, 
 
     Raises:
         ModelError: an unknown name, no names, or ``combine`` outside [0,1].
+
+    Example:
+        >>> import numpy as np
+        >>> from cpips.distortions import random_recipe
+        >>> recipe = random_recipe(np.random.default_rng(1), names=["jpeg", "gaussian-blur"])
+        >>> len(recipe.steps) >= 1
+        True
     """
     pool = sorted(DISTORTIONS if names is None else set(names))
     for name in pool:

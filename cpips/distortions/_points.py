@@ -1,4 +1,4 @@
-"""Photometric distortions and noise: each pixel keeps its place."""
+"""Photometric distortions and noise: no pixel moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of distortions, and what several of them are made of.
+"""The registry of distortions, and their shared parts.
 
 Inside, images are ``(H,W,3)`` float32 in 0..255. All borders are mirrored.
 """

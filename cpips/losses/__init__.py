@@ -1,4 +1,4 @@
-"""Losses to train networks with: what CPIPS sees, textures, pixels, and named sums of them.
+"""Losses for training networks: perceptual, style, pixel and adversarial losses, and named sums of them.
 
     from cpips.losses import CharbonnierLoss, CombinedLoss, PerceptualLoss
     loss = CombinedLoss({"perceptual": PerceptualLoss(), "charbonnier": (10, CharbonnierLoss())})

@@ -28,6 +28,12 @@ def nonbinary_generator_loss(fake: Tensor, labels: Tensor) -> Tensor:
 
     Raises:
         ImageError: shapes that do not fit.
+
+    Example:
+        >>> from cpips.losses import nonbinary_generator_loss
+        >>> logits, labels = torch.zeros(1, 3, 8, 8), torch.ones(1, 8, 8, dtype=torch.long)
+        >>> round(nonbinary_generator_loss(logits, labels).item(), 4)
+        1.0986
     """
     _check(fake, labels)
     return F.cross_entropy(fake.float(), labels + 1)
@@ -42,6 +48,12 @@ def nonbinary_discriminator_loss(real: Tensor, fake: Tensor, labels: Tensor) -> 
 
     Raises:
         ImageError: shapes that do not fit.
+
+    Example:
+        >>> from cpips.losses import nonbinary_discriminator_loss
+        >>> logits, labels = torch.zeros(1, 3, 8, 8), torch.ones(1, 8, 8, dtype=torch.long)
+        >>> round(nonbinary_discriminator_loss(logits, logits, labels).item(), 4)
+        1.0986
     """
     _check(real, labels)
     _check(fake, labels)
@@ -70,6 +82,12 @@ class UNetDiscriminator(nn.Module):
 
     Raises:
         ModelError: a setting out of its range.
+
+    Example:
+        >>> from cpips.losses import UNetDiscriminator
+        >>> discriminator = UNetDiscriminator(16, latent_channels=4, width=4)
+        >>> discriminator(torch.rand(1, 3, 64, 64), torch.rand(1, 4, 4, 4)).shape
+        torch.Size([1, 17, 8, 8])
     """
 
     CONDITION = 16
@@ -123,6 +141,13 @@ class NonBinaryAdversary(nn.Module):
 
     Raises:
         ModelError: numbers of codes that differ.
+
+    Example:
+        >>> from cpips.losses import NonBinaryAdversary, UNetDiscriminator
+        >>> adversary = NonBinaryAdversary(UNetDiscriminator(1, latent_channels=4, width=4))
+        >>> image, latent = torch.rand(2, 3, 64, 64), torch.rand(2, 4, 4, 4)
+        >>> adversary.generator_loss(image, image, latent).shape
+        torch.Size([])
     """
 
     def __init__(self, discriminator: UNetDiscriminator, tokenizer: Tokenizer | None = None):

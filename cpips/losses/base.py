@@ -1,4 +1,4 @@
-"""What the losses share: checks that let a network overshoot, reductions, targets encoded once."""
+"""Shared parts of the losses: checks that accept slight excursions, reductions, targets that are encoded once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Loss(ImageModule):
 
     Args:
         reduction: ``'mean'`` (default) or ``'sum'`` over the images for a scalar, ``'none'`` for ``(N,)``.
-        check: ``'auto'`` reads the values of CPU images and refuses NaN, Inf and what is plainly another convention
+        check: ``'auto'`` reads the values of CPU images and rejects NaN, Inf and values that are clearly in another convention
             than [0,1]; where reading would stall a GPU or break a graph, the loss of such an image is NaN instead, and
             its gradient zero (NaN, if the image is). ``'strict'`` reads them on a GPU too. ``'off'`` trusts the caller.
     """
@@ -63,7 +63,7 @@ class Loss(ImageModule):
 
 
 def _usual(x: Tensor, network: bool) -> Tensor:
-    """``(N,)`` bool: whether each image is finite and not plainly in another convention than [0,1].
+    """``(N,)`` bool: whether each image is finite and not clearly in another convention than [0,1].
 
     Args:
         network: a network's output, which may be anywhere near while it is untrained; only one that stays inside of

@@ -31,6 +31,13 @@ class CombinedLoss(nn.Module):
 
     Raises:
         ModelError: no terms, a name that torch or the log cannot have, or a weight that is not a finite number.
+
+    Example:
+        >>> from cpips.losses import CharbonnierLoss, CombinedLoss, TotalVariationLoss
+        >>> loss = CombinedLoss({"pixels": (10, CharbonnierLoss()), "smooth": (0.01, TotalVariationLoss())})
+        >>> total, parts = loss(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+        >>> sorted(parts)
+        ['pixels', 'smooth', 'total']
     """
 
     def __init__(self, terms: Mapping[str, Union[Term, "tuple[float, Term]"]]):

@@ -1,4 +1,4 @@
-"""The semantic ensemble loss: pixels, what a person sees, textures, and an adversary that knows what was there."""
+"""The semantic ensemble loss: Charbonnier, perceptual, style and non-binary adversarial terms."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ class SemanticEnsembleLoss(CombinedLoss):
 
     Raises:
         ModelError: a negative weight, or no term but the adversary's.
+
+    Example:
+        >>> from cpips.losses import SemanticEnsembleLoss
+        >>> loss = SemanticEnsembleLoss(metric="random", textures="random")
+        >>> total, parts = loss(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+        >>> sorted(parts)
+        ['charbonnier', 'perceptual', 'style', 'total']
     """
 
     def __init__(self, *, charbonnier: float = 10.0, perceptual: float = 1.0, style: float = 1.0, adversarial: float = 0.008,

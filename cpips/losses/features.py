@@ -40,6 +40,12 @@ class FeatureExtractor(nn.Module):
     Raises:
         ModelError: an unknown name, or ``trunk`` for a model that is none.
         WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> from cpips.losses import FeatureExtractor
+        >>> features = FeatureExtractor("alex", trunk="random")(torch.rand(1, 3, 64, 64))
+        >>> {tap: tuple(feature.shape) for tap, feature in list(features.items())[:2]}
+        {'relu1': (1, 64, 15, 15), 'relu2': (1, 192, 7, 7)}
     """
 
     def __init__(self, model: pretrained.Source = pretrained.DEFAULT_MODEL, *, trunk: Source = None,

@@ -42,6 +42,12 @@ def perceptual_loss(output: Features, target: Features, distance: str = "l2", *,
     Raises:
         ModelError: an unknown distance or reduction.
         ImageError: features of other taps, or shapes that differ.
+
+    Example:
+        >>> from cpips.losses import perceptual_loss
+        >>> f, g = {"y": torch.ones(1, 4, 2, 2)}, {"y": torch.zeros(1, 4, 2, 2)}
+        >>> perceptual_loss(f, g, "l2").item()
+        1.0
     """
     _check_distance(distance)
     check_taps(output, target)
@@ -81,6 +87,14 @@ class PerceptualLoss(FeatureLoss):
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
         WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> from cpips.losses import PerceptualLoss
+        >>> loss = PerceptualLoss("random")
+        >>> output = torch.rand(2, 3, 32, 32, requires_grad=True)
+        >>> loss(output, torch.rand(2, 3, 32, 32)).backward()
+        >>> output.grad.isfinite().all().item()
+        True
     """
 
     name = "perceptual"

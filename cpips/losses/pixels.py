@@ -27,6 +27,11 @@ def charbonnier_loss(output: Tensor, target: Tensor, eps: float = 1e-3, reductio
     Raises:
         ImageError: shapes that differ.
         ModelError: an eps that is not positive, or an unknown reduction.
+
+    Example:
+        >>> from cpips.losses import charbonnier_loss
+        >>> round(charbonnier_loss(torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)).item(), 4)
+        1.0
     """
     if output.shape != target.shape:
         raise ImageError(f"output and target have shapes {tuple(output.shape)} and {tuple(target.shape)}: expected one")
@@ -52,6 +57,11 @@ def total_variation_loss(output: Tensor, isotropic: bool = False, eps: float = 1
     Raises:
         ImageError: not four axes.
         ModelError: an eps that is not positive, or an unknown reduction.
+
+    Example:
+        >>> from cpips.losses import total_variation_loss
+        >>> total_variation_loss(torch.zeros(1, 3, 4, 4)).item()
+        0.0
     """
     if output.dim() != 4:
         raise ImageError(f"output has shape {tuple(output.shape)}: expected (N,C,H,W)")
@@ -71,6 +81,12 @@ class CharbonnierLoss(Loss):
     Args:
         eps: see :func:`charbonnier_loss`.
         reduction, check: see :class:`Loss`.
+
+    Example:
+        >>> from cpips.losses import CharbonnierLoss
+        >>> image = torch.rand(1, 3, 8, 8)
+        >>> round(CharbonnierLoss(eps=1e-3)(image, image).item(), 6)
+        0.001
     """
 
     name = "charbonnier"
@@ -91,6 +107,11 @@ class TotalVariationLoss(Loss):
     Args:
         isotropic, eps: see :func:`total_variation_loss`.
         reduction, check: see :class:`Loss`.
+
+    Example:
+        >>> from cpips.losses import TotalVariationLoss
+        >>> TotalVariationLoss()(torch.full((1, 3, 8, 8), 0.5)).item()
+        0.0
     """
 
     name = "total variation"

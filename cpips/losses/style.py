@@ -36,6 +36,12 @@ def gram_matrix(features: Tensor, patch: int | None = None) -> Tensor:
     Raises:
         ImageError: not four axes.
         ModelError: a patch that is no integer of 1 or more.
+
+    Example:
+        >>> from cpips.losses import gram_matrix
+        >>> gram_matrix(torch.ones(1, 2, 4, 4))
+        tensor([[[[1., 1.],
+                  [1., 1.]]]])
     """
     if features.dim() != 4:
         raise ImageError(f"features have shape {tuple(features.shape)}: expected (N,C,h,w)")
@@ -71,6 +77,12 @@ def style_loss(output: Features, target: Features, *, weights: TapWeights | None
     Raises:
         ImageError: matrices of other taps, or of shapes that differ in more than N.
         ModelError: an unknown reduction.
+
+    Example:
+        >>> from cpips.losses import style_loss
+        >>> f = {"y": torch.rand(1, 4, 8, 8)}
+        >>> style_loss(f, f).item()
+        0.0
     """
     check_taps(output, target)
     total: Any = 0.0
@@ -101,6 +113,13 @@ class StyleLoss(FeatureLoss):
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
         WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> from cpips.losses import StyleLoss
+        >>> style = StyleLoss("random")
+        >>> wanted = style.embed(torch.rand(1, 3, 64, 64))
+        >>> style(torch.rand(4, 3, 32, 32), wanted).shape
+        torch.Size([])
     """
 
     def __init__(

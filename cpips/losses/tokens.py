@@ -1,4 +1,4 @@
-"""Frozen tokenizers: which of K kinds each cell of 8x8 px of an image is, the labels of the non-binary adversarial loss."""
+"""Frozen tokenizers: they assign one of K labels to each cell of 8x8 px, for the non-binary adversarial loss."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ class Tokenizer(nn.Module):
     """Base of the tokenizers: images ``(N,3,H,W)`` in [0,1] to labels ``(N,H/8,W/8)``, int64 in [0,codes).
 
     ``settings`` is what it was made with; empty for one that was put together from its tensors.
+
+    Example:
+        >>> from cpips.losses import PatchTokenizer, Tokenizer
+        >>> tokenizer = PatchTokenizer.fit(torch.rand(4, 3, 64, 64), codes=4)
+        >>> isinstance(tokenizer, Tokenizer), tokenizer.codes
+        (True, 4)
     """
 
     codes: int
@@ -99,6 +105,13 @@ class PatchTokenizer(Tokenizer):
         mean: of the patches, ``(192,)``.
         basis: principal components over their deviations, ``(192,D)``.
         book: centres, ``(K,D)``.
+
+    Example:
+        >>> from cpips.losses import PatchTokenizer
+        >>> photos = torch.rand(4, 3, 64, 64)
+        >>> tokenizer = PatchTokenizer.fit(photos, codes=4)
+        >>> tokenizer(photos).shape
+        torch.Size([4, 8, 8])
     """
 
     kind = "patches"
@@ -175,6 +188,13 @@ class VQTokenizer(Tokenizer):
 
     Raises:
         ModelError: a setting that is not positive.
+
+    Example:
+        >>> from cpips.losses import VQTokenizer
+        >>> photos = torch.rand(4, 3, 64, 64)
+        >>> tokenizer = VQTokenizer.fit(photos, codes=4, width=8, steps=2)
+        >>> tokenizer(photos).shape
+        torch.Size([4, 8, 8])
     """
 
     kind = "vq"
@@ -280,6 +300,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
     Raises:
         WeightsError: no such file, no tokenizer, or tensors that are not those that were written.
+
+    Example:
+        >>> from cpips.losses import PatchTokenizer, load_tokenizer
+        >>> tokenizer = PatchTokenizer.fit(torch.rand(4, 3, 64, 64), codes=4)
+        >>> tokenizer.save("tokenizer.safetensors")
+        >>> load_tokenizer("tokenizer.safetensors").digest == tokenizer.digest
+        True
     """
     try:
         check_regular(path)

@@ -1,4 +1,4 @@
-"""Realism: how far the distribution of some images is from that of others, and a distortion that can turn into it.
+"""Realism: distances between the distributions of two sets of images, and Wasserstein distortion.
 
     from cpips.realism import fid, kid
     result = fid("references", "images")         # folders, paths, tensors: no pairs, no sizes to match

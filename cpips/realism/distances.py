@@ -1,4 +1,4 @@
-"""Distances of distributions: Frechet and kernel distance, precision and recall."""
+"""Distances between distributions: Fréchet and kernel distance, precision and recall."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ def fid(references: Images | Statistics, images: Images | Statistics, **settings
     Raises:
         ImageError: fewer than two samples, or images that cannot be read.
         ModelError: sets that were measured differently.
+
+    Example:
+        >>> from cpips.realism import fid
+        >>> references, images = torch.rand(8, 3, 32, 32), torch.rand(6, 3, 32, 32) ** 2
+        >>> fid(references, images, space="cpips-lite").value > 0
+        True
     """
     a, b = _both(references, images, {"keep": 0, **settings})
     notes = []
@@ -97,6 +103,13 @@ def kid(references: Images | Statistics, images: Images | Statistics, *, subsets
     Raises:
         ImageError: fewer than two samples, or images that cannot be read.
         ModelError: sets that were measured differently, without features, or smaller than the subsets.
+
+    Example:
+        >>> from cpips.realism import kid
+        >>> references, images = torch.rand(8, 3, 32, 32), torch.rand(6, 3, 32, 32) ** 2
+        >>> result = kid(references, images, space="cpips-lite")
+        >>> result.value > 0, result.standard_error > 0
+        (True, True)
     """
     a, b = _both(references, images, settings)
     x, y = _features(a), _features(b)
@@ -156,6 +169,13 @@ def precision_recall(references: Images | Statistics, images: Images | Statistic
     Raises:
         ImageError: images that cannot be read.
         ModelError: sets that were measured differently, without features, or of no more than k samples.
+
+    Example:
+        >>> from cpips.realism import precision_recall
+        >>> references, images = torch.rand(8, 3, 32, 32), torch.rand(6, 3, 32, 32)
+        >>> precision, recall = precision_recall(references, images, space="cpips-lite")
+        >>> 0 <= precision.value <= 1, 0 <= recall.value <= 1
+        (True, True)
     """
     a, b = _both(references, images, settings)
     x, y = _features(a), _features(b)

@@ -1,4 +1,4 @@
-"""Where distributions are compared: the features of images, and how images are resized for them."""
+"""Feature spaces in which distributions are compared, and how images are resized for them."""
 
 from __future__ import annotations
 

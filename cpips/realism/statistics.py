@@ -1,4 +1,4 @@
-"""What is kept of a set of images: running moments of their features, and a bounded sample of the features."""
+"""Statistics of a set of images: running moments of their features, and a bounded sample of the features."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Statistics:
         patches: side in px of the patches that are taken of each image in its place, by the rule of HiFiC (Mentzer et
             al., NeurIPS 2020, arXiv 2006.09965, sec. 4, as MS-ILLM's code has it): a grid without overlap, and where
             both sides reach 1.5 patches a second, shifted by half a patch; what is left over at the right and bottom
-            counts for nothing, nor does an image that is smaller than a patch. ``None``: whole images.
+            is ignored, and so is an image that is smaller than a patch. ``None``: whole images.
         keep: features that are kept, for the kernel distance and precision and recall; 0 for moments alone.
 
     Attributes:
@@ -317,6 +317,12 @@ def collect(images: Images | Statistics, space: SpaceLike = DEFAULT_CODEC, *, pa
     Raises:
         ImageError: no images, or one that cannot be read; the message has its path or place.
         ModelError, WeightsError: as :func:`make_space` and :class:`Statistics` do.
+
+    Example:
+        >>> from cpips.realism import collect, fid
+        >>> known = collect(torch.rand(8, 3, 32, 32), space="cpips-lite")   # once for many comparisons
+        >>> fid(known, torch.rand(6, 3, 32, 32), space="cpips-lite").samples
+        (8, 6)
     """
     if isinstance(images, Statistics):
         return images

@@ -1,4 +1,4 @@
-"""Wasserstein distortion: fidelity where one looks, realism where one does not."""
+"""Wasserstein distortion: fidelity near the point of gaze, realism in the periphery."""
 
 from __future__ import annotations
 
@@ -144,6 +144,13 @@ class WassersteinDistortion(FeatureLoss):
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
         WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> from cpips.realism import WassersteinDistortion
+        >>> loss = WassersteinDistortion("random")
+        >>> output, target = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+        >>> loss(output, target, 0.0) > loss(output, target, 7.0)   # fidelity, texture
+        tensor(True)
     """
 
     def __init__(
@@ -227,6 +234,12 @@ def foveation_map(size: tuple[int, int], gaze: tuple[float, float], *, fovea: fl
 
     Raises:
         ModelError: sizes or slopes that are none.
+
+    Example:
+        >>> from cpips.realism import foveation_map
+        >>> sigma = foveation_map((96, 128), gaze=(40, 64))
+        >>> sigma.shape[-2:], sigma.flatten().argmin().item() // 128 in range(8, 72)
+        (torch.Size([96, 128]), True)
     """
     if min(size) < 1 or fovea < 0 or slope < 0:
         raise ModelError(f"size {size}, fovea {fovea}, slope {slope}: expected sides of 1 px or more, and no negative numbers")
@@ -243,6 +256,13 @@ def mask_map(mask: Tensor, log2_sigma: float = 5.0) -> Tensor:
 
     Raises:
         ImageError: other values or shapes.
+
+    Example:
+        >>> from cpips.realism import mask_map
+        >>> keep = torch.zeros(32, 32, dtype=torch.bool)
+        >>> keep[8:24, 8:24] = True
+        >>> mask_map(keep, 6.0).unique()
+        tensor([0., 6.])
     """
     mask = mask.float() if mask.dtype == torch.bool else mask
     _as_map(mask)

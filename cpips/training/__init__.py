@@ -1,1 +1,1 @@
-"""What makes the shipped weights: training of codecs, calibration to people, tuning of decoders, releases."""
+"""Training of codecs, calibration to human ratings, fine-tuning of decoders, and releases."""

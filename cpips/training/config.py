@@ -1,4 +1,4 @@
-"""What a training config (TOML, one per shipped model in ``configs/``) may say."""
+"""The settings of a training config (TOML, one per shipped model in ``configs/``)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 @dataclass(frozen=True)
 class Stage:
     """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labeled images,
-    ``judged`` groups of copies rated by teachers, and ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
+    ``judged`` groups of copies with teacher labels, and ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
 
     A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
     so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
@@ -85,9 +85,9 @@ class TrainConfig:
     judge_weight: float = 0.0
     order_weight: float = 0.2
     shift_weight: float = 0.2
-    judged_data: str = ""  # a folder of groups rated by teachers, as cpips calibrate makes them
+    judged_data: str = ""  # a folder of groups with teacher labels, as cpips calibrate makes them
     judged_copies: int = 8  # of each group in a step, half of them ladders
-    teachers: list[str] = field(default_factory=list)  # of those who rated; all of them if empty
+    teachers: list[str] = field(default_factory=list)  # the teachers to use; all if empty
     opinion_weight: float = 0.0
     kadid: str = ""  # folder of KADID-10k's references and scores, under the data root
     photographs: list[str] = field(default_factory=list)  # further ones to distort and label, under the data root

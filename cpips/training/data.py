@@ -1,4 +1,4 @@
-"""Training images: random crops of photographs, and labeled images; every batch a pure function of its key."""
+"""Training images: random crops of photographs, and labeled images; every batch is a pure function of its key."""
 
 from __future__ import annotations
 

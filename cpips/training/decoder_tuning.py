@@ -1,4 +1,4 @@
-"""Train a codec's decoder alone: what it shows changes, what it writes does not, to the last bit.
+"""Fine-tune only the decoder. Encoder and entropy model are frozen, so bitstreams stay bit-identical.
 
 The two-stage recipe of MS-ILLM (Muckley et al., ICML 2023, arXiv 2301.11189), also that of PatchGAN fine-tuning
 for machine codecs (Le et al., arXiv 2401.10732): encoder and entropy model stay as they are, so that files made before
@@ -111,6 +111,11 @@ class TuneSettings:
 
     Raises:
         ModelError: a setting out of its range.
+
+    Example:
+        >>> from cpips.training.decoder_tuning import TuneSettings
+        >>> TuneSettings(steps=100, layers="first-2").layers
+        'first-2'
     """
 
     steps: int
@@ -164,6 +169,22 @@ class DecoderTuner:
     Raises:
         ModelError: layers that the decoder does not have, or ``lambda_adv`` without an adversary.
         WeightsError: the folder has a checkpoint of another codec, or of other settings.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from cpips.codec.model import Codec   # needs compressai (extra codec)
+        >>> from cpips.training.data import Crops
+        >>> from cpips.training.decoder_tuning import DecoderTuner, TuneSettings
+        >>> Path("photos").mkdir()
+        >>> Image.new("RGB", (96, 80), "red").save("photos/red.png")
+        >>> codec = Codec(8, 12)
+        >>> _ = codec.update(force=True)
+        >>> settings = TuneSettings(steps=1, crop=64, batch=1, layers="last-1")
+        >>> crops, loss = Crops([Path("photos")], 64), torch.nn.functional.mse_loss
+        >>> tuner = DecoderTuner(codec.eval(), crops, loss, settings=settings, out=Path("run"))
+        >>> tuner.run().name
+        'codec.safetensors'
     """
 
     def __init__(self, codec: Codec, images: Images, loss: Reconstruction, adversary: Adversary | None = None, *,

@@ -1,4 +1,4 @@
-"""What the official codec reaches: CompressAI's ``bmshj2018-hyperprior``, trained for MSE, mean over Kodak."""
+"""Published rate and distortion of CompressAI's ``bmshj2018-hyperprior``, trained for MSE, mean over Kodak."""
 
 from __future__ import annotations
 

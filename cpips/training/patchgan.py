@@ -1,4 +1,4 @@
-"""PatchGAN on random patches: the adversary under which a machine codec's decoder loses its checkerboards (Le et al.,
+"""PatchGAN on random patches: an adversary that removes checkerboards from a machine codec's decoder (Le et al.,
 "Bridging the gap between image coding for machines and humans", ICIP 2022, arXiv 2401.10732).
 
     tune a decoder with it: cpips.training.decoder_tuning; see docs/machine_codec.md

@@ -1,4 +1,4 @@
-"""Make a shipped model of a training run: ``python -m cpips.training.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]
+"""Turn a training run into a shipped model: ``python -m cpips.training.release RUN CONFIG --kodak DIR [--labelled NPZ] [--judged DIR]
 [--features RUN --features-config CONFIG --kadid DIR]``.
 
 Writes into ``weights/``: ``NAME.safetensors`` (the encoder alone; what the wheel carries), ``NAME.json`` (the card), and
@@ -88,7 +88,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         weights: the repository's ``weights`` folder.
         commit: git commit of the code that trained it.
         labelled: labeled test images (as :class:`~cpips.training.data.Labelled` reads them), for a model with a classifier.
-        judged: the groups rated by teachers, for a model with a head.
+        judged: the groups with teacher labels, for a model with a head.
         features, features_config: folder and config of the run that trained the features and the head with people's scores.
         kadid: folder of KADID-10k's references and scores, for such a model.
     """
@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="the config it was trained from")
     parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak images")
     parser.add_argument("--labelled", type=Path, help="labeled test images, for a model with a classifier")
-    parser.add_argument("--judged", type=Path, help="the groups rated by teachers, for a model with a head")
+    parser.add_argument("--judged", type=Path, help="the groups with teacher labels, for a model with a head")
     parser.add_argument("--features", type=Path, help="the run that trained features and head with people's scores")
     parser.add_argument("--features-config", type=Path, help="its config")
     parser.add_argument("--kadid", type=Path, help="folder of KADID-10k's references and scores, for such a model")

@@ -1,4 +1,4 @@
-"""What a config of decoder tuning (TOML, ``configs/tune-*.toml``) may say, and the tuner that it asks for."""
+"""The settings of a config for decoder fine-tuning (TOML, ``configs/tune-*.toml``), and the tuner that it describes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TuneConfig(TuneSettings):
         adversary: ``'non-binary'``, ``'binary'`` (one code), ``'patchgan'`` or ``'none'``.
         patchgan_side, patchgan_count: of :class:`~cpips.training.patchgan.PatchAdversary`: side of its patches in px, 16 to
             ``crop``, and how many of each image.
-        codes: kinds of originals that the discriminator tells apart.
+        codes: kinds of originals that the discriminator classifies.
         tokenizer: whose kinds these are: ``'patches'`` (k-means) or ``'vq'``, the autoencoder.
         token_images: crops that the tokenizer is fitted to.
         token_steps, token_width: of the autoencoder.

@@ -51,7 +51,7 @@ def cells(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def scale_of(values: NDArray[Any], vmax: float | None = None) -> Scale:
-    """``vmax``, or what is hotter in one cell of 200 only, but at least :data:`FLOOR`."""
+    """``vmax``, or the 99.5th percentile over the cells, but at least :data:`FLOOR`."""
     if vmax is not None:
         if not vmax > 0 or not np.isfinite(vmax):
             raise ImageError(f"vmax is {vmax}: expected a positive number, the distance drawn in the brightest color")

@@ -49,7 +49,7 @@ class Picture:
 
 def write_page(reference: Picture, pictures: Sequence[Picture], out: Path,
                metrics: Sequence[FullReferenceMetric]) -> dict[str, Any]:
-    """Write the page; it takes its name when it is whole.
+    """Write the page atomically.
 
     Args:
         pictures: one or more, of the reference's size.

@@ -1,4 +1,4 @@
-r"""Latents of many images in one file, and the search for those nearest to an image.
+r"""An index of the latents of many images in one file, and the search for the nearest images.
 
     build("photos", "cpips-index", open_codec())
     LatentIndex.open("cpips-index").search("query.jpg", k=10)      # [("a.jpg", 0.031), ...], nearest first

@@ -1,4 +1,4 @@
-"""The making of an index; stopped at any moment, it resumes where it stopped."""
+"""Build an index; an interrupted build resumes."""
 
 from __future__ import annotations
 

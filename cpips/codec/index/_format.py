@@ -1,4 +1,4 @@
-"""The file of an index (its layout: :mod:`cpips.codec.index`): what is kept of an image, and how the file is read."""
+"""The file of an index (its layout: :mod:`cpips.codec.index`): its entries, and how the file is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search in an index."""
+"""Search an index."""
 
 from __future__ import annotations
 

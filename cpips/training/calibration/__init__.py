@@ -1,1 +1,1 @@
-"""Fit a metric to people's judgments: BAPPS triplets, MOS sets, or, where these are not available, other metrics' word."""
+"""Fit a metric to human ratings (BAPPS triplets, MOS sets) or, where these are not available, to other metrics."""

@@ -1,4 +1,4 @@
-"""How a metric's judgment of groups compares with that of the teachers."""
+"""Agreement of a metric with the teachers on groups of images."""
 
 from __future__ import annotations
 

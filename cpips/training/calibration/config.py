@@ -1,4 +1,4 @@
-"""What a calibration's config (TOML, ``configs/calibrate-*.toml``) may say."""
+"""The settings of a calibration config (TOML, ``configs/calibrate-*.toml``)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CalibrateConfig:
     name: str  # of the files that come out
     model: str  # a name of cpips.list_models(), or a weights file, relative to the config file
     judges: str
-    data: str = ""  # under the data root: a data set as bapps-eval opens it, or the folder of the judged groups
+    data: str = ""  # under the data root: a data set as bapps-eval opens it, or the folder of the labeled groups
     form: str = "latent"
     taps: list[str] = field(default_factory=list)  # the form's own if empty: y for 'latent', all for 'taps'
     scales: int = 1
@@ -40,7 +40,7 @@ class CalibrateConfig:
     decay_epochs: int = 5
     batch: int = 50
     lr: float = 1e-4
-    order_weight: float = 0.2  # where groups are judged: of the order of severities,
+    order_weight: float = 0.2  # with teacher labels: of the order of severities,
     shift_weight: float = 0.2  # and of shifts by a pixel
     kept_aside: float = 1 / 12  # share of the references on which agreement is measured and nothing is fitted
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Fit the channel weights of a frozen encoder's distance to judgments, and write the model that measures with them.
+"""Fit the channel weights of a frozen encoder's distance to labels, and write the calibrated model.
 
 The encoder is frozen, so all that a distance takes from two images is one number or two for each channel:
 
@@ -260,14 +260,14 @@ def split(references: Sequence[str], share: float, seed: int) -> tuple[NDArray[A
 
 
 def first_aside(count: int, share: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The same for judged groups: the first ones are held out, as in the training of codecs
+    """The same for groups with teacher labels: the first ones are held out, as in the training of codecs
     (:attr:`~cpips.training.calibration.judged.JudgedSet.kept_aside`).
 
     Raises:
         CalibrationError: there are fewer than two groups.
     """
     if count < 2:
-        raise CalibrationError("there is one judged group: two or more are needed, as agreement is measured on groups "
+        raise CalibrationError("there is one labeled group: two or more are needed, as agreement is measured on groups "
                                "that the weights were not fitted to")
     aside = min(math.ceil(share * count), count - 1)
     return np.arange(aside, count), np.arange(aside)

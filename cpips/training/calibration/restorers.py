@@ -1,4 +1,4 @@
-"""Small restoration networks, whose outputs are among the distortions that a metric should judge.
+"""Small restoration networks; their outputs are among the distortions that a metric should handle.
 
 BAPPS holds outputs of denoising, deblurring, super-resolution and so on, and their faults (smoothed texture, halos,
 color drift) look like no classical distortion. Three small residual networks make such faults here, trained on the spot

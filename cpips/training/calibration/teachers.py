@@ -1,4 +1,4 @@
-"""Metrics whose judgments stand in for people's: classical ones that lead on MOS databases and need no weights, and
+"""Metrics that replace human ratings as labels: classical ones that lead on MOS databases and need no weights, and
 networks that were themselves trained on BAPPS.
 
 The classical four come from the package ``piq``. They were made for photographs of about 512 x 384 px seen from a fixed
