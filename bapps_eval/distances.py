@@ -219,6 +219,10 @@ def check(distances: Distances, name: str) -> None:
         first = int(np.flatnonzero(bad)[0])
         raise DistancesError(f"{name}: the opinion of item {distances.ids[first]} is {opinions[first]}: expected "
                              f"{'a finite number' if distances.task == 'mos' else 'a share in [0,1]'}")
+    if distances.sigma is not None and (bad := ~(np.isfinite(distances.sigma) & (np.asarray(distances.sigma) > 0))).any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DistancesError(f"{name}: the standard error of item {distances.ids[first]} is {distances.sigma[first]}: expected a "
+                             "positive number")
     if (bad := np.isnan(distances.values).any(1)).any():
         first = int(np.flatnonzero(bad)[0])
         raise DistancesError(f"{name}: {distances.metric['name']} gave NaN for item {distances.ids[first]} "

@@ -16,6 +16,8 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cpips._utils.io import read_bytes
+
 from .dataset import Dataset, DatasetError
 from .distances import Distances, DistancesError, check, describe, read, run_name, write
 from .layouts.common import plain
@@ -80,7 +82,7 @@ def read_table(path: Path, *, set_name: str | None = None) -> Table:
         OSError: the file cannot be read.
     """
     path = Path(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(read_bytes(path)).hexdigest()
     if path.suffix.lower() == ".npz":
         return _read_npz(path, sha256)
     columns_ = _read_columns(path)

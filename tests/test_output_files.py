@@ -115,6 +115,12 @@ def test_a_report_of_runs_is_no_run(folder):
         assert result.exit_code == 2 and contents(folder) == before
 
 
+def test_a_leaderboard_replaces_no_file_unasked(folder):
+    before = contents(folder)
+    result = call("leaderboard", ".", "-o", "text.txt", program=bapps_app)
+    assert result.exit_code == 2 and "exists: pass --force" in result.stderr and contents(folder) == before
+
+
 def test_force_overwrites(folder):
     (folder / "map.png").write_text("old")
     assert call("map", "ref.png", "img.png", "-o", "map.png").exit_code == 2

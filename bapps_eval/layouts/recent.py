@@ -16,6 +16,8 @@ from typing import Callable, Iterable
 
 import numpy as np
 
+from cpips._utils.io import read_text
+
 from ..dataset import Dataset, DatasetError
 from . import mos
 from .common import (
@@ -212,7 +214,7 @@ def _pieapp(root: Path, problem: Problem) -> Iterable[_Row]:
     try:
         listed = [
             line.strip()
-            for line in (root / "test_reference_list.txt").read_text(encoding="utf-8-sig").splitlines()
+            for line in read_text(root / "test_reference_list.txt", "utf-8-sig").splitlines()
             if line.strip()
         ]
     except (OSError, UnicodeDecodeError) as error:
@@ -405,7 +407,7 @@ def _clic(root: Path, table: str, name: str, rule: str | None, problem: Problem)
 
 def _rows_without_header(path: Path) -> Iterable[tuple[str, list[str]]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as text ({error})") from None
     for number, line in enumerate(lines, 1):

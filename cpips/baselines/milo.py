@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import FullReferenceMetric
-from .weights import Source, digest, folder, load_state, no_autocast
+from ..base import FullReferenceMetric, no_autocast
+from .weights import Source, digest, folder, load_state
 
 FILE = "MILO.pth"
 _WIDTHS = (7, 32, 64, 32, 16, 1)  # channels of the network that finds the mask
@@ -26,7 +26,7 @@ class MILO(FullReferenceMetric):
     """Mean of the absolute difference, weighted by a mask of how visible it is; at least 0, and 0 for equal images.
 
     From the coarsest of four scales to the finest, a small network sees both images and the mask so far, and adds to it.
-    The authors' code maps the weighted difference by another network for pictures alone; its score does not use it, and
+    The authors' code maps the weighted difference by another network for images alone; its score does not use it, and
     neither does this class. Not symmetric: the reference comes first.
 
     Args:

@@ -32,7 +32,7 @@ class SSIMULACRA2(FullReferenceMetric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        if importlib.util.find_spec("ssimulacra2") is None:  # a missing package is told now, not at the first call
+        if importlib.util.find_spec("ssimulacra2") is None:  # a missing package is an error now, not at the first call
             raise ImportError("ssimulacra2 needs the package ssimulacra2, which is not installed: pip install 'cpips[eval]' "
                               "-c constraints.txt")
 
