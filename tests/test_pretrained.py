@@ -555,7 +555,7 @@ def test_ones_own_file_comes_before_a_download(baselines, tmp_path):
 def test_a_failed_download_of_a_baseline_leaves_nothing(baselines, mode):
     baselines.mode = mode
     for make in (lambda: LPIPS("squeeze", heads="ones"), lambda: LPIPS("squeeze"), lambda: DISTS(trunk="random")):
-        with pytest.raises(WeightsError, match="(trunk|heads|weights).*http://127.0.0.1.*put the file.*needs no file"):
+        with pytest.raises(WeightsError, match="(backbone|heads|weights).*http://127.0.0.1.*put the file.*needs no file"):
             make()
     assert in_trunks() == []
     baselines.mode = "good"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
+import threading
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,7 +55,15 @@ def test_codecs_are_downloaded_from_an_address_and_checked(compressai, tmp_path,
     files.open_codec.cache_clear()
     with pytest.raises(WeightsError, match="CPIPS_CODECS_URL"):
         files.open_codec("cpips-lite")
-    monkeypatch.setenv("CPIPS_CODECS_URL", server.as_uri() + "/")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(server))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        check_download(files, server, monkeypatch, f"http://127.0.0.1:{running.server_port}/")
+        running.shutdown()
+
+
+def check_download(files, server: Path, monkeypatch, address: str) -> None:
+    monkeypatch.setenv("CPIPS_CODECS_URL", address)
     with pytest.raises(WeightsError, match="offline"):
         files.open_codec("cpips-lite")
     monkeypatch.setenv("CPIPS_OFFLINE", "0")
@@ -157,7 +168,7 @@ def test_a_decoder_is_tuned_with_patchgan(compressai, shipped_codecs, tmp_path):
 
 def test_a_metric_says_what_it_is():
     metric = cpips.CPIPS()
-    assert repr(metric) == f"CPIPS('cpips-lite', form='local', digest='{metric.digest[:12]}')"
+    assert repr(metric) == f"CPIPS('cpips-lite', form='contrast', digest='{metric.digest[:12]}')"
     assert repr(torch.nn.Sequential(cpips.CPIPS("random"))).count("CPIPS('random', form='latent'") == 1
 
 

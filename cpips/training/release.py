@@ -178,7 +178,7 @@ def opinions(path: Path, run: Path, config_path: Path, kadid: Path) -> dict[str,
     curve = _read_curve(run)
     every = max(1, len(curve) // 50)
     return {"labels": "KADID-10k: mean opinions of 70 references' copies, condition means for copies of further photographs",
-            "photographs": [DATA_NAMES.get(Path(name).name, Path(name).name) for name in config.photographs],
+            "photographs": [dataset_name(name) for name in config.photographs],
             "config": f"configs/{config_path.name}", "steps": int(curve[-1]["step"]), "hours": round(curve[-1]["seconds"] / 3600, 2),
             "seed": config.seed, "stages": [vars(stage) for stage in config.stages],
             "curve": [{k: row[k] for k in ("step", "correlation", "pairs", "opinion_mse", "shift")} for row in curve[::every]],
