@@ -91,7 +91,7 @@ def test_every_public_name_is_where_it_is_said_to_be():
 @pytest.mark.parametrize(("words", "expected"), [
     ("cpips co", ["compare", "compress"]),
     ("cpips compare a.png b.png -m lpips-", ["lpips-alex", "lpips-squeeze", "lpips-vgg"]),
-    ("cpips score -m cpips-l", ["cpips-lite"]),
+    ("cpips score -m cpips-l", ["cpips-lite", "cpips-lite@0.1"]),
 ])
 def test_the_shell_completes_commands_and_metrics(program, words, expected):
     printed, loaded = program("cpips", _CPIPS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))

@@ -66,7 +66,7 @@ def fid(references: Images | Statistics, images: Images | Statistics, **settings
 
     Example:
         >>> from cpips.realism import fid
-        >>> references, images = torch.rand(8, 3, 32, 32), torch.rand(6, 3, 32, 32) ** 2
+        >>> references, images = torch.rand(8, 3, 32, 32), torch.rand(6, 3, 32, 32) * 0.3
         >>> fid(references, images, space="cpips-lite").value > 0
         True
     """
@@ -106,7 +106,7 @@ def kid(references: Images | Statistics, images: Images | Statistics, *, subsets
 
     Example:
         >>> from cpips.realism import kid
-        >>> references, images = torch.rand(8, 3, 32, 32), torch.rand(6, 3, 32, 32) ** 2
+        >>> references, images = torch.rand(8, 3, 32, 32), torch.rand(6, 3, 32, 32) * 0.3
         >>> result = kid(references, images, space="cpips-lite")
         >>> result.value > 0, result.standard_error > 0
         (True, True)
