@@ -78,6 +78,8 @@ def decode(content: bytes, background: Background = None, name: str = "image") -
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """An image file, whole as far as its format can tell, open in Pillow; errors as of :func:`load`."""
+    if not os.fspath(path):
+        raise MissingImageError("the path is empty: give the path of an image file")
     if os.path.isdir(path):
         raise ImageError(f"{path} is a directory: give an image file, or use `cpips score` for two folders")
     try:

@@ -98,12 +98,12 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     settings = {"loss": "cpips-lite", "steps": 4, "batch": 2, "patch": 32, "blocks": 1, "channels": 4, "every": 2}
     whole = sr.train(pairs, tmp_path / "whole.pt", **settings)
 
-    def killed(path, write):
-        replace(path, write)
+    def killed(path, target):
+        replace(path, target)
         raise KeyboardInterrupt
 
-    replace = sr.replace
-    monkeypatch.setattr(sr, "replace", killed)
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         sr.train(pairs, tmp_path / "halves.pt", **settings)
     monkeypatch.undo()

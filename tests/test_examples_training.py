@@ -42,7 +42,8 @@ def consistent(parts: dict[str, float]) -> bool:
 def test_loop(example, amp, capsys):
     log = example("training_loop")([*SMOKE, "--amp", amp])
     assert len(log) == 8 and all(consistent(row) for row in log)
-    assert [row["step"] for row in log] == list(range(8)) and all(row["taken"] for row in log)
+    assert [row["step"] for row in log] == list(range(8))
+    assert all(row["taken"] for row in log[4 if amp == "float16" else 0:])  # the scaler of float16 looks for its scale first
     assert sum(row["charbonnier"] for row in log[4:]) < sum(row["charbonnier"] for row in log[:4])
     assert "perceptual" in capsys.readouterr().out
 

@@ -537,7 +537,7 @@ BAD = {  # name: (input, words of the message: what came, what was expected or h
     "directory": (Path(__file__).parent, ["is a directory"]),
     "text file": (Path(__file__), ["not an image"]),
     "missing file": ("no-such-file.png", ["no such file"]),
-    "empty path": ("", ["directory"]),
+    "empty path": ("", ["the path is empty"]),
 }
 
 

@@ -101,6 +101,32 @@ def test_identity_symmetry_and_independence_of_the_batch(metric, arrays):
     assert torch.equal(metric.distances(list(x), list(y)), alone)
 
 
+def test_pairs_of_mixed_sizes_in_order(metric):
+    x = [torch.rand(3, *size) for size in ((8, 9), (33, 20), (8, 9), (1, 1))]
+    y = [torch.rand_like(image) for image in x]
+    got = metric.distances(x, y)
+    assert torch.equal(got, torch.cat([metric(a[None], b[None]) for a, b in zip(x, y)])) and got.shape == (4,)
+    arrays = [(image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy() for image in x]
+    batches = [torch.from_numpy(array).permute(2, 0, 1)[None] for array in arrays]
+    assert torch.equal(metric.distances(arrays, batches), torch.zeros(4))
+    x[1].requires_grad_()
+    metric.distances(x, y).sum().backward()
+    assert torch.isfinite(x[1].grad).all()
+
+
+@pytest.mark.parametrize(("x", "y", "words"), [
+    (torch.rand(2, 3, 8, 8), [torch.rand(3, 8, 8)] * 2, "x is a Tensor: expected a list"),
+    ([torch.rand(3, 8, 8)], "img.png", "y is a str: expected a list"),
+    ([torch.rand(3, 8, 8)], [], "1 and 0 images"),
+    ([], [], "0 and 0 images"),
+    ([torch.rand(3, 8, 8)] * 2, [torch.rand(3, 8, 8), torch.rand(3, 8, 9)], "pair 1: .*8x8 and 9x8"),
+    ([torch.rand(2, 3, 8, 8)], [torch.rand(2, 3, 8, 8)], "pair 0: .*holds 2 images"),
+], ids=["tensor", "path", "unequal", "none", "sizes", "batches"])
+def test_lists_that_are_refused(metric, x, y, words):
+    with pytest.raises(ImageError, match=words):
+        metric.distances(x, y)
+
+
 @settings(QUICK, max_examples=6)
 @given(st.lists(pictures(), min_size=1, max_size=4))
 def test_tables_and_streams_of_pairs_give_the_numbers_of_the_call(metric, tmp_path, rows):

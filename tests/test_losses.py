@@ -521,7 +521,7 @@ def test_checkpoints_change_memory_and_nothing_else(make):
 
 
 def test_automatic_strips_of_a_checkpoint(monkeypatch):
-    monkeypatch.setattr(cpips.strips, "TRAINING_PIXELS", 64 * 100)
+    monkeypatch.setattr(cpips.tiling, "TRAINING_PIXELS", 64 * 100)
     x, y = torch.rand(2, 1, 3, 230, 100)
     plain, lean = PerceptualLoss(), PerceptualLoss(checkpoint=True)
     calls = []

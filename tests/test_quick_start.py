@@ -66,7 +66,7 @@ def pictures(tmp_path) -> Path:
     ("bapps-eval", ["--version"], f"bapps-eval {cpips.__version__}"),
 ])
 def test_what_needs_no_torch_imports_none(program, name, args, said):
-    printed, loaded = program(name, *args)
+    printed, loaded = program(name, *args, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")  # the tests may have no shell
     assert said in printed and loaded == []
 
 
@@ -100,7 +100,7 @@ def test_the_shell_completes_commands_and_metrics(program, words, expected):
 
 def test_the_shell_completes_bapps_eval(program):
     printed, loaded = program("bapps-eval", **{"_BAPPS_EVAL_COMPLETE": "complete_bash", "COMP_WORDS": "bapps-eval re", "COMP_CWORD": "1"})
-    assert printed.split() == ["report"] and loaded == []
+    assert printed.split() == ["report", "reproduce", "results"] and loaded == []
 
 
 # ---- a metric of one's own, and several metrics -----------------------------------------------------------------------
@@ -114,8 +114,10 @@ def test_a_metric_in_the_current_folder_is_found(program, pictures):
 
 
 def test_bapps_eval_finds_it_too(program, pictures):
-    (pictures / "people.csv").write_text("ref,image,mos\n" + "".join(f"ref.png,{name}.png,{i}\n" for i, name in enumerate(
-        ("far", "near", "ref"))))
+    reference = np.asarray(Image.open(pictures / "ref.png"))
+    for i in range(6):
+        Image.fromarray(reference + np.uint8(9 * i + i % 2)).save(pictures / f"{i}.png")
+    (pictures / "people.csv").write_text("ref,image,mos\n" + "".join(f"ref.png,{i}.png,{5 - i}\n" for i in range(6)))
     program("bapps-eval", "run", "people.csv", "-m", "my_metric:l1", "-o", "results", cwd=pictures)
     assert len(list((pictures / "results").glob("*my_metric*.parquet"))) == 1
     printed, loaded = program("bapps-eval", "score", "results", "--format", "csv", cwd=pictures)

@@ -119,7 +119,7 @@ def test_a_table_and_images_behind_urls_on_one_machine(metric, gallery):
     expected = list(score_pairs(read_table(local).pairs, metric))
     found = list(score_pairs(read_table("memory://set/t.csv").pairs, metric))
     assert [r.distance for r in found] == [r.distance for r in expected]
-    for row, said in ((3, "damaged, truncated"), (4, "no such file: memory://set/absent.png"), (5, "too large")):
+    for row, said in ((3, "damaged or truncated"), (4, "no such file: memory://set/absent.png"), (5, "too large")):
         assert said in found[row].error
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.table({"ref": ["0.png"], "img": ["3.png"]}), buffer)

@@ -297,7 +297,7 @@ def test_spaces_that_give_no_features():
 
 
 @pytest.mark.parametrize("wrong, told", [
-    ([], "no images"), (torch.zeros(1, 3, 8, 8), "1 sample"), (torch.zeros(2, 1, 8, 8), "grey"), (torch.full((2, 3, 8, 8), 2.0), "values"),
+    ([], "no images"), (torch.zeros(1, 3, 8, 8), "1 sample"), (torch.zeros(2, 1, 8, 8), "gray"), (torch.full((2, 3, 8, 8), 2.0), "values"),
     (torch.zeros(2, 3, 8, 8) / 0, "NaN"), ("nowhere", "is no folder"), ([torch.zeros(3, 8, 8), "no.png"], "no such file")])
 def test_sets_that_cannot_be_compared(wrong, told):
     with pytest.raises((CpipsError, FileNotFoundError), match=told):

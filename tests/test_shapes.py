@@ -101,7 +101,7 @@ def test_scores_and_statistics():
 @pytest.mark.parametrize("call", [
     lambda: forms.cells("taps", maps(2, 3, 4, 4), maps(2, 5, 4, 4)[:, :3, :1], None, 1e-6, mean),  # broadcasts silently
     lambda: forms.local("taps", maps(2, 3, 4, 4), maps(2, 3, 4, 4), maps(1), 1e-6),
-    lambda: forms.whole("latent", maps(2, 3, 4, 4), 1e-6, mean),
+    lambda: forms.whole(maps(2, 3, 4, 4), 1e-6, mean),
     lambda: pixels.charbonnier_loss(maps(2, 3, 4, 4), maps(2, 4, 4)),
     lambda: style.gram_matrix(maps(3, 4, 4)),
     lambda: cpips.CPIPS("random").encoder(maps(2, 1, 16, 16)),

@@ -69,6 +69,8 @@ def kadid(image: NDArray[Any], type: int, level: int, seed: int = 0) -> NDArray[
         ModelError: an unknown type or level, a negative seed, or a codec that this Pillow lacks.
 
     Example:
+        >>> import numpy as np
+        >>> from cpips.distortions.kadid import kadid
         >>> image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         >>> kadid(image, 10, level=3).shape
         (64, 64, 3)
@@ -107,6 +109,17 @@ def write_kadid(references: Path, out: Path, names: Iterable[str] | None = None,
         ImageError: no references, one that is missing, unreadable or there twice, or an image in ``out`` that has another
             size than its reference.
         ModelError: ``out`` is the folder of the references, or a codec is missing in this Pillow.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from cpips.distortions.kadid import write_kadid
+        >>> Path("references").mkdir()
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        >>> Image.fromarray(pixels).save("references/I01.png")
+        >>> write_kadid(Path("references"), Path("images"))
+        121
     """
     references, out = Path(references), Path(out)
     chosen = _find_references(references, names)
