@@ -2,7 +2,7 @@
 
 Agreement comes from ``results/agreement.json`` (|SRCC| with 95 % confidence intervals). Cost comes from ``results/fast-speed.json``:
 the time of a pair relative to LPIPS-AlexNet in the same rounds, each metric in its fastest measured variant, 256 px, float32. The
-times of the classical metrics that taught `cpips-lite` come from ``results/teachers.json``: relative to the student in that run, as
+times of the classical metrics that taught `cpips-lite@0.1` come from ``results/teachers.json``: relative to the student in that run, as
 implemented by `piq`, at 512 x 384 px. This script writes ``docs/cost.png``.
 """
 
@@ -29,8 +29,13 @@ def costs(side: int = 256, dtype: str = "float32") -> dict[str, float]:
     ours = result["models"][0]
     ratios = {name: facts["time_ratio"][ours]["median"] for name, facts in case["metrics"].items()}
     taught = {name: times["median"] for name, times in kept("teachers")["times"].items()}
-    ratios = {name: time * ratios["cpips-lite"] for name, time in taught.items()} | ratios
-    return {name: ratio / ratios[ANCHOR] for name, ratio in ratios.items()}
+    ratios = {name: time * ratios["cpips-lite@0.1"] for name, time in taught.items()} | ratios
+    found = {name: ratio / ratios[ANCHOR] for name, ratio in ratios.items()}
+    for case in kept("fast-default")["speed"]:  # models that were timed later, beside the anchor
+        if (case["side"], case["dtype"]) == (side, dtype):
+            found |= {name: 1 / case["metrics"][ANCHOR]["time_ratio"][name]["median"]
+                      for name in kept("fast-default")["models"] if name not in found}
+    return found
 
 
 def all_costs() -> dict[str, float]:

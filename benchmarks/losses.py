@@ -22,14 +22,14 @@ from cpips.losses import CharbonnierLoss, FeatureExtractor, PerceptualLoss, Styl
 from fast import interleaved, spread
 from speed import peak_memory
 
-OURS = "cpips-lite"
+OURS = "cpips-lite@0.1"
 RANDOM = {"trunk": "random", "heads": "ones"}
 LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
-    OURS: PerceptualLoss,
-    "cpips-lite, target embedded": PerceptualLoss,
-    "cpips-lite, checkpoint": lambda: PerceptualLoss(checkpoint=True),
-    "cpips-lite, L1 of all taps": lambda: PerceptualLoss(distance="l1", taps=("gdn1", "gdn2", "y")),
-    "cpips-lite, style": StyleLoss,
+    OURS: lambda: PerceptualLoss("cpips-lite@0.1"),
+    "cpips-lite@0.1, target embedded": lambda: PerceptualLoss("cpips-lite@0.1"),
+    "cpips-lite@0.1, checkpoint": lambda: PerceptualLoss("cpips-lite@0.1", checkpoint=True),
+    "cpips-lite@0.1, L1 of all taps": lambda: PerceptualLoss("cpips-lite@0.1", distance="l1", taps=("gdn1", "gdn2", "y")),
+    "cpips-lite@0.1, style": lambda: StyleLoss("cpips-lite@0.1"),
     "hyperprior-q4": lambda: PerceptualLoss("hyperprior-q4"),
     "hyperprior-q4, checkpoint": lambda: PerceptualLoss("hyperprior-q4", checkpoint=True),
     "charbonnier": CharbonnierLoss,
@@ -39,7 +39,7 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "vgg, style": lambda: StyleLoss(FeatureExtractor("vgg", trunk="random")),
 }
 SIZES = [(64, 16), (256, 2), (512, 1), (1536, 1)]
-LARGE = [name for name in LOSSES if name.startswith(("cpips-lite", "hyperprior")) and "all taps" not in name]  # at 1536 px
+LARGE = [name for name in LOSSES if name.startswith(("cpips-lite@0.1", "hyperprior")) and "all taps" not in name]  # at 1536 px
 
 
 def main() -> None:

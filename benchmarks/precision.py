@@ -1,6 +1,6 @@
 """Agreement of other data types, memory layouts and numbers of threads with float32.
 
-    python benchmarks/precision.py [--images 2] [--models cpips-lite ...]
+    python benchmarks/precision.py [--images 2] [--models cpips-lite@0.1 ...]
 
 Pairs are Kodak crops of 96 px with their JPEGs of two qualities, noise, blur, and themselves. ``half`` moves metric and
 images to the type, ``autocast`` leaves both in float32. A pair passes an operation
@@ -113,7 +113,7 @@ def report(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2)
-    parser.add_argument("--models", nargs="+", default=["cpips-lite"])
+    parser.add_argument("--models", nargs="+", default=["cpips-lite@0.1"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     x, y = pairs(args.images)

@@ -32,15 +32,15 @@ CROPS = {"kodim05.png": (60, 200), "kodim23.png": (100, 380)}  # top and left; t
 
 
 def structure() -> FullReferenceMetric:
-    metric = cpips.CPIPS("cpips-lite", form="structure")
-    metric.name = "cpips-lite, structure"
+    metric = cpips.CPIPS("cpips-lite@0.1", form="structure")
+    metric.name = "cpips-lite@0.1, structure"
     return metric
 
 
 METRICS: dict[str, Callable[[], FullReferenceMetric]] = {
     **{name: lambda name=name: cpips.create_metric(name, **trunk_and_heads(name))
-       for name in ("mse", "ms-ssim", "lpips-squeeze", "lpips-alex", "hyperprior-q4", "cpips", "cpips-lite")},
-    "cpips-lite, structure": structure,
+       for name in ("mse", "ms-ssim", "lpips-squeeze", "lpips-alex", "hyperprior-q4", "cpips", "cpips-lite@0.1")},
+    "cpips-lite@0.1, structure": structure,
 }
 SETTINGS: dict[str, dict] = {"restoration": {"steps": 40}, "recovery": {"steps": 80, "rate": 0.05}, "order": {},
                              "invariance": {}, "noise-floor": {}, "flips": {"steps": 6}, "mad": {"steps": 60}}
@@ -108,7 +108,7 @@ def run(probe: str, metric: FullReferenceMetric, metrics: dict[str, FullReferenc
         names = list(DISTORTIONS)
         settings["distortions"] = [names[i * len(names) // ORDER] for i in range(ORDER)]
     if probe == "mad":
-        settings["against"] = metrics["cpips-lite" if metric.name == "mse" else "mse"]
+        settings["against"] = metrics["cpips-lite@0.1" if metric.name == "mse" else "mse"]
     if probe == "restoration":
         settings["judges"] = [other for other in metrics.values() if other is not metric]
     return PROBES[probe](metric, images if probe in BATCHES else images[-1:], **settings)
@@ -189,7 +189,7 @@ def matrix(result: dict) -> str:
     return table(["optimized for", *result["metrics"]], rows)
 
 
-def weaknesses(result: dict, names: tuple[str, ...] = ("cpips-lite", "cpips", "hyperprior-q4")) -> str:
+def weaknesses(result: dict, names: tuple[str, ...] = ("cpips-lite@0.1", "cpips", "hyperprior-q4")) -> str:
     """Markdown: what the probes found in the package's own models."""
     lines = []
     for name in names:

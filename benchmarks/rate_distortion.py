@@ -5,7 +5,7 @@
 Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
 at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
 BD-rate (and BD-PSNR) by the package ``bjontegaard``: how many more bits the plain qualities need at equal PSNR, and how
-many dB more they have at equal rate, over the range that both curves cover. `cpips-lite` was trained for one rate; its
+many dB more they have at equal rate, over the range that both curves cover. `cpips-lite@0.1` was trained for one rate; its
 curve is that of its quantizer's steps, files all the same. JPEG is measured with and without chroma
 subsampling; WebP has no choice, and on these images 4:4:4 changes little for AVIF, which is taken as Pillow writes it.
 """
@@ -37,7 +37,7 @@ CLASSICAL = {  # name: Pillow's format, settings, qualities
     "WebP": ("WEBP", {"method": 6}, (0, *LADDER)),
     "AVIF": ("AVIF", {"speed": 6, "subsampling": "4:2:0"}, LADDER),
 }
-STEPPED = "cpips-lite"
+STEPPED = "cpips-lite@0.1"
 STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantizer
 UNDERTRAINED = 0.5  # dB below the official codec at the same rate
 

@@ -43,6 +43,9 @@ FORMULAS = {
     "latent": "d(x, x') = E|y - y'|^2 / (E|y|^2 + E|y'|^2 + eps)",
     "local": "d(x, x') = sum_l E[ |f_l - f'_l|^2 / (|f_l|^2 + |f'_l|^2 + eps) ]",
     "taps": "d(x, x') = sum_l E[ |u_l - u'_l|^2 ],   u = f / sqrt(|f|^2 + eps)",
+    "contrast": "d(x, x') = sum_l E[ T( sum_c v_c (m_c - m'_c)^2 / (m_c^2 + m'_c^2 + a_c) ) ]       m: means of features over 16 px\n"
+                "         + sum_l E_w[ T( sum_k u_k (s_k - s'_k)^2 / (s_k^2 + s'_k^2 + b_k) ) ]     s: contrasts, sqrt(mix of <f^2>)\n"
+                "         + weighted squared difference of the mean colors",
     "structure": "d(x, x') = sum_l E[ 1 - (mean similarity + covariance similarity) / 2 ]   (in windows of 5 x 5 cells)",
 }
 
@@ -87,7 +90,7 @@ def summary() -> str:
         what += (f" {listed([title(name) for name in rated])} {'was' if len(rated) == 1 else 'were'} trained with ratings of KADID-10k, "
                  "which has some kinds of distortion in common with TID2013.")
     timing = ("Time is that of a pair of 256 px images on one CPU thread, relative to LPIPS (AlexNet); that of HaarPSI, VSI and MDSI was "
-              "measured at 512 x 384 px beside `cpips-lite`.")
+              "measured at 512 x 384 px beside `cpips-lite@0.1`.")
     return "\n\n".join([table(header, rows), wrapped(f"{what} {timing}"), wrapped(handmade(comparisons))])
 
 
@@ -248,9 +251,9 @@ def rate_distortion() -> str:
 
 def judged() -> str:
     """What the card of the default model keeps of the groups that no step has seen."""
-    card = cpips.model_card("cpips-lite")["judgement"]
+    card = cpips.model_card("cpips-lite@0.1")["judgement"]
     kept = card["kept_aside"]
-    rows = [["`cpips-lite`", f"{kept['srcc']:.3f}", f"{kept['panel']:.3f}", ""]]
+    rows = [["`cpips-lite@0.1`", f"{kept['srcc']:.3f}", f"{kept['panel']:.3f}", ""]]
     rows += [[name, "", f"{share:.3f}", f"{kept['teachers_against_the_others'][name]:.3f}"]
              for name, share in kept["teachers"].items()]
     rows.append(["always with the majority", "", f"{kept['ceiling']:.3f}", ""])

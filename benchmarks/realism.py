@@ -1,10 +1,10 @@
 """Distortion against realism: JPEG, blur, noise and this repository's codecs at several strengths.
 
-    python benchmarks/realism.py [--images 24] [--crop 320] [--patch 48] [--spaces cpips-lite hyperprior-q4]
+    python benchmarks/realism.py [--images 24] [--crop 320] [--patch 48] [--spaces cpips-lite@0.1 hyperprior-q4]
 
-Crops of Kodak, each degraded. Distortion: MSE and the metric ``cpips-lite`` on pairs. Realism: Frechet and kernel distance,
+Crops of Kodak, each degraded. Distortion: MSE and the metric ``cpips-lite@0.1`` on pairs. Realism: Frechet and kernel distance,
 precision and recall of patches (HiFiC's two grids) against those of the untouched crops, in the space of the encoder of
-``cpips-lite``, which is none of the codecs that are judged (that of ``hyperprior-q4``, the default, is). What one half of
+``cpips-lite@0.1``, which is none of the codecs that are judged (that of ``hyperprior-q4``, the default, is). What one half of
 the untouched crops is from the other shows how large a number of another scene is. FID itself is not measured: its weights
 are not available.
 """
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--crop", type=int, default=320)
     parser.add_argument("--patch", type=int, default=48)
-    parser.add_argument("--spaces", nargs="+", default=["cpips-lite"], help="models whose encoders are the spaces")
+    parser.add_argument("--spaces", nargs="+", default=["cpips-lite@0.1"], help="models whose encoders are the spaces")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--name", default="realism", help="the result is kept as results/NAME.json")
     args = parser.parse_args()
@@ -110,7 +110,7 @@ def main() -> None:
     def distortion(images: list[Tensor]) -> dict:
         with torch.inference_mode():
             mean = lambda distance: float(np.mean([float(distance(a, b)) for a, b in zip(images, crops)]))
-            return {"mse": 255**2 * mean(lambda a, b: (a - b).square().mean()), "cpips-lite": mean(metric),
+            return {"mse": 255**2 * mean(lambda a, b: (a - b).square().mean()), "cpips-lite@0.1": mean(metric),
                     "wasserstein": {str(s): mean(lambda a, b, s=s: texture(a, b, float(s))) for s in SIGMAS}}
 
     result = {"what": "distortion against the reference and distance of distributions, of degraded Kodak crops",
@@ -130,12 +130,12 @@ def main() -> None:
 
 def report(result: dict) -> str:
     """Markdown: a row for each strength."""
-    rows = [[kind, strength, f"{found['mse']:.1f}", f"{found['cpips-lite']:.3f}", *_cells(found["realism"]),
+    rows = [[kind, strength, f"{found['mse']:.1f}", f"{found['cpips-lite@0.1']:.3f}", *_cells(found["realism"]),
              *(f"{value:.3g}" for value in found["wasserstein"].values())]
             for kind, strengths in result["kinds"].items() for strength, found in strengths.items()]
     rows.append(["untouched, half against half", "", "", "", *_cells(result["halves"]), *[""] * len(SIGMAS)])
     spaces = [f"{what}-{name}" for name in result["spaces"] for what in ("frechet", "kernel")]
-    header = ["", "strength", "MSE", "cpips-lite", *spaces, "precision, recall", *(f"WD, {2**s} px" for s in SIGMAS)]
+    header = ["", "strength", "MSE", "cpips-lite@0.1", *spaces, "precision, recall", *(f"WD, {2**s} px" for s in SIGMAS)]
     return table(header, rows)
 
 

@@ -33,18 +33,18 @@ def lpips(name: str) -> Loss:
 
 LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "Charbonnier": CharbonnierLoss,
-    "perceptual: cpips-lite": PerceptualLoss,
+    "perceptual: cpips-lite@0.1": lambda: PerceptualLoss("cpips-lite@0.1"),
     "perceptual: hyperprior-q4": lambda: PerceptualLoss("hyperprior-q4"),
     "perceptual: lpips-alex": lambda: lpips("lpips-alex"),
     "perceptual: lpips-squeeze": lambda: lpips("lpips-squeeze"),
-    "latent L2: cpips-lite": lambda: PerceptualLoss(distance="l2"),
-    "all taps, L1: cpips-lite": lambda: PerceptualLoss(distance="l1", taps=("gdn1", "gdn2", "y")),
-    "all taps, normalised: cpips-lite": lambda: PerceptualLoss(distance="normalised"),
-    "style: cpips-lite": StyleLoss,
-    "style in patches of 4: cpips-lite": lambda: StyleLoss(patch=4),
+    "latent L2: cpips-lite@0.1": lambda: PerceptualLoss("cpips-lite@0.1", distance="l2"),
+    "all taps, L1: cpips-lite@0.1": lambda: PerceptualLoss("cpips-lite@0.1", distance="l1", taps=("gdn1", "gdn2", "y")),
+    "all taps, normalised: cpips-lite@0.1": lambda: PerceptualLoss("cpips-lite@0.1", distance="normalised"),
+    "style: cpips-lite@0.1": lambda: StyleLoss("cpips-lite@0.1"),
+    "style in patches of 4: cpips-lite@0.1": lambda: StyleLoss("cpips-lite@0.1", patch=4),
     "total variation (anisotropic)": TotalVariationLoss,
     "total variation (isotropic)": lambda: TotalVariationLoss(isotropic=True),
-    "cpips-lite + Charbonnier": lambda: CombinedLoss({"perceptual": PerceptualLoss(), "pixels": CharbonnierLoss()}),
+    "cpips-lite@0.1 + Charbonnier": lambda: CombinedLoss({"perceptual": PerceptualLoss("cpips-lite@0.1"), "pixels": CharbonnierLoss()}),
 }
 
 
@@ -86,7 +86,7 @@ def main() -> None:
         found[name] = {
             "first": curve[0], "last": curve[-1], "finite": descent.broken == 0,
             "psnr": cpips.create_metric("psnr")(shown, target).item(), "ssim": cpips.create_metric("ssim")(shown, target).item(),
-            "cpips-lite": cpips.CPIPS()(shown, target).item(),
+            "cpips-lite@0.1": cpips.CPIPS("cpips-lite@0.1")(shown, target).item(),
             "outside": ((image < 0) | (image > 1)).float().mean().item(), "lowest": image.min().item(),
             "highest": image.max().item(), "curve": curve[:: max(args.steps // 50, 1)],
         }
@@ -106,9 +106,9 @@ def main() -> None:
 def report(result: dict) -> str:
     """Markdown: what was recovered."""
     rows = [[name, f"{r['last'] / r['first']:.1e}", "inf" if r["psnr"] is None else f"{r['psnr']:.1f}",
-             f"{r['cpips-lite']:.3f}", f"{r['outside']:.0%}"]
+             f"{r['cpips-lite@0.1']:.3f}", f"{r['outside']:.0%}"]
             for name, r in result["losses"].items()]
-    return table(["loss", "last over first", "PSNR (dB)", "cpips-lite", "values outside [0,1]"], rows)
+    return table(["loss", "last over first", "PSNR (dB)", "cpips-lite@0.1", "values outside [0,1]"], rows)
 
 
 def draw(target: Tensor, pictures: dict[str, Tensor], curves: dict[str, list[float]], found: dict, path: Path) -> None:

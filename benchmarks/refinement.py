@@ -3,8 +3,8 @@
     python benchmarks/refinement.py [--only objectives|qualities] [--steps 400] [--side 192] [--quality-steps 200]
                                     [--quality-side 128] [--images 6] [--smoke]
 
-Objectives: crops of Kodak images, the codec ``cpips-lite``, every refined file held to the rate of the codec's own
-(within 2 %). The perceptual and style terms are those of cpips-lite, which the table's CPIPS column therefore flatters;
+Objectives: crops of Kodak images, the codec ``cpips-lite@0.1``, every refined file held to the rate of the codec's own
+(within 2 %). The perceptual and style terms are those of cpips-lite@0.1, which the table's CPIPS column therefore flatters;
 LPIPS-Alex and MS-SSIM are in no objective. Qualities: rate and distortion alone, alpha each codec's own lambda; bits are
 those of the two rANS strings, as a crop's header (59 bytes of the container) would drown the rest. The literature refines
 whole Kodak images for 2000 steps.
@@ -52,7 +52,7 @@ def strings(stream: Bitstream) -> int:
 
 def objectives(side: int, steps: int, names: list[str], figure: Path) -> dict:
     """Each objective on each crop at the bits of the codec's own file; draws what comes out."""
-    codec, rows, pictures = open_codec("cpips-lite"), [], []
+    codec, rows, pictures = open_codec("cpips-lite@0.1"), [], []
     lpips = cpips.create_metric("lpips-alex", **(trunk_and_heads("lpips-alex") or {"offline": True}))
     quarter = side // 4
     box = (quarter, quarter, side // 2, side // 2)
@@ -80,13 +80,13 @@ def objectives(side: int, steps: int, names: list[str], figure: Path) -> dict:
                 "image": name, "refinement": label, "bits": 8 * size, "step": step, "psnr": psnr_8bit(image, decoded),
                 "psnr_fg": psnr_8bit(image[:, region], decoded[:, region]),
                 "psnr_bg": psnr_8bit(image[:, ~region], decoded[:, ~region]),
-                "cpips-lite": cpips.CPIPS()(image[None], decoded[None]).item(),
+                "cpips-lite@0.1": cpips.CPIPS("cpips-lite@0.1")(image[None], decoded[None]).item(),
                 "lpips-alex": lpips(image[None], decoded[None]).item(), "ms_ssim": ms_ssim(image, decoded),
                 "seconds": time.perf_counter() - begun})
             print(rows[-1], file=sys.stderr, flush=True)
         pictures.append(shown)
     draw(pictures[:DRAWN], rows, box, figure)
-    return {"codec": "cpips-lite", "side": side, "steps": steps, "box": list(box), "weights": OBJECTIVES, "rows": rows}
+    return {"codec": "cpips-lite@0.1", "side": side, "steps": steps, "box": list(box), "weights": OBJECTIVES, "rows": rows}
 
 
 def qualities(side: int, steps: int, names: list[str]) -> dict:
@@ -125,7 +125,7 @@ def report(result: dict) -> str:
             mine = [row for row in found["rows"] if row["refinement"] == label]
             mean = {key: sum(row[key] for row in mine) / len(mine) for key in mine[0] if key not in ("image", "refinement")}
             rows.append([label, f"{mean['bits']:.0f}", f"{mean['psnr']:.2f}", f"{mean['psnr_fg']:.2f}", f"{mean['psnr_bg']:.2f}",
-                         f"{mean['cpips-lite']:.4f}", f"{mean['lpips-alex']:.4f}", f"{mean['ms_ssim']:.4f}",
+                         f"{mean['cpips-lite@0.1']:.4f}", f"{mean['lpips-alex']:.4f}", f"{mean['ms_ssim']:.4f}",
                          f"{mean['seconds']:.0f}"])
         header = ["refinement", "bits", "PSNR (dB)", "in the region", "outside", "CPIPS", "LPIPS-Alex", "MS-SSIM", "seconds"]
         images = len({row["image"] for row in found["rows"]})

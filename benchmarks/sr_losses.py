@@ -23,7 +23,7 @@ from cpips._utils.io import replace
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import super_resolution as sr  # noqa: E402
 
-LOSSES = ["l1", "mse", "cpips-lite", "cpips-lite@30", "hyperprior-q4", "hyperprior-tune", "random", "lpips-squeeze",
+LOSSES = ["l1", "mse", "cpips-lite@0.1", "cpips-lite@30", "hyperprior-q4", "hyperprior-tune", "random", "lpips-squeeze",
           "squeeze:fire5"]  # @: pulls so much harder than L1, where it is not TUNE's factor
 SETS = ("set5", "set14", "bsd100")
 JUDGES = ("lpips-alex", "stlpips-alex")

@@ -34,22 +34,22 @@ import style_transfer as st  # noqa: E402
 IMAGES = DATA / "images"
 CONTENT = IMAGES / "kodak" / "kodim21.png"
 STYLES = {"strokes": "painted", "maize": IMAGES / "bsds500_train" / "169012.jpg"}
-CODECS = ["hyperprior-q4", "hyperprior-tune", "cpips", "cpips-lite", "random"]
+CODECS = ["hyperprior-q4", "hyperprior-tune", "cpips", "cpips-lite@0.1", "random"]
 TRUNKS = ["squeeze", "alex"]
 SETTINGS = {"steps": 80, "style_weight": 30.0}
 SIZE, GRID_SIZE = 192, 128
 GRID_MODEL = "hyperprior-tune"
 GRID = [["gdn1"], ["gdn2"], ["gdn3"], ["y"], ["gdn1", "gdn2", "gdn3", "y"]]  # style taps, for each of the content taps:
 GRID_CONTENT = ["gdn2", "gdn3", "y"]
-NETWORKS = ["cpips-lite", "random-lite", "squeeze"]
+NETWORKS = ["cpips-lite@0.1", "random-lite", "squeeze"]
 NETWORK = {"steps": 400, "batch": 4, "size": 128}
 
 
 def extractor(name: str, rectified: bool = False) -> st.FeatureExtractor:
-    """By name; ``random-lite`` is an untrained encoder of the shape of `cpips-lite`."""
+    """By name; ``random-lite`` is an untrained encoder of the shape of `cpips-lite@0.1`."""
     model: str | AnalysisTransform = name
     if name == "random-lite":
-        lite = cpips.CPIPS("cpips-lite").encoder
+        lite = cpips.CPIPS("cpips-lite@0.1").encoder
         model = AnalysisTransform.random(N=lite.N, M=lite.M, architecture=lite.architecture)
     return st.create_extractor(model, DATA / "weights", rectified)
 

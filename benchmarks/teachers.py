@@ -1,4 +1,4 @@
-"""Agreement of the teachers of `cpips-lite` with human ratings, and their cost.
+"""Agreement of the teachers of `cpips-lite@0.1` with human ratings, and their cost.
 
     python benchmarks/teachers.py
 
@@ -24,7 +24,7 @@ from cpips.training.calibration.judged import normal_scores
 from cpips.training.calibration.teachers import CLASSICAL, create_teachers
 from fast import interleaved, spread
 
-STUDENT, PANEL = "cpips-lite", "their panel"
+STUDENT, PANEL = "cpips-lite@0.1", "their panel"
 
 
 @torch.inference_mode()
