@@ -100,7 +100,7 @@ def test_the_shell_completes_commands_and_metrics(program, words, expected):
 
 def test_the_shell_completes_bapps_eval(program):
     printed, loaded = program("bapps-eval", **{"_BAPPS_EVAL_COMPLETE": "complete_bash", "COMP_WORDS": "bapps-eval re", "COMP_CWORD": "1"})
-    assert printed.split() == ["report", "reproduce", "results"] and loaded == []
+    assert sorted(printed.split()) == ["report", "reproduce", "results"] and loaded == []
 
 
 # ---- a metric of one's own, and several metrics -----------------------------------------------------------------------
