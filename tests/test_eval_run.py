@@ -150,10 +150,10 @@ def test_a_reference_is_encoded_once(task, encoded, metric, tmp_path, monkeypatc
     count = 0
     encode = type(metric)._encode
 
-    def counting(self, x):
+    def counting(self, x, scale):
         nonlocal count
         count += len(x)
-        return encode(self, x)
+        return encode(self, x, scale)
 
     monkeypatch.setattr(type(metric), "_encode", counting)
     run(made(task), metric, tmp_path, batch_size=3)
