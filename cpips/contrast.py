@@ -164,7 +164,7 @@ class ContrastHead(nn.Module):
 
     def compare(self, first: Sequence[Tensor], second: Sequence[Tensor], scale: int) -> list[Tensor]:
         """Per tap, contributions ``(N,h,w)`` of the means and ``(N,2,h,w)`` of the contrasts, of what :meth:`statistics` gave."""
-        parts = []
+        parts: list[Tensor] = []
         for i, tap in enumerate(self.taps):
             values = {name: self.get(f"{tap}.{name}")[scale].to(first[0].dtype) for name in (*PER_CHANNEL, *PER_SCALE)}
             parts += compare(values, *first[2 * i : 2 * i + 2], *second[2 * i : 2 * i + 2])

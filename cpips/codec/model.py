@@ -95,7 +95,8 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         for scale in range(scales):
             if scale:
                 x = halved(x)
-            h, found = x, {}
+            h = x
+            found: dict[str, Tensor] = {}
             for tap, begin in zip(self.architecture.taps, range(0, len(self.g_a), 2)):
                 if set(taps) <= set(found):
                     break

@@ -131,7 +131,7 @@ def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers:
                          image.shape[:2])
     image = np.ascontiguousarray(image[:rows, :columns])
     chosen = [CONDITIONS[i] for i in rng.choice(len(CONDITIONS), condition_copies, replace=False)]
-    copies = [kadid(image, kind, level, int(rng.integers(1e6))) for kind, level in chosen]
+    copies = [kadid(image, kind, level, int(rng.integers(1_000_000))) for kind, level in chosen]
     names = sorted(DISTORTIONS)
     taught = [distort(image, str(rng.choice(names)), float(rng.uniform(0.05, 1)), int(rng.integers(2**31)))
               for _ in range(taught_copies - taught_copies // 3)]
@@ -215,7 +215,7 @@ def _save_array(path: Path, array: NDArray[Any]) -> None:
 
 def _save(path: Path, **arrays: NDArray[Any]) -> None:
     with path.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        np.savez(stream, **arrays)
 
 
 def _open(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:

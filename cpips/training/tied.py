@@ -84,7 +84,8 @@ def untie(g_a: nn.Sequential) -> None:
 def start_tied(codec: Any, seed: int = 0) -> None:
     """Give a codec's analysis transform first weights that suit tied channels, in place."""
     generator = torch.Generator().manual_seed(seed)
-    for number, layer in enumerate(list(codec.g_a)[:-1]):
+    layers: list[Any] = list(codec.g_a)[:-1]
+    for number, layer in enumerate(layers):
         if isinstance(layer, nn.Conv2d):
             outputs, inputs, kernel, _ = layer.weight.shape
             if number == 0:
@@ -92,7 +93,7 @@ def start_tied(codec: Any, seed: int = 0) -> None:
             else:
                 base = torch.randn(outputs // TURNS, inputs // TURNS, TURNS, kernel, kernel, generator=generator)
                 layer.weight.copy_(turned_matrix(base * (1.5 / (inputs * kernel**2)) ** 0.5))
-            layer.bias.zero_()
+            codec.g_a[number].bias.zero_()
 
 
 @torch.no_grad()
