@@ -17,8 +17,7 @@ from typing import Any, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cpips._utils.io import check_regular, replace
-from cpips.batch.tables import MAX_ROWS
+from cpips._utils.io import MAX_ROWS, check_regular, replace
 from cpips.errors import CpipsError
 
 from .dataset import TASKS, Dataset

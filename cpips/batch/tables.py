@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Sequence, Union
 
 from .._compat import moved_names
 from .._utils import io as files
-from .._utils.io import IMAGE_SUFFIXES, atomic, json_line, list_images, stamp
+from .._utils.io import IMAGE_SUFFIXES, MAX_ROWS, atomic, json_line, list_images, stamp
 from ..errors import CpipsError, TableError
 from . import urls
 from .pairs import Result
@@ -22,7 +22,6 @@ REFERENCE_COLUMNS = ("reference", "ref", "ref_image", "reference_image", "origin
 IMAGE_COLUMNS = ("image", "img", "distorted", "dist", "dist_image", "distorted_image", "test", "p1")
 ADDED = ("distance", "error", "signature")
 OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
-MAX_ROWS = 1 << 25
 
 if not TYPE_CHECKING:
     __getattr__ = moved_names(__name__)
