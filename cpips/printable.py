@@ -6,6 +6,9 @@ user had typed. Marks of writing direction can turn a name around. Both are show
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 
 def printable(text: object, keep: str = "\n") -> str:
     """``text`` in which what cannot be printed, but for ``keep``, is written as an escape of Python's: ``\\x1b``."""
@@ -35,3 +38,15 @@ def _units(c: str) -> list[int]:
     """Of UTF-16, in which JSON escapes."""
     raw = c.encode("utf-16-le", "surrogatepass")
     return [int.from_bytes(raw[i : i + 2], "little") for i in range(0, len(raw), 2)]
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula: a quotation mark stands before what begins like one.
+
+    Numbers stay, and names such as ``-1.png``.
+    """
+    if not isinstance(cell, str) or cell[:1] not in ("=", "@", "+", "-", "\t", "\r"):
+        return cell
+    if cell[:1] in ("+", "-") and not re.search(r"[(|!=@]", cell):
+        return cell
+    return "'" + cell

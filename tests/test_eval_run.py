@@ -409,9 +409,9 @@ def test_lpips_ranks_the_live_subset_as_published(shared_data, tmp_path):
 
 
 @pytest.mark.parametrize("name, tid2013, live", [
-    ("lpips-alex", 0.721, 0.931), ("lpips-squeeze", 0.666, 0.944), ("ms-ssim", 0.748, 0.903)])
+    ("lpips-alex", 0.725, 0.931), ("lpips-squeeze", 0.670, 0.944), ("ms-ssim", 0.754, 0.903)])
 def test_the_kept_table_has_the_known_scores_of_peers(name, tid2013, live):
-    """Known from other implementations, at full size in fp32."""
+    """Of distances that other implementations give, at full size in fp32, with the labels as corrected on 2026-11-29."""
     kept = json.loads((Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "agreement.json").read_text())
     found = [next(s["srcc"] for s in c["scores"] if s["metric"]["name"] == name) for c in kept["comparisons"]]
     assert found == pytest.approx([tid2013, live], abs=0.003)

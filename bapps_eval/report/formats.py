@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
-from cpips.batch.tables import no_formula
+from cpips.printable import no_formula
 
 FORMATS = ("text", "markdown", "latex", "csv")
 TIED = "*"

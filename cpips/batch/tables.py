@@ -15,6 +15,7 @@ from .._compat import moved_names
 from .._utils import io as files
 from .._utils.io import IMAGE_SUFFIXES, MAX_ROWS, atomic, json_line, list_images, stamp
 from ..errors import CpipsError, TableError
+from ..printable import no_formula
 from . import urls
 from .pairs import Result
 
@@ -275,18 +276,6 @@ def arrow_table(columns: dict[str, list[Any]], distances: Sequence[str] = ("dist
     columns = {name: [_encodable(cell) for cell in column] for name, column in columns.items()}
     types = {**dict.fromkeys(distances, pyarrow.float64()), "error": pyarrow.string(), "signature": pyarrow.string()}
     return pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
-
-
-def no_formula(cell: Any) -> Any:
-    """A cell of a CSV file that no spreadsheet takes for a formula: a quotation mark stands before what begins like one.
-
-    Numbers stay, and names such as ``-1.png``.
-    """
-    if not isinstance(cell, str) or cell[:1] not in ("=", "@", "+", "-", "\t", "\r"):
-        return cell
-    if cell[:1] in ("+", "-") and not re.search(r"[(|!=@]", cell):
-        return cell
-    return "'" + cell
 
 
 def _encodable(cell: Any) -> Any:
