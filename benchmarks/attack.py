@@ -269,6 +269,7 @@ def _kinds(folder: Path) -> dict[str, tuple[bytes, Callable[[Path], Any], Any]]:
 
 def _command(args: list[str], folder: str, log: str) -> None:
     """In a process of its own: a command, and nothing on the terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has it ignored
     os.chdir(folder)
     os.environ["CPIPS_OFFLINE"] = "1"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
