@@ -36,4 +36,4 @@ def export_program(metric: CPIPS) -> torch.export.ExportedProgram:
     x, y = (torch.rand(2, 3, 70, 45, device=metric.device, dtype=metric.encoder.dtype) for _ in range(2))
     sizes = {0: free, 2: free, 3: free}
     with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # torch adds it to the module
-        return torch.export.export(metric, (x, y), dynamic_shapes={"x": sizes, "y": sizes})
+        return torch.export.export(metric, (x, y), dynamic_shapes={"reference": sizes, "image": sizes})

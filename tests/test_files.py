@@ -334,9 +334,9 @@ def test_command_errors_are_one_line(run, weights, tmp_path, monkeypatch):
         (("decompress", "none.cpz"), "no such file"),
         (("decompress", "a.png"), "is an input"),
         (("decompress", "a.png", "-o", "c.png"), "not a .cpz file"),
-        (("compare", "a.cpz", "a.png", "--metric", "mse"), "decompress"),
+        (("compare", "a.cpz", "a.png", "--metric", "mse"), "does not ship"),
         (("compare", "a.png", "a.png", "-c", weights), "--codec applies to .cpz files"),
-        (("compress", "a.png", "-c", "hyperprior-q9"), "hyperprior-q4"),
+        (("compress", "a.png", "-o", "new.cpz", "-c", "hyperprior-q9"), "hyperprior-q4"),
     ]:
         code, out, err = run(*args)
         assert code == 2 and said in err and err.count("\n") == 1, err

@@ -194,7 +194,7 @@ def test_exported_for_any_batch_and_size(form, invalid):
     metric, dim = make(form), torch.export.Dim.DYNAMIC
     shape = {0: dim, 2: dim, 3: dim}
     program = torch.export.export(metric, (torch.rand(2, 3, 48, 40), torch.rand(2, 3, 48, 40)),
-                                  dynamic_shapes={"x": shape, "y": shape}).module()
+                                  dynamic_shapes={"reference": shape, "image": shape}).module()
     for size in [(2, 48, 40), (3, 70, 45), (4, 33, 97)]:
         x, y = torch.rand(2, size[0], 3, *size[1:])
         assert torch.allclose(program(x, y), metric(x, y), rtol=1e-5)

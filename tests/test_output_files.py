@@ -78,7 +78,6 @@ OVERWRITES = [
     ("report metric mse -o text.txt", "exists"),
     ("score pairs.csv -o pairs.csv --force", "is an input"),
     ("score pairs.csv -o old.csv", "exists"),
-    ("index build pictures -o text.txt", "is not an index"),
     ("demo -o .", "reference.png exists"),
     ("compress ref.png -o pictures", "is a folder"),
     ("compress ref.png -o nowhere/a.cpz", "create it"),
