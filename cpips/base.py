@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import images
 from ._version import __version__
-from .embedding import Embedding, check_comparable
+from .embedding import Embedding, paired
 from .errors import ImageError, ModelError
 
 Module = TypeVar("Module", bound="ImageModule")
@@ -262,13 +262,7 @@ class FeatureMetric(FullReferenceMetric):
         Raises:
             ImageError: embeddings of another metric, or of other numbers or sizes of images.
         """
-        a, b = self._own(a), self._own(b)
-        check_comparable(a, b)
-        if len(a) != len(b):
-            if 1 not in (len(a), len(b)):
-                raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a "
-                                 "side; for all pairs use metric.pairwise")
-            a, b = (a.expand(len(b)), b) if len(a) == 1 else (a, b.expand(len(a)))
+        a, b = paired(self._own(a), self._own(b))
         return self._reduce(self._compare_features(list(a.features), list(b.features)), reduction)
 
     def pairwise(self, a: images.ImageLike | Embedding, b: images.ImageLike | Embedding | None = None) -> Tensor:

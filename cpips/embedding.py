@@ -76,6 +76,21 @@ class Embedding:
         return Embedding(tuple(features), self.strides, self.size, self.key)
 
 
+def paired(a: Embedding, b: Embedding) -> tuple[Embedding, Embedding]:
+    """Both with as many images: a single one on either side is compared with each of the other's.
+
+    Raises:
+        ImageError: embeddings of different metrics or sizes, or of other numbers of images.
+    """
+    check_comparable(a, b)
+    if len(a) == len(b):
+        return a, b
+    if 1 not in (len(a), len(b)):
+        raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a side; for all pairs "
+                         "use metric.pairwise")
+    return (a.expand(len(b)), b) if len(a) == 1 else (a, b.expand(len(a)))
+
+
 def check_comparable(a: Embedding, b: Embedding) -> None:
     if a.key != b.key:
         raise ImageError("the embeddings were made by different metrics: embed both with one")

@@ -204,7 +204,7 @@ def test_a_pillow_without_a_codec_is_told(number, name, image, monkeypatch):
 @pytest.fixture
 def references(tmp_path, monkeypatch):
     """I01 and I03, and what is no reference; two types alone, as all are tried above."""
-    monkeypatch.setattr(module, "KADID_LEVELS", {number: KADID_LEVELS[number] for number in (11, 18)})
+    monkeypatch.setattr(module, "CONDITIONS", tuple(one for one in module.CONDITIONS if one[0] in (11, 18)))
     folder = tmp_path / "ref"
     folder.mkdir()
     Image.fromarray(picture(48, 50)).save(folder / "I01.png")

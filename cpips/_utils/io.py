@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import shutil
 import stat
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Callable, Iterator, Sequence, Union
+from typing import IO, Any, BinaryIO, Callable, Iterator, Literal, Sequence, Union
 
 from ..errors import CpipsError
 
@@ -58,13 +59,7 @@ def open_regular(path: PathLike) -> BinaryIO:
         OSError: it cannot be opened; a name with a NUL character, too.
     """
     _require_regular(_status(path), path)  # before it is opened: opening a device may already do something
-    handle = os.open(path, os.O_RDONLY | _NOT_WAITING | _BINARY)
-    try:
-        _require_regular(os.fstat(handle), path)
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
+    return _stream(os.open(path, os.O_RDONLY | _NOT_WAITING | _BINARY), path, "rb")
 
 
 def check_regular(path: PathLike) -> None:
@@ -104,10 +99,14 @@ def open_to_append(path: PathLike) -> BinaryIO:
     """
     if (status := _status(path, missing=True)) is not None:
         _require_regular(status, path)
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NOT_WAITING | _BINARY, 0o666)
+    return _stream(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NOT_WAITING | _BINARY, 0o666), path, "a+b")
+
+
+def _stream(handle: int, path: PathLike, mode: Literal["rb", "a+b"]) -> BinaryIO:
+    """What was opened, if it is a regular file; it is closed if it is not."""
     try:
         _require_regular(os.fstat(handle), path)
-        return os.fdopen(handle, "a+b")
+        return os.fdopen(handle, mode)
     except BaseException:
         os.close(handle)
         raise
@@ -340,24 +339,42 @@ def exclusive(folder: PathLike) -> Iterator[None]:
         OutputError: another run is at work there.
     """
     os.makedirs(folder, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if not _has_locks():
         yield
         return
     handle = os.open(folder, os.O_RDONLY | _BINARY)  # of the folder itself: no file is left behind
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"{folder} is in use by another run: wait for it, or choose another output folder") from None
-        except OSError:  # a file system without locks
-            pass
-        else:
+        locked = take_lock(handle)
+        if locked is False:
+            raise OutputError(f"{folder} is in use by another run: wait for it, or choose another output folder")
+        if locked:
             remove_partials(folder)
         yield
     finally:
         os.close(handle)
+
+
+def take_lock(file: IO[bytes] | int) -> bool | None:
+    """Whether this process now has the lock of an open file or folder; it goes with the process, however that ends.
+
+    Returns:
+        False where another process has it, None where the system or the file system knows no locks.
+    """
+    if not _has_locks():
+        return None
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _has_locks() -> bool:
+    return importlib.util.find_spec("fcntl") is not None  # not on Windows
 
 
 # ---- lists and JSON -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any, Callable, Generic, TypeVar
 
 from ..errors import TableError
-from .io import json_line, naming, open_to_append, remove_partials
+from .io import json_line, naming, open_to_append, remove_partials, take_lock
 
 Row = TypeVar("Row")
 
@@ -135,13 +135,5 @@ def _read_back(value: Any) -> Any:
 
 def lock(stream: IO[bytes], path: Path) -> None:
     """Two runs at once would write every row twice. The lock goes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TableError(f"{path} is in use by another run: wait for it, or choose another output") from None
-    except OSError:  # a file system without locks
-        pass
+    if take_lock(stream) is False:
+        raise TableError(f"{path} is in use by another run: wait for it, or choose another output")

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError, ModelError
 from ..pretrained import unknown_model
 from . import _points, _structure  # noqa: F401  (they fill DISTORTIONS)
-from ._tools import DISTORTIONS, GROUPS, Distortion
+from ._tools import DISTORTIONS, GROUPS, Distortion, check_image
 
 __all__ = ["DISTORTIONS", "GROUPS", "Distortion", "Recipe", "distort", "random_recipe"]
 
@@ -63,7 +63,7 @@ def distort(image: NDArray[Any], name: str, severity: float, seed: int = 0) -> N
         >>> worse.shape, worse.dtype == np.uint8
         ((32, 48, 3), True)
     """
-    _check_image(image)
+    check_image(image, MIN_SIDE, "distortions")
     _check_step(name, severity, seed)
     found = DISTORTIONS[name]
     pixels = np.array(image, dtype=np.float32, order="C")
@@ -105,7 +105,7 @@ class Recipe:
 
     def apply(self, image: NDArray[Any]) -> NDArray[Any]:
         """``(H,W,3)`` uint8 to the same; errors as for :func:`distort`. Without steps, a copy."""
-        _check_image(image)
+        check_image(image, MIN_SIDE, "distortions")
         out = image.copy()
         for name, severity, seed in self.steps:
             out = distort(out, name, severity, seed)
@@ -151,18 +151,6 @@ def random_recipe(rng: np.random.Generator, names: Iterable[str] | None = None, 
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
-
-
-def _check_image(image: NDArray[Any]) -> None:
-    if not isinstance(image, np.ndarray):
-        raise ImageError(f"image is a {type(image).__name__}: expected a numpy array (H,W,3), uint8")
-    if image.dtype != np.uint8:
-        raise ImageError(f"image is an array of dtype {image.dtype}: expected uint8 in 0..255; of floats in [0,1] make "
-                         "np.rint(x * 255).astype(np.uint8)")
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError(f"image is an array of shape {image.shape}: expected one RGB image, (H,W,3)")
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise ImageError(f"image is an array of shape {image.shape}: distortions need sides of {MIN_SIDE} px or more")
 
 
 def _check_step(name: str, severity: float, seed: int) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from scipy import fft, ndimage, signal
 
-from ..errors import ModelError
+from ..errors import ImageError, ModelError
 
 GROUPS = ("photometric", "noise", "blur", "spatial", "compression", "restoration")
 
@@ -53,6 +53,27 @@ def distortion(group: str) -> Callable[[Callable[..., NDArray[Any]]], Callable[.
         return function
 
     return register
+
+
+def check_image(image: NDArray[Any], min_side: int, made_by: str, name: str = "image") -> None:
+    """Refuse what is no ``(H,W,3)`` uint8 image with sides of ``min_side`` px or more.
+
+    Args:
+        made_by: what needs such sides, in the message.
+        name: of the image, in the message.
+
+    Raises:
+        ImageError: the message says what it got and how to fix it.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"{name} is a {type(image).__name__}: expected a numpy array (H,W,3), uint8")
+    if image.dtype != np.uint8:
+        raise ImageError(f"{name} is an array of dtype {image.dtype}: expected uint8 in 0..255; of floats in [0,1] make "
+                         "np.rint(x * 255).astype(np.uint8)")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"{name} is an array of shape {image.shape}: expected one RGB image, (H,W,3)")
+    if min(image.shape[:2]) < min_side:
+        raise ImageError(f"{name} is an array of shape {image.shape}: {made_by} need sides of {min_side} px or more")
 
 
 def between(severity: float, low: float, high: float) -> float:

@@ -35,6 +35,7 @@ from .._utils.io import replace
 from ..errors import ImageError, ModelError
 from ..images import load
 from ._kadid_kinds import BLOCK, KINDS, PATCH, stretch, to_uint8
+from ._tools import check_image
 
 __all__ = ["KADID_LEVELS", "KADID_NAMES", "kadid", "write_kadid"]
 
@@ -48,6 +49,7 @@ KADID_NAMES: dict[int, str] = dict(sorted({DENOISE: "denoise", **{n: kind.name f
 """The published names of all 25 types, type 15 included, as labels have it."""
 
 LEVELS = range(1, 6)
+CONDITIONS = tuple((number, level) for number in KADID_LEVELS for level in LEVELS)  # all that can be made, in order
 MIN_SIDE = max(3 * PATCH, BLOCK)  # px: what non_eccentricity_patch and color_block need
 _REFERENCE = re.compile(r"I\d\d")
 
@@ -75,7 +77,7 @@ def kadid(image: NDArray[Any], type: int, level: int, seed: int = 0) -> NDArray[
         >>> kadid(image, 10, level=3).shape
         (64, 64, 3)
     """
-    _check_image(image)
+    check_image(image, MIN_SIDE, "KADID-10k's distortions")
     _check_setting(type, level, seed)
     kind = KINDS[int(type)]
     pixels = stretch(image.astype(np.float64) / 255.0)
@@ -85,6 +87,11 @@ def kadid(image: NDArray[Any], type: int, level: int, seed: int = 0) -> NDArray[
     else:
         distorted = kind.function(pixels, parameter)
     return to_uint8(stretch(distorted))
+
+
+def copy_name(reference: str, type: int, level: int) -> str:
+    """The database's file name of a copy, ``I01_04_02.png`` for reference ``I01``, type 4 and level 2."""
+    return f"{reference}_{type:02d}_{level:02d}.png"
 
 
 def write_kadid(references: Path, out: Path, names: Iterable[str] | None = None,
@@ -126,14 +133,13 @@ def write_kadid(references: Path, out: Path, names: Iterable[str] | None = None,
     if out.resolve() == references.resolve():
         raise ModelError(f"{out} is the folder of the references: give another one to write to")
     out.mkdir(parents=True, exist_ok=True)
-    steps = [(number, level) for number in KADID_LEVELS for level in LEVELS]
-    total, done, written = len(chosen) * (1 + len(steps)), 0, 0
+    total, done, written = len(chosen) * (1 + len(CONDITIONS)), 0, 0
     for name, path in chosen.items():
         image = np.rint(load(path).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-        _check_image(image, str(path))
+        check_image(image, MIN_SIDE, "KADID-10k's distortions", str(path))
         makers: dict[str, Callable[[], NDArray[Any]]] = {f"{name}.png": image.copy}
-        for number, level in steps:
-            makers[f"{name}_{number:02d}_{level:02d}.png"] = partial(kadid, image, number, level, int(name[1:]))
+        for number, level in CONDITIONS:
+            makers[copy_name(name, number, level)] = partial(kadid, image, number, level, int(name[1:]))
         for file, make in makers.items():
             if not _is_whole(out / file, image.shape):
                 _save(out / file, make())
@@ -190,19 +196,6 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
         raise ImageError(f"{path} is there already and has {size[0]}x{size[1]} px, but its reference has "
                          f"{shape[1]}x{shape[0]}: remove it, or write to another folder")
     return True
-
-
-def _check_image(image: NDArray[Any], name: str = "image") -> None:
-    if not isinstance(image, np.ndarray):
-        raise ImageError(f"{name} is a {image.__class__.__name__}: expected a numpy array (H,W,3), uint8")
-    if image.dtype != np.uint8:
-        raise ImageError(f"{name} is an array of dtype {image.dtype}: expected uint8 in 0..255; of floats in [0,1] make "
-                         "np.rint(x * 255).astype(np.uint8)")
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError(f"{name} is an array of shape {image.shape}: expected one RGB image, (H,W,3)")
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise ImageError(f"{name} is an array of shape {image.shape}: KADID-10k's distortions need sides of {MIN_SIDE} px "
-                         "or more")
 
 
 def _check_setting(type: int, level: int, seed: int) -> None:

@@ -73,7 +73,7 @@ class Crops:
 
     def _image(self, index: int) -> NDArray[Any]:
         if (image := self._cache.get(index)) is None:
-            image = _decode(self.paths[index])
+            image = decode(self.paths[index])
             if image.nbytes <= self._room:
                 self._room -= image.nbytes
                 self._cache[index] = image
@@ -134,7 +134,7 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _decode(source: Path | bytes) -> NDArray[Any]:
+def decode(source: Path | bytes) -> NDArray[Any]:
     if isinstance(source, Path):
         with opened(source) as image:
             return np.asarray(image.convert("RGB"))
@@ -151,7 +151,7 @@ def _read_shard(path: Path) -> tuple[list[NDArray[Any]], list[int]]:
         bounds = [*offsets, len(data)][: len(labels) + 1]
         files = [data[begin:end] for begin, end in zip(bounds, bounds[1:])]
         with ThreadPoolExecutor() as pool:
-            return list(pool.map(_decode, files)), labels
+            return list(pool.map(decode, files)), labels
     except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a labeled shard of jpeg, offsets and labels: {error}") from error
 
@@ -162,4 +162,4 @@ def _read_classes(folder: Path) -> tuple[list[NDArray[Any]], list[int]]:
     if not found:
         raise ValueError(f"{folder}: neither an .npz shard nor a folder with a folder of images for each class")
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_decode, [path for path, _ in found])), [label for _, label in found]
+        return list(pool.map(decode, [path for path, _ in found])), [label for _, label in found]

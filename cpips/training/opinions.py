@@ -26,10 +26,10 @@ from PIL import Image
 
 from .._utils.io import replace
 from ..distortions import DISTORTIONS, distort, random_recipe
-from ..distortions.kadid import KADID_LEVELS, kadid
+from ..distortions.kadid import CONDITIONS, copy_name, kadid
 from .calibration.opinion_labels import HELD_OUT, OpinionLabels, read_opinions
+from .data import decode
 
-CONDITIONS = tuple((kind, level) for kind, levels in KADID_LEVELS.items() for level in range(1, len(levels) + 1))
 OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
 TEACHERS = ("haarpsi", "mdsi")
 SPREAD = 0.4  # standard deviation of the teachers' qualities above which a copy is left out
@@ -95,9 +95,8 @@ class OpinionSet:
         mirrored = rng.random() < 0.5
         references, drawn, labels = [], [], []
         for _ in range(groups):
-            of_photograph = self.further and rng.random() < self.share
-            images, qualities = (self.further if of_photograph else self.references)[
-                rng.integers(len(self.further if of_photograph else self.references))]
+            pool = self.further if self.further and rng.random() < self.share else self.references
+            images, qualities = pool[rng.integers(len(pool))]
             chosen = rng.choice(np.flatnonzero(np.isfinite(qualities)), copies, replace=False)
             top, left = (int(rng.integers(side - crop + 1)) for side in images.shape[1:3])
             group = images[:, top : top + crop, left : left + crop][[0, *(1 + chosen)]]
@@ -112,10 +111,10 @@ class OpinionSet:
 
 def kadid_group(path: Path, opinions: OpinionLabels) -> tuple[NDArray[Any], NDArray[Any]]:
     """A reference of KADID-10k and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``."""
-    reference = _read(path)
+    reference = decode(path)
     copies = [kadid(reference, kind, level, int(path.stem[1:])) for kind, level in CONDITIONS]
     means = opinions.conditions
-    labels = [OWN_SHARE * opinions.dmos[f"{path.stem}_{kind:02d}_{level:02d}.png"] + (1 - OWN_SHARE) * means[kind, level]
+    labels = [OWN_SHARE * opinions.dmos[copy_name(path.stem, kind, level)] + (1 - OWN_SHARE) * means[kind, level]
               for kind, level in CONDITIONS]
     return np.stack([reference, *copies]), np.array(labels, np.float32)
 
@@ -124,7 +123,7 @@ def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers:
                      taught_copies: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """A photograph and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``, NaN where the teachers differ."""
     rng = np.random.default_rng([5, number])
-    image = _read(path)
+    image = decode(path)
     if image.shape[0] > image.shape[1]:
         image = np.rot90(image)
     rows, columns = next((sides for sides in PHOTOGRAPH_SIDES if image.shape[0] >= sides[0] and image.shape[1] >= sides[1]),
@@ -159,23 +158,25 @@ class _Teachers:
                 labels.append(qualities[chosen])
             replace(path, lambda partial: _save(partial, scores=np.concatenate(scores), labels=np.concatenate(labels)))
         with np.load(path, allow_pickle=False) as stored:
-            self._fitted, self._labels = stored["scores"], stored["labels"]
+            self._curves = [_monotone(column, stored["labels"]) for column in stored["scores"].T]
 
     def __call__(self, image: NDArray[Any], copies: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Qualities ``(K,T)`` of copies by each teacher, by an isotonic fit of its distances to opinions."""
-        from scipy.optimize import isotonic_regression
-
-        scores, found = self._scores(image, copies), []
-        for column, fitted in zip(scores.T, self._fitted.T):
-            order = np.argsort(fitted)
-            found.append(np.interp(column, fitted[order], isotonic_regression(self._labels[order], increasing=False).x))
-        return np.stack(found, 1)
+        return np.stack([np.interp(column, *curve) for column, curve in zip(self._scores(image, copies).T, self._curves)], 1)
 
     @torch.inference_mode()
     def _scores(self, image: NDArray[Any], copies: Any) -> NDArray[Any]:
         x = _tensor(image[None]).float() / 255
         return np.array([[float(teacher(x, _tensor(copy[None]).float() / 255)) for teacher in self.metrics.values()]
                          for copy in copies])
+
+
+def _monotone(distances: NDArray[Any], qualities: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Distances in order, and the qualities that an isotonic fit gives them."""
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(distances)
+    return distances[order], isotonic_regression(qualities[order], increasing=False).x
 
 
 def _guards(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -189,11 +190,6 @@ def _guards(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 def _tensor(images: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-
-
-def _read(path: Path) -> NDArray[Any]:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 # A group is two files, NAME.npy with the images and NAME-labels.npy, of which the second is written last.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from ...distortions.kadid import KADID_LEVELS
+from ...distortions.kadid import CONDITIONS, copy_name
 from ...distortions.kadid import kadid as kadid_copy
 from ...images import load
 from ...metric import CPIPS
@@ -45,17 +45,16 @@ def held_out(metric: CPIPS, kadid: Path, level_step: int = 1) -> dict[str, Any]:
         opinions also ``plcc`` and ``rmse`` of its quality, on the scale of five.
     """
     labels = read_opinions(kadid)
-    conditions = [(kind, level) for kind, levels in KADID_LEVELS.items() for level in range(1, len(levels) + 1)][::level_step]
     distances, said, qualities = [], [], []
     for name in HELD_OUT:
         (path,) = (Path(kadid) / "ref").glob(f"{name}.*")
         reference = (load(path) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         original = metric.embed(torch.from_numpy(reference).permute(2, 0, 1)[None])
-        for kind, level in conditions:
+        for kind, level in CONDITIONS[::level_step]:
             copy = torch.from_numpy(kadid_copy(reference, kind, level, int(name[1:]))).permute(2, 0, 1)[None]
             distance = metric.distance(original, metric.embed(copy))
             distances.append(float(distance))
-            said.append(labels.dmos[f"{name}_{kind:02d}_{level:02d}.png"])
+            said.append(labels.dmos[copy_name(name, kind, level)])
             if metric.has_quality:
                 qualities.append(float(metric.quality_of(distance)))
     found: dict[str, Any] = {"images": len(said), "srcc": abs(float(spearmanr(distances, said).statistic))}
