@@ -33,6 +33,7 @@ WINDOW = 16  # px of the image, each way, over which features are averaged at ev
 WHOLE = 1 << 30  # stride of a map with one cell for the whole image, whatever its size
 EPS = 1e-5  # under the root of the contrasts
 _FLOOR = 1e-4  # of the cells' weights
+PREFIX = "head.contrast."  # of the settings' names beside an encoder
 PER_CHANNEL = ("mean_weight", "mean_floor", "contrast_weight", "contrast_floor")  # and scale
 PER_SCALE = ("mean_threshold", "contrast_threshold", "power")
 
@@ -152,10 +153,14 @@ class ContrastHead(nn.Module):
         assert isinstance(value, Tensor)
         return value
 
-    def state(self) -> dict[str, Tensor]:
-        """The settings as they are stored, ``head.contrast.NAME``."""
+    def settings(self) -> dict[str, Tensor]:
+        """What the constructor takes."""
         names = ["color", *(f"{tap}.{name}" for tap in self.taps for name in (*PER_CHANNEL, *PER_SCALE, "mix"))]
-        return {f"head.contrast.{name}": self.get(name).contiguous() for name in names}
+        return {name: self.get(name) for name in names}
+
+    def state(self) -> dict[str, Tensor]:
+        """The settings as they are stored."""
+        return {PREFIX + name: value.contiguous() for name, value in self.settings().items()}
 
     def statistics(self, features: Sequence[Tensor], taps: Mapping[str, int], scale: int) -> list[Tensor]:
         """Per tap, its means and its contrasts."""

@@ -11,6 +11,7 @@ from typing import Mapping
 import torch
 from torch import Tensor
 
+from . import contrast
 from .contrast import ContrastHead
 from .errors import WeightsError
 from .forms import CELL_FORMS
@@ -69,8 +70,8 @@ class Head:
         parts = {key: value for key, value in found.items() if key.startswith(PREFIX) and key != QUALITY}
         if not parts:
             return None
-        if any(key.startswith(f"{PREFIX}contrast.") for key in parts):
-            settings = {key.removeprefix(f"{PREFIX}contrast."): value for key, value in parts.items()}
+        if any(key.startswith(contrast.PREFIX) for key in parts):
+            settings = {key.removeprefix(contrast.PREFIX): value for key, value in parts.items()}
             return ContrastHead(settings, channels, persistent)
         forms = {key.split(".")[1] for key in parts}
         weights = {key.split(".", 2)[-1]: value for key, value in parts.items()}

@@ -27,7 +27,7 @@ from ._version import __version__
 from .base import FullReferenceMetric
 from .cells import cell_mean, check_mask, root_slope, wide
 from .contrast import ContrastHead
-from .embedding import Embedding, check_comparable
+from .embedding import Embedding, check_comparable, paired
 from .encoders import STRIDE, AnalysisTransform, tensors_digest
 from .errors import ImageError, ModelError
 from .forms import FORMS
@@ -50,10 +50,10 @@ class CPIPS(FullReferenceMetric):
             for models without, the form is ``'latent'``, the weights are ones and the scales one where not given.
         taps: which features, of the encoder's ``('gdn1', ..., 'y')``; all for ``'taps'``, the latent for the others.
         weights: per tap a tensor ``(C,)``, or ``(scales,C)``, of non-negative channel weights. Not for ``'structure'``.
-        scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean.
+        scales: also compare the images at half, quarter ... size (2x2 means); the distance is the scales' mean, or their sum in the form ``'contrast'``.
         quantize: round the latent, as a bitstream holds it; the gradient passes straight through.
         root: the square root of the distance, its slope kept finite at zero. It obeys the triangle inequality (see
-            ``is_metric``), whatever the form.
+            ``is_metric``), but in the form ``'contrast'``.
         eps: floor of the normalizer, in squared units of the features.
         persistent: ``False`` keeps the weights out of ``state_dict()`` of this module and of its parents.
         strip: rows of the horizontal tiles in which an image is encoded, rounded up to a multiple of 16: memory grows
@@ -105,14 +105,14 @@ class CPIPS(FullReferenceMetric):
         self.encoder, self.name, self._digest = loaded.encoder, loaded.name, loaded.digest
         self.contrast: ContrastHead | None = None
         self._quality_fit: tuple[float, float] | None = None
-        own = loaded.head is not None and form in (None, loaded.head.form) and taps is None and weights is None and scales is None
-        if own and loaded.head is not None and not (quantize and "y" not in loaded.head.taps):
-            form, taps, scales = loaded.head.form, loaded.head.taps, loaded.head.scales
+        head, chosen = loaded.head, any(setting is not None for setting in (taps, weights, scales))
+        if head is not None and not chosen and form in (None, head.form) and (not quantize or "y" in head.taps):
+            form, taps, scales = head.form, head.taps, head.scales
             self._quality_fit = None if root or quantize else loaded.quality
-            if isinstance(loaded.head, ContrastHead):
-                self.contrast = loaded.head
+            if isinstance(head, ContrastHead):
+                self.contrast = head
             else:
-                weights = loaded.head.weights
+                weights = head.weights
         form, scales = form or "latent", scales or 1
         known = self.encoder.taps
         if taps is None:
@@ -132,6 +132,7 @@ class CPIPS(FullReferenceMetric):
                                  "whose head has them")
             self.contrast = ContrastHead.default(self.encoder.channels, self.taps, scales, persistent)
         self._add_weights(weights or {}, persistent)
+        self._head_digest = self._digest_of_head()
         self.register_load_state_dict_post_hook(_refresh_digest)  # type: ignore[no-untyped-call]
 
     # ---- the distance -----------------------------------------------------------------------------------------------
@@ -223,13 +224,7 @@ class CPIPS(FullReferenceMetric):
 
         Either may hold a single image, which is then compared with each of the other's.
         """
-        a, b = self._own(a), self._own(b)
-        check_comparable(a, b)
-        if len(a) != len(b):
-            if 1 not in (len(a), len(b)):
-                raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a "
-                                 "side; for all pairs use metric.pairwise")
-            a, b = (a.expand(len(b)), b) if len(a) == 1 else (a, b.expand(len(a)))
+        a, b = paired(self._own(a), self._own(b))
         return self._reduce(self._compare_features(a, b, mask), reduction)
 
     def pairwise(self, a: images.ImageLike | Embedding, b: images.ImageLike | Embedding | None = None) -> Tensor:
@@ -254,7 +249,7 @@ class CPIPS(FullReferenceMetric):
         extras += [f"scales {self.scales}"] * (self.scales > 1) + ["rounded"] * self.quantize + ["root"] * self.root
         extras += [f"eps {self.eps:g}"] * (self.eps != 1e-6)
         if self.contrast is not None:
-            extras.append(f"head {tensors_digest(self.contrast.named_buffers())[:12]}")
+            extras.append(f"head {self._head_digest}")
         weights = [weight for tap in self.taps if (weight := getattr(self, f"weight_{tap}", None)) is not None]
         if weights:
             values = torch.cat([weight.flatten() for weight in weights]).to("cpu", torch.float32).numpy().tobytes()
@@ -398,8 +393,12 @@ class CPIPS(FullReferenceMetric):
     def _key(self) -> str:
         key = f"{self.name}|{self._digest}|{'+'.join(self.taps)}|{self.scales}|{self.quantize}"
         if self.contrast is not None:
-            key += f"|contrast {tensors_digest(self.contrast.named_buffers())[:12]}"
+            key += f"|contrast {self._head_digest}"
         return key
+
+    def _digest_of_head(self) -> str:
+        """Of the settings of the form ``'contrast'``; taken once, as every embedding carries it in its key."""
+        return "" if self.contrast is None else tensors_digest(self.contrast.named_buffers())[:12]
 
     def _own(self, embedding: Embedding) -> Embedding:
         if not isinstance(embedding, Embedding):
@@ -435,4 +434,4 @@ class CPIPS(FullReferenceMetric):
 
 def _refresh_digest(metric: CPIPS, _: Any) -> None:
     """After load_state_dict the encoder may have other weights; embeddings of before it no longer compare."""
-    metric._digest = metric.encoder.digest()
+    metric._digest, metric._head_digest = metric.encoder.digest(), metric._digest_of_head()

@@ -23,12 +23,13 @@ class Classifier(nn.Linear):
 
 class Objective(nn.Module):
     """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J
-    + task_weight T``.
+    + opinion_weight O + task_weight T``.
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
     would pull the codec towards their statistics. Their latents get the same quantization noise. Rated groups carry J,
     the cross-entropy of the metric's preferences, with two guards against the teachers' blind spots: the order of
     severities (``order_weight``), and shifts by a pixel, which should cost less than what the teachers rate as bad (``shift_weight``).
+    O is the sum of :func:`~cpips.training.opinion_loss.opinion_losses`, on copies with people's scores.
     T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
     """
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contrast import PER_CHANNEL, PER_SCALE, ContrastHead, compare, statistics
+from ..contrast import PER_CHANNEL, PER_SCALE, PREFIX, ContrastHead, compare, statistics
+from ..head import QUALITY
 from .tied import TURNS, turned_matrix
 
 NOISE = 0.45  # standard deviation of the difference of two labels, in points of the scale
@@ -101,7 +102,7 @@ class TrainableContrastHead(nn.Module):
         if (head.taps, head.scales) != (tuple(self.powers), self.scales):
             raise ValueError(f"a head at {head.taps} and {head.scales} scales to start from: expected {tuple(self.powers)} and "
                              f"{self.scales}")
-        settings = {name.removeprefix("head.contrast."): value for name, value in head.state().items()}
+        settings = head.settings()
         self.log_color.copy_(settings["color"].clamp_min(1e-9).log())
         if quality is not None:
             for own, value in zip((self.log_middle, self.log_steepness), quality):
@@ -124,8 +125,8 @@ class TrainableContrastHead(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """Settings and fit as they are stored beside an encoder."""
-        found = {f"head.contrast.{name}": value.detach().float().contiguous() for name, value in self.settings().items()}
-        return found | {"head.quality": torch.stack([self.log_middle.exp(), self.log_steepness.exp()]).detach().float()}
+        found = {PREFIX + name: value.detach().float().contiguous() for name, value in self.settings().items()}
+        return found | {QUALITY: torch.stack([self.log_middle.exp(), self.log_steepness.exp()]).detach().float()}
 
 
 def opinion_losses(head: TrainableContrastHead, distances: Tensor, opinions: Tensor, guards: Tensor) -> dict[str, Tensor]:

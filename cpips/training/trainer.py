@@ -31,9 +31,10 @@ from .._utils.io import atomic, naming, read_text, replace
 from .._utils.threads import prefetch
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
+from ..contrast import PREFIX as CONTRAST
 from ..contrast import ContrastHead
 from ..errors import ModelError
-from ..head import PREFIX, Head, quality_fit
+from ..head import Head, quality_fit
 from ..losses import FeatureExtractor, PerceptualLoss
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
@@ -92,7 +93,8 @@ class Trainer:
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
             state = read_weights(Path(config.init_head))
-            channels = {tap: len(state[f"{PREFIX}contrast.{tap}.mix"]) if f"{PREFIX}contrast.{tap}.mix" in state else count
+            mixes = {tap: state.get(f"{CONTRAST}{tap}.mix") for tap in codec.analysis_channels}
+            channels = {tap: count if (mix := mixes[tap]) is None else len(mix)
                         for tap, count in codec.analysis_channels.items()}  # a head to widen has fewer
             head = Head.from_state_dict(state, channels)
             if head is None or isinstance(head, ContrastHead) != isinstance(objective.head, TrainableContrastHead):
