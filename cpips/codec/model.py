@@ -244,11 +244,7 @@ class LiteCodec(Codec):
             layers.conv(narrow, N, k2, s2), GDN(N),
             layers.conv(N, M, k3, s3),
         )
-        self.g_s = torch.nn.Sequential(
-            layers.deconv(M, N), GDN(N, inverse=True),
-            layers.deconv(N, half), GDN(half, inverse=True),
-            layers.conv(half, 3 * s1**2, 3, 1), torch.nn.PixelShuffle(s1),
-        )
+        self.g_s = _decoder(M, N, half, s1)
 
 
 class AlignedCodec(Codec):
@@ -267,12 +263,16 @@ class AlignedCodec(Codec):
             _convolution(narrow, N, k2, s2), _dense_gdn(N),
             _convolution(N, M, k3, s3),
         )
-        wide = max(N, 64)
-        self.g_s = torch.nn.Sequential(
-            layers.deconv(M, wide), GDN(wide, inverse=True),
-            layers.deconv(wide, half), GDN(half, inverse=True),
-            layers.conv(half, 3 * s1**2, 3, 1), torch.nn.PixelShuffle(s1),
-        )
+        self.g_s = _decoder(M, max(N, 64), half, s1)
+
+
+def _decoder(latent: int, wide: int, narrow: int, last: int) -> torch.nn.Sequential:
+    """Twice the resolution with ``wide`` channels, twice again with ``narrow``, then ``last`` times at once."""
+    return torch.nn.Sequential(
+        layers.deconv(latent, wide), GDN(wide, inverse=True),
+        layers.deconv(wide, narrow), GDN(narrow, inverse=True),
+        layers.conv(narrow, 3 * last**2, 3, 1), torch.nn.PixelShuffle(last),
+    )
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> torch.nn.Conv2d:
