@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_CLUSTERS = 96  # of which T and its products stay small; beyond, ranks are built
-_CHUNK = 1_000_000  # numbers held at a time
+_CHUNK = 1_000_000  # numbers in memory at a time
 
 
 class ClusterRanks:

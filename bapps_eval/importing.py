@@ -2,7 +2,7 @@
 
 A table has a row for each image and a column for each metric. It is matched to a data set by file name, or, where file
 names repeat (LIVE has an ``img2.bmp`` in each of its folders), by reference and opinion score. Without a data set the
-table is one itself, if it has the opinion scores: so a whole published set can be scored whose images are not at hand.
+table itself serves as one if it has the opinion scores: a complete published set can be scored without its images.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
         raise DistancesError("there are no runs to report: give what `bapps-eval run` wrote")
     together = scoring.same_items(runs)
     known = {dataset.digest: dataset for dataset in images}
-    shown = sum(group[0].dataset["digest"] in known for group in together)  # they share the room for images
+    shown = sum(group[0].dataset["digest"] in known for group in together)  # they share the limit of the size of all images
     names = {run.metric["name"] for run in runs}
     if focus is not None and focus not in names:
         raise DistancesError(f"there is no run of {focus}: choose --focus from {', '.join(sorted(names))}")
@@ -272,7 +272,7 @@ def _scatter(runs: Sequence[Distances]) -> dict[str, Any]:
 
 def _gallery(runs: Sequence[Distances], count: int, images: Dataset | None, budget: int,
              maps: Maps | None, subject: str | None) -> list[dict[str, Any]]:
-    """Pairs of metrics with their cards; half of the room for images is for the first, which is shown at once."""
+    """Pairs of metrics with their cards; the first, which is shown at once, may use half of the size that images may have."""
     found: list[dict[str, Any]] = []
     pairs = galleries.pairs(sorted(runs, key=lambda run: run.metric["name"] != subject))
     for i, (a, b) in enumerate(pairs):

@@ -105,8 +105,8 @@ def overview_grid(comparisons: Sequence[Comparison]) -> Grid:
     rows = [[Cell(name), *(found[name].get(i, Cell(ABSENT)) for i in range(len(comparisons)))] for name in order]
     partial = [f"{c['dataset']['name']} is PARTIAL: {'; '.join(c['dataset']['missing'])}"
                for c in comparisons if c["dataset"]["missing"]]
-    told = [_MARKS, "Metrics are sorted by the number of data sets, then by their mean rank.", _INTERVALS]
-    return Grid("Overview", "Metric", columns, rows, [], [*told, *partial])
+    remarks = [_MARKS, "Metrics are sorted by the number of data sets, then by their mean rank.", _INTERVALS]
+    return Grid("Overview", "Metric", columns, rows, [], [*remarks, *partial])
 
 
 def _unit(comparison: Comparison) -> str:
@@ -244,9 +244,9 @@ def tidy(comparison: Comparison) -> Iterator[Row]:
             yield from row(name, "srcc", "", s["srcc"], s["interval"])
             for key in ("krcc", "plcc", "rmse", "plcc5", "rmse5", "pwrc", "outlier_ratio", "z_rmse"):
                 yield from row(name, key, "", s[key])
-            for band, told in s["bands"].items():
-                yield from row(name, "srcc_of_band", band, told["srcc"])
-                yield from row(name, "rmse_of_band", band, told["rmse"])
+            for band, scores in s["bands"].items():
+                yield from row(name, "srcc_of_band", band, scores["srcc"])
+                yield from row(name, "rmse_of_band", band, scores["rmse"])
             for key, labels in (("srcc_of_group", s["groups"]), ("srcc_of_reference", s["per_reference"])):
                 for group, value in labels.items():
                     yield from row(name, key, group, value)
