@@ -122,9 +122,7 @@ def test_making_is_resumed(root, tmp_path):
     assert lost.exists() and np.array_equal(whole.references[1][0], again.references[1][0])
 
 
-def test_photographs_are_labelled_by_conditions_and_teachers(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FIT_REFERENCES", 1)
-    monkeypatch.setattr(module, "FIT_COPIES", 12)
+def test_photographs_are_labelled_by_conditions_and_teachers(root, tmp_path):
     groups = OpinionSet(tmp_path, root / "kadid", [root / "photos"], share=1.0)
     assert len(groups.further) == 2
     for images, labels in groups.further:
@@ -134,6 +132,20 @@ def test_photographs_are_labelled_by_conditions_and_teachers(root, tmp_path, mon
         assert len(taught) and (taught >= 1).all() and (taught <= 5).all()
     batch = groups.batch(2, 8, 64, 0)
     assert torch.isfinite(batch["opinions"]).all()
+
+
+def test_teachers_have_a_share_of_the_labels(root, tmp_path):
+    alone, mixed, taught = (OpinionSet(tmp_path, root / "kadid", teacher_share=share) for share in (0, 0.25, 1))
+    distances = np.load(tmp_path / "kadid" / "I02-teachers.npy")
+    assert distances.shape == (120, 2)
+    for (_, people), (_, labels), (_, teachers) in zip(alone.references, mixed.references, taught.references):
+        assert np.allclose(labels, 0.75 * people + 0.25 * teachers, atol=1e-5) and not np.allclose(people, teachers, atol=0.1)
+        assert teachers.min() >= 1 and teachers.max() <= 5
+
+
+def test_photographs_of_one_name_are_refused(root, tmp_path):
+    with pytest.raises(ValueError, match="the same name"):
+        OpinionSet(tmp_path, root / "kadid", [root / "photos", root / "photos"])
 
 
 def test_missing_data_are_named(root, tmp_path):

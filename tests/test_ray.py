@@ -276,8 +276,10 @@ def test_the_command_gives_the_numbers_of_one_machine_and_goes_on(cluster, metri
 
 
 @ray_test
-def test_tables_images_and_parts_behind_urls(cluster, metric, gallery, server):
+def test_tables_images_and_parts_behind_urls(cluster, metric, gallery, server, monkeypatch):
     import fsspec
+
+    monkeypatch.setenv("CPIPS_OFFLINE", "0")  # the server is on this machine
 
     from cpips.batch.ray_engine import RaySettings, score_parts
 

@@ -265,7 +265,7 @@ def test_bad_mask_files(image, tmp_path):
     Image.fromarray(np.arange(52 * 70, dtype=np.uint16).reshape(52, 70).astype(np.uint8)).save(tmp_path / "grey.png")
     Image.new("RGB", (70, 52), (255, 0, 0)).save(tmp_path / "red.png")
     Image.new("L", (70, 52), 0).save(tmp_path / "black.png")
-    for name, said in (("grey", "not binary, it has 256 values"), ("red", "coloured"), ("black", "zero everywhere")):
+    for name, said in (("grey", "not binary, it has 256 values"), ("red", "colored"), ("black", "zero everywhere")):
         with pytest.raises(ImageError, match=said):
             foreground(tmp_path / f"{name}.png", image)
     with pytest.raises(FileNotFoundError):
@@ -331,7 +331,7 @@ def test_bad_settings(codec, image, settings, said):
 
 
 def test_bad_images_and_models(codec, image):
-    for wrong, said in ((image[None], "one image"), (image * 255, "0..255"), (image[:1], "RGB")):
+    for wrong, said in ((torch.stack([image, image]), "one image"), (image * 255, "0..255"), (image[:1], "RGB")):
         with pytest.raises(ImageError, match=said):
             refine(wrong, codec, alpha=ALPHA, steps=1)
     with pytest.raises(ModelError, match="CPIPS, which has no decoder"):
@@ -409,7 +409,7 @@ def test_command_errors_are_one_line(folder):
         ((*tiny, "--target-bpp", "40"), 1, "cannot be met within 2%"),
         ((*tiny, "--target-bpp", "0.01"), 1, "header"),
         ((*tiny, "--roi", "small.png"), 2, "70x40 px and the image 70x52"),
-        ((*tiny, "--roi", "a.png"), 2, "coloured"),
+        ((*tiny, "--roi", "a.png"), 2, "colored"),
         ((*tiny, "--roi-box", "1,2,3"), 2, "four whole numbers"),
         ((*tiny, "--roi-box", "60,5,30,20"), 2, "not inside the image"),
         ((*tiny, "--roi", "mask.png", "--roi-box", "1,2,3,4"), 2, "give one"),

@@ -582,8 +582,8 @@ STAGE = "[[stages]]\nsteps = 3\ncrop = 128\nbatch = 8\n"
     (GOOD + "[[stages]]\nsteps = 3\ncrop = 100\nbatch = 8", "crop a multiple of 64"),
     (GOOD + "[[stages]]\nsteps = 3\ncrop = 64\nbatch = 2.5", "batch = 2.5: must be of type int"),
     (GOOD + STAGE + "micro_batches = 0", "micro_batches must be 1 or more"),
-    (GOOD + STAGE + "micro_batches = 3", "batch, labelled and judged must be multiples of micro_batches"),
-    (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE + "labelled = 6\nmicro_batches = 4", "batch, labelled and judged must be"),
+    (GOOD + STAGE + "micro_batches = 3", "the counts of a step must be multiples of micro_batches"),
+    (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE + "labelled = 6\nmicro_batches = 4", "the counts of a step must be"),
     (GOOD + "class_weight = 1\n" + STAGE + "labelled = 6", "class_weight needs labelled_data"),
     (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE, "class_weight needs .* labelled = IMAGES in every"),
     (GOOD + "labelled_data = ['b']\n" + STAGE, "change nothing without class_weight"),
@@ -631,7 +631,7 @@ def test_config_is_read_whole(tmp_path):
                          ids=lambda path: path.stem)
 def test_shipped_configs_load(path):
     config = TrainConfig.load(path)
-    assert config.name == path.stem and config.stage_at(config.steps - 1) == config.stages[-1]
+    assert path.stem in (config.name, f"{config.name}-codec", f"{config.name}@0.1") and config.stage_at(config.steps - 1) == config.stages[-1]
     assert config.lr_at(0) < config.lr_at(config.warmup_steps) and config.lr_at(config.steps - 1) < 1e-3 * config.lr
     assert not config.init or Path(config.init).relative_to(CONFIGS.parent).parts[0] in ("weights", "runs")
 

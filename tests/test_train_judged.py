@@ -133,7 +133,7 @@ def test_goes_on_from_the_head_of_a_model(judged_run, judged_root, tmp_path):
         begun = run.module.module.head.head().state_dict()
         assert begun.keys() == head.keys() and all(torch.allclose(begun[key], head[key].float()) for key in head)
     assert any(not torch.equal(weight, torch.full_like(weight, weight.flatten()[0])) for weight in begun.values())
-    with pytest.raises(ModelError, match="has no head to start from"):
+    with pytest.raises(ModelError, match="has no head of form 'local' to start from"):
         Trainer(dataclasses.replace(config, init_head=str(bare)), judged_root, tmp_path / "run")
     with pytest.raises(ModelError, match="a head of form local with weights"):
         Trainer(dataclasses.replace(config, taps=["y"]), judged_root, tmp_path / "run")

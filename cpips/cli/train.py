@@ -60,7 +60,8 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
     from ..errors import CpipsError
 
     try:
-        trainer = make(settings, data_root, output, where)
+        with needing("training", "train"):
+            trainer = make(settings, data_root, output, where)
     except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
         raise CpipsError(str(error)) from error
     steps, first = trainer.config.steps, trainer.fabric.is_global_zero

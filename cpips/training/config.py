@@ -22,7 +22,7 @@ CHOICES = {
     "autocast": ("none", "bfloat16", "float16"),
 }
 POSITIVE = ("N", "M", "scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every")
-NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "task_weight", "order_weight", "shift_weight", "seed",
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "teacher_share", "task_weight", "order_weight", "shift_weight", "seed",
                 "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
@@ -92,6 +92,7 @@ class TrainConfig:
     kadid: str = ""  # folder of KADID-10k's references and scores, under the data root
     photographs: list[str] = field(default_factory=list)  # further ones to distort and label, under the data root
     photograph_share: float = 0.35  # of the groups with opinions
+    teacher_share: float = 0.0  # of the teachers' mean in the label of a copy that people judged
     condition_copies: int = 12  # of each further photograph, labeled by KADID's condition means
     taught_copies: int = 6  # likewise, labeled by teachers
     opinion_copies: int = 8  # of each group in a step

@@ -3,11 +3,16 @@
 Two kinds of groups, each a photograph with distorted copies and a quality for each copy on KADID-10k's scale (1 very
 annoying ... 5 imperceptible):
 
-- the references of KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) with all 120 copies that can be made of each, labeled by
-  the published mean opinions, drawn towards the mean of the condition over all references, as single opinions are noisy;
-- any other photographs, with copies of KADID's conditions, labeled by the condition's mean (which ranks the database
-  with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, labeled by teachers: full-reference indices,
-  each taken to KADID's scale by a monotone fit to its opinions. Copies on which the teachers differ are left out.
+- the references of KADID-10k (Lin, Hosu and Saupe, QoMEX 2019) with all 120 copies that can be made of each. People's
+  label is the published mean opinion, drawn towards the mean of the condition over all references, as single opinions are
+  noisy;
+- any other photographs, with copies of KADID's conditions, for which people's label is the condition's mean (which ranks
+  the database with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, of which people say nothing.
+
+Teachers, which are full-reference indices, score every copy too. Each is taken to KADID's scale by a monotone fit to the
+opinions. Their mean is the label where people's is missing, and is mixed with people's label elsewhere: opinions of one
+laboratory weigh one kind of distortion against another in that laboratory's way, and the indices agree across databases.
+Copies without an opinion on which the teachers differ are left out.
 
 Groups are files that appear when they are whole, and functions of the settings and their number: making them can be
 stopped and resumed.
@@ -17,7 +22,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,12 +33,12 @@ from .._utils.io import replace
 from ..distortions import DISTORTIONS, distort, random_recipe
 from ..distortions.kadid import CONDITIONS, copy_name, kadid
 from .calibration.opinion_labels import HELD_OUT, OpinionLabels, read_opinions
+from .calibration.teachers import Teacher, create_teachers
 from .data import decode
 
 OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
 TEACHERS = ("haarpsi", "mdsi")
-SPREAD = 0.4  # standard deviation of the teachers' qualities above which a copy is left out
-FIT_REFERENCES, FIT_COPIES = 12, 50  # on which the teachers' scales are fitted
+SPREAD = 0.7  # standard deviation of the teachers' qualities above which a copy is left out
 PHOTOGRAPH_SIDES = ((384, 480), (320, 480))  # rows and columns, the first that a photograph has
 GUARD_QUALITY = 20  # of the JPEG that a shift by one pixel is compared with
 
@@ -44,41 +49,44 @@ class OpinionSet:
     Args:
         folder: where the groups lie, or are made on first use.
         kadid_folder: with ``ref/``, ``dmos.csv`` and ``condition_means.csv``.
-        photographs: folders of further images.
+        photographs: folders of further images. A group's distortions depend on its place in this order.
         share: of the groups of a batch that are made of the further photographs.
+        teacher_share: of the teachers' mean in the label of a copy that people judged, from 0 to 1.
         condition_copies, taught_copies: of each further photograph; a third of the taught ones combine distortions.
         progress: called with the number of groups that are there and are wanted.
 
     Raises:
-        ValueError: a folder lacks what it should hold.
+        ValueError: a folder lacks what it should hold, or two photographs have the same name.
     """
 
     def __init__(self, folder: Path, kadid_folder: Path, photographs: Sequence[Path] = (), share: float = 0.0,
-                 condition_copies: int = 12, taught_copies: int = 6,
+                 teacher_share: float = 0.0, condition_copies: int = 12, taught_copies: int = 6,
                  progress: Callable[[int, int], None] = lambda done, total: None):
         self.folder, self.share = Path(folder), share if photographs else 0.0
         copied = self.folder / "kadid"
         taught = self.folder / f"photographs-{condition_copies}-{taught_copies}"
         opinions = read_opinions(kadid_folder)
         paths = [path for path in sorted((Path(kadid_folder) / "ref").iterdir()) if path.stem not in HELD_OUT]
-        further = sorted(path for root in photographs for path in Path(root).iterdir())
+        further = [path for root in photographs for path in sorted(Path(root).iterdir())]
         if not paths or (photographs and not further):
             raise ValueError(f"no references in {kadid_folder}, or no images in {', '.join(map(str, photographs))}")
+        if len({path.stem for path in further}) < len(further):
+            raise ValueError(f"two photographs in {', '.join(map(str, photographs))} have the same name: rename one")
         for place in (copied, taught) if further else (copied,):
             place.mkdir(parents=True, exist_ok=True)
+        teachers = create_teachers(TEACHERS, None) if further or teacher_share else {}
         total = len(paths) + len(further)
         for number, path in enumerate(paths):
-            if not _whole(copied / path.stem):
-                _write(copied / path.stem, *kadid_group(path, opinions))
+            _complete(copied / path.stem, lambda: kadid_group(path, opinions), teachers)
             progress(number + 1, total)
-        if further:
-            teachers = _Teachers(self.folder / "teachers.npz", [copied / path.stem for path in paths])
-            for number, path in enumerate(further):
-                if not _whole(taught / path.stem):
-                    _write(taught / path.stem, *photograph_group(path, number, opinions, teachers, condition_copies, taught_copies))
-                progress(len(paths) + number + 1, total)
-        self.references = [_open(copied / path.stem) for path in paths]
-        self.further = [_open(taught / path.stem) for path in further]
+        for number, path in enumerate(further):
+            _complete(taught / path.stem,
+                      lambda: photograph_group(path, number, opinions, condition_copies, taught_copies), teachers)
+            progress(len(paths) + number + 1, total)
+        references, photographed = [copied / path.stem for path in paths], [taught / path.stem for path in further]
+        curves = _scales(references, len(teachers))
+        self.references = [_open(path, curves, teacher_share) for path in references]
+        self.further = [_open(path, curves, teacher_share) for path in photographed]
 
     def __len__(self) -> int:
         return len(self.references) + len(self.further)
@@ -119,9 +127,9 @@ def kadid_group(path: Path, opinions: OpinionLabels) -> tuple[NDArray[Any], NDAr
     return np.stack([reference, *copies]), np.array(labels, np.float32)
 
 
-def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers: "_Teachers", condition_copies: int,
+def photograph_group(path: Path, number: int, opinions: OpinionLabels, condition_copies: int,
                      taught_copies: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A photograph and its copies ``(1+K,H,W,3)``, and their labels ``(K,)``, NaN where the teachers differ."""
+    """A photograph and its copies ``(1+K,H,W,3)``, and people's labels ``(K,)``, NaN where they said nothing."""
     rng = np.random.default_rng([5, number])
     image = decode(path)
     if image.shape[0] > image.shape[1]:
@@ -135,48 +143,30 @@ def photograph_group(path: Path, number: int, opinions: OpinionLabels, teachers:
     taught = [distort(image, str(rng.choice(names)), float(rng.uniform(0.05, 1)), int(rng.integers(2**31)))
               for _ in range(taught_copies - taught_copies // 3)]
     taught += [random_recipe(rng, combine=1.0).apply(image) for _ in range(taught_copies // 3)]
-    qualities = teachers(image, taught)
-    labels = np.where(qualities.std(1) <= SPREAD, qualities.mean(1), np.nan)
     means = [opinions.conditions[condition] for condition in chosen]
-    return np.stack([image, *copies, *taught]), np.concatenate([means, labels]).astype(np.float32)
+    return np.stack([image, *copies, *taught]), np.array(means + [np.nan] * taught_copies, np.float32)
 
 
-class _Teachers:
-    """Full-reference indices, each on KADID's scale."""
-
-    def __init__(self, path: Path, groups: Sequence[Path]):
-        from .calibration.teachers import create_teachers
-
-        self.metrics = create_teachers(TEACHERS, None)
-        if not path.exists():
-            rng = np.random.default_rng(0)
-            scores, labels = [], []
-            for group in groups[:FIT_REFERENCES]:
-                images, qualities = _open(group)
-                chosen = rng.choice(len(qualities), FIT_COPIES, replace=False)
-                scores.append(self._scores(images[0], images[1 + chosen]))
-                labels.append(qualities[chosen])
-            replace(path, lambda partial: _save(partial, scores=np.concatenate(scores), labels=np.concatenate(labels)))
-        with np.load(path, allow_pickle=False) as stored:
-            self._curves = [_monotone(column, stored["labels"]) for column in stored["scores"].T]
-
-    def __call__(self, image: NDArray[Any], copies: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Qualities ``(K,T)`` of copies by each teacher, by an isotonic fit of its distances to opinions."""
-        return np.stack([np.interp(column, *curve) for column, curve in zip(self._scores(image, copies).T, self._curves)], 1)
-
-    @torch.inference_mode()
-    def _scores(self, image: NDArray[Any], copies: Any) -> NDArray[Any]:
-        x = _tensor(image[None]).float() / 255
-        return np.array([[float(teacher(x, _tensor(copy[None]).float() / 255)) for teacher in self.metrics.values()]
-                         for copy in copies])
+@torch.inference_mode()
+def _scores(teachers: Mapping[str, Teacher], image: NDArray[Any], copies: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Distances ``(K,T)`` of copies by each teacher."""
+    x = _tensor(image[None]).float() / 255
+    return np.array([[float(teacher(x, _tensor(copy[None]).float() / 255)) for teacher in teachers.values()]
+                     for copy in copies], np.float32)
 
 
-def _monotone(distances: NDArray[Any], qualities: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Distances in order, and the qualities that an isotonic fit gives them."""
+def _scales(groups: Sequence[Path], teachers: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """For each teacher its distances in order, and the qualities that an isotonic fit to people's labels gives them."""
     from scipy.optimize import isotonic_regression
 
-    order = np.argsort(distances)
-    return distances[order], isotonic_regression(qualities[order], increasing=False).x
+    if not teachers:
+        return []
+    labels, scores = (np.concatenate([np.load(_file(path, part)) for path in groups]) for part in ("labels", "teachers"))
+    curves = []
+    for column in scores.T:
+        order = np.argsort(column)
+        curves.append((column[order], isotonic_regression(labels[order], increasing=False).x))
+    return curves
 
 
 def _guards(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -192,28 +182,40 @@ def _tensor(images: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
 
 
-# A group is two files, NAME.npy with the images and NAME-labels.npy, of which the second is written last.
+# A group is the files NAME.npy, of the images, and NAME-labels.npy, written after it, and NAME-teachers.npy where there are
+# teachers.
 
 
-def _whole(path: Path) -> bool:
-    return path.with_name(f"{path.name}-labels.npy").exists()
+def _file(path: Path, part: str) -> Path:
+    return path.with_name(f"{path.name}-{part}.npy" if part else f"{path.name}.npy")
 
 
-def _write(path: Path, images: NDArray[Any], labels: NDArray[Any]) -> None:
-    for name, array in ((path.name, images), (f"{path.name}-labels", labels)):
-        replace(path.with_name(f"{name}.npy"), lambda partial: _save_array(partial, array))
+def _complete(path: Path, make: Callable[[], tuple[NDArray[Any], NDArray[Any]]], teachers: Mapping[str, Teacher]) -> None:
+    """Write what is missing of a group."""
+    if not _file(path, "labels").exists():
+        images, labels = make()
+        _write(_file(path, ""), images)
+        _write(_file(path, "labels"), labels)
+    if teachers and not _file(path, "teachers").exists():
+        images = np.load(_file(path, ""), mmap_mode="r")
+        _write(_file(path, "teachers"), _scores(teachers, images[0], images[1:]))
 
 
-def _save_array(path: Path, array: NDArray[Any]) -> None:
-    with path.open("wb") as stream:  # numpy would add a suffix to a path
-        np.save(stream, array)
+def _write(path: Path, array: NDArray[Any]) -> None:
+    def save(partial: Path) -> None:
+        with partial.open("wb") as stream:  # numpy would add a suffix to a path
+            np.save(stream, array)
+
+    replace(path, save)
 
 
-def _save(path: Path, **arrays: NDArray[Any]) -> None:
-    with path.open("wb") as stream:
-        np.savez(stream, **arrays)
-
-
-def _open(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    return (np.load(path.with_name(f"{path.name}.npy"), mmap_mode="r"),
-            np.load(path.with_name(f"{path.name}-labels.npy")))
+def _open(path: Path, curves: Sequence[tuple[NDArray[Any], NDArray[Any]]], teacher_share: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A group's images and labels."""
+    labels = np.load(_file(path, "labels"))
+    if curves:
+        scores = np.load(_file(path, "teachers"))
+        qualities = np.stack([np.interp(column, *curve) for column, curve in zip(scores.T, curves)], 1)
+        taught = qualities.mean(1)
+        mixed = teacher_share * taught + (1 - teacher_share) * labels
+        labels = np.where(np.isfinite(labels), mixed, np.where(qualities.std(1) <= SPREAD, taught, np.nan)).astype(np.float32)
+    return np.load(_file(path, ""), mmap_mode="r"), labels

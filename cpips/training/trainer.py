@@ -78,7 +78,7 @@ class Trainer:
         self.opinions = None
         if config.opinion_weight:
             self.opinions = OpinionSet(self.out.parent / "opinions", root / config.kadid,
-                                       [root / name for name in config.photographs], config.photograph_share,
+                                       [root / name for name in config.photographs], config.photograph_share, config.teacher_share,
                                        config.condition_copies, config.taught_copies,
                                        lambda done, total: log.info("groups with opinions: %d of %d", done, total))
 
