@@ -18,7 +18,6 @@ from cpips.codec.model import create_codec
 from cpips.contrast import PER_CHANNEL, PER_SCALE, ContrastHead
 from cpips.distortions.kadid import kadid
 from cpips.encoders import ALIGNED, AnalysisTransform
-from cpips.training import opinions as module
 from cpips.training.config import Stage, TrainConfig
 from cpips.training.opinion_loss import TrainableContrastHead, opinion_losses
 from cpips.training.opinions import CONDITIONS, OpinionSet
