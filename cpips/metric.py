@@ -189,7 +189,7 @@ class CPIPS(FullReferenceMetric):
         """
         if self._quality_fit is None:
             raise ModelError(f"{self.name} with these settings has no fit to people's opinions: use a model that was trained "
-                             "with them (cpips-lite, cpips-base) and its own settings")
+                             "with them (cpips-lite) and its own settings")
         middle, steepness = self._quality_fit
         return 1 + 4 / (1 + (distance / middle) ** steepness)
 

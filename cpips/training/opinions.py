@@ -38,7 +38,7 @@ from .data import decode
 
 OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
 TEACHERS = ("haarpsi", "mdsi")
-SPREAD = 0.7  # standard deviation of the teachers' qualities above which a copy is left out
+SPREAD = 0.4  # standard deviation of the teachers' qualities above which a copy is left out
 PHOTOGRAPH_SIDES = ((384, 480), (320, 480))  # rows and columns, the first that a photograph has
 GUARD_QUALITY = 20  # of the JPEG that a shift by one pixel is compared with
 
