@@ -18,7 +18,7 @@ import torch
 
 import cpips
 from _common import save, table
-from cpips.losses import CharbonnierLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TotalVariationLoss
+from cpips.losses import CharbonnierLoss, ContentLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TotalVariationLoss
 from fast import interleaved, spread
 from speed import peak_memory
 
@@ -28,7 +28,7 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     OURS: lambda: PerceptualLoss("cpips-lite@0.1"),
     "cpips-lite@0.1, target embedded": lambda: PerceptualLoss("cpips-lite@0.1"),
     "cpips-lite@0.1, checkpoint": lambda: PerceptualLoss("cpips-lite@0.1", checkpoint=True),
-    "cpips-lite@0.1, L1 of all taps": lambda: PerceptualLoss("cpips-lite@0.1", distance="l1", taps=("gdn1", "gdn2", "y")),
+    "cpips-lite@0.1, L1 of all taps": lambda: ContentLoss("cpips-lite@0.1", distance="l1", taps=("gdn1", "gdn2", "y")),
     "cpips-lite@0.1, style": lambda: StyleLoss("cpips-lite@0.1"),
     "hyperprior-q4": lambda: PerceptualLoss("hyperprior-q4"),
     "hyperprior-q4, checkpoint": lambda: PerceptualLoss("hyperprior-q4", checkpoint=True),

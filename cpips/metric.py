@@ -72,6 +72,16 @@ class CPIPS(FullReferenceMetric):
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
         WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> metric = cpips.CPIPS("random")   # without a name: cpips-lite
+        >>> reference, image = torch.rand(2, 2, 3, 64, 64)
+        >>> metric(reference, image).shape
+        torch.Size([2])
+        >>> metric.map(reference, image).shape   # its mean over the pixels is the distance
+        torch.Size([2, 1, 64, 64])
+        >>> metric(reference, reference)
+        tensor([0., 0.])
     """
 
     def __init__(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import cpips
 from cpips.baselines.trunks import NETS
-from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss
+from cpips.losses import CombinedLoss, ContentLoss, FeatureExtractor, Loss, PerceptualLoss
 
 SCALE = 4
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss}
@@ -116,13 +116,13 @@ def perceptual_weight(net: nn.Module, perceptual: Callable, batches: list[tuple[
     return float(norms[0] / norms[1])
 
 
-def perceptual_loss(name: str, weights: Path | None) -> PerceptualLoss:
+def perceptual_loss(name: str, weights: Path | None) -> Loss:
     """The distance of a metric of :func:`cpips.list_metrics`, or, with ``'squeeze:fire5'`` say, the squared difference
     of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the backbones and heads of LPIPS."""
     net, _, tap = name.partition(":")
     if tap:
         trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
-        return PerceptualLoss(FeatureExtractor(net, **trunk), distance="l2", taps=tap)
+        return ContentLoss(FeatureExtractor(net, **trunk), taps=tap)
     return PerceptualLoss(cpips.create_metric(name, weights))
 
 

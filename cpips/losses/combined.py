@@ -66,7 +66,7 @@ class CombinedLoss(nn.Module):
                 self.terms[name] = term
         losses = {name: term for name, term in self.terms.items() if isinstance(term, FeatureLoss)}
         groups = {id(term.extractor): [name for name, other in losses.items() if other.extractor is term.extractor]
-                  for term in losses.values() if term.extractor is not None}
+                  for term in losses.values()}
         self._groups = [names for names in groups.values() if len(names) > 1]
 
     def forward(self, output: Tensor, target: "Tensor | Mapping[str, Target] | None" = None,

@@ -35,7 +35,7 @@ from ..contrast import PREFIX as CONTRAST
 from ..contrast import ContrastHead
 from ..errors import ModelError
 from ..head import Head, quality_fit
-from ..losses import FeatureExtractor, PerceptualLoss
+from ..losses import ContentLoss, FeatureExtractor
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
 from .calibration.ranking import TrainableHead
@@ -89,7 +89,7 @@ class Trainer:
         task = None
         if config.task_weight:
             trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
-            task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
+            task = ContentLoss(trunk, distance="normalized", taps=config.task_taps or None, check="off")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
             state = read_weights(Path(config.init_head))
