@@ -17,6 +17,7 @@ from .._utils.optional import needing
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
+    from ..training.runs import Run
     from ..training.trainer import Trainer
 
 
@@ -64,11 +65,11 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
             trainer = make(settings, data_root, output, where)
     except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
         raise CpipsError(str(error)) from error
-    steps, first = trainer.config.steps, trainer.fabric.is_global_zero
+    steps, first = trainer.config.steps, trainer.first
     if trainer.step and first:
         say(f"resumed at step {trainer.step} of {steps}")
     try:
-        with step_progress(trainer.step, steps, first, _losses) as show, _stop_between_steps(trainer):
+        with step_progress(trainer.step, steps, first, _losses) as show, stop_between_steps(trainer):
             trainer.run(progress=show)
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
@@ -83,7 +84,7 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
 
 
 @contextmanager
-def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
+def stop_between_steps(run: Run[Any]) -> Iterator[None]:
     """Let Ctrl-C wait for the end of the step: a checkpoint of half a step would not resume to the same weights.
 
     A second Ctrl-C stops at once and leaves the last checkpoint.
@@ -91,26 +92,13 @@ def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    import torch
-
-    asked = False
-    step = trainer.train_step
 
     def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
+        if run.stop:
             signal.signal(signal.SIGINT, before)
             raise SystemExit(130)
-        asked = True
+        run.stop = True
 
-    def checked(parts: list[tuple[int, dict[str, Any]]]) -> dict[str, float]:
-        # processes hear of Ctrl-C at different steps, and one that stopped alone would leave the others waiting for it
-        heard = torch.tensor(float(asked), device=trainer.fabric.device)
-        if trainer.fabric.all_reduce(heard, reduce_op="sum"):
-            raise KeyboardInterrupt
-        return step(parts)
-
-    trainer.train_step = checked  # type: ignore[method-assign]
     before = signal.signal(signal.SIGINT, ask)
     try:
         yield
