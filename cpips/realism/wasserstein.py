@@ -48,7 +48,7 @@ def wasserstein_distortion(output: Features, target: Features, log2_sigma: Sigma
         eps: floor of the variance, in squared units of the features; it keeps the gradient of the root finite.
         weights: per tap a number or ``(C,)``; 1 where not given.
         strides, size: pixels that a cell of each tap covers, and the images' (H,W), as for
-            :func:`cpips.losses.perceptual_loss`. Without ``size``, sigma is in units of the largest tap's cells.
+            :func:`cpips.losses.content_loss`. Without ``size``, sigma is in units of the largest tap's cells.
         reduction: ``'mean'``, ``'sum'`` over the N, or ``'none'`` for ``(N,)``.
 
     Raises:

@@ -13,7 +13,7 @@ decode with the new decoder, and every comparison of decoders is one at identica
 What is plugged in:
 
 - ``images``: has ``batch(size, crop, *key)``, uint8 ``(size,3,crop,crop)``, a function of the key, as
-  :class:`~cpips.training.data.Crops` has;
+  :class:`~cpips.training.data.Crops` has; it is called ahead, in a thread;
 - ``loss``: a callable of the decoded and the original images, ``(N,3,S,S)`` in [0,1] (the decoded ones overshoot a
   little), that returns a scalar, or a scalar and its named parts, as :class:`~cpips.losses.CombinedLoss` does;
 - ``adversary``: a module with the two methods of :class:`Adversary`. It is trained by its own Adam, as far as its
@@ -206,8 +206,8 @@ class DecoderTuner(Run[Tensor]):
         return self.images.batch(self.settings.batch, self.settings.crop, self.settings.seed, step)
 
     def train_step(self, drawn: Tensor) -> dict[str, float]:
-        """One step on what :meth:`draw` gave; returns its losses: ``loss``, the parts that the loss names, ``generator`` and ``discriminator``; and the
-        ``weight`` of ``generator``, where it is adaptive."""
+        """One step on what :meth:`draw` gave; returns its losses: ``loss``, the parts that the loss names, ``generator`` and
+        ``discriminator``; and the ``weight`` of ``generator``, where it is adaptive."""
         settings, adversary = self.settings, self.adversary if self.step >= self.settings.adversary_from else None
         for optimizer, lr in ((self.optimizer, settings.lr), (self.adversary_optimizer, settings.adversary_lr)):
             for group in optimizer.param_groups if optimizer else ():

@@ -192,8 +192,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         for stage in map(config.stage_at, steps):
             images += (stage.batch + stage.labelled + stage.judged * (1 + config.judged_copies)
                        + stage.opinions * (1 + config.opinion_copies))
-        return {"lr": config.lr_at(self.step - 1), "psnr": -10 * math.log10(means.pop("mse")), "images_per_second": images / elapsed,
-                **means}
+        psnr = -10 * math.log10(means.pop("mse"))
+        return {"lr": config.lr_at(self.step - 1), "psnr": psnr, "images_per_second": images / elapsed, **means}
 
     def run(self, until: int | None = None, progress: Callable[[dict[str, Any]], None] = lambda row: None) -> Path | None:
         path = super().run(until, progress)
