@@ -76,7 +76,7 @@ class PerceptualLoss(Loss):
             ImageError: images that cannot be compared; the message says what it got and how to fix it.
         """
         if isinstance(target, Embedding):
-            if not isinstance(self.metric, (CPIPS, FeatureMetric)):
+            if not isinstance(self.metric, FeatureMetric):
                 raise ImageError(f"the target was embedded by another loss than one of {self.metric.name}: give its "
                                  "images")
             output = self._prepare(output, OUTPUT)
@@ -91,7 +91,7 @@ class PerceptualLoss(Loss):
         (The images themselves, for a metric that does not compare features.)
         """
         target = self._prepare(target, TARGET)
-        if not isinstance(self.metric, (CPIPS, FeatureMetric)):
+        if not isinstance(self.metric, FeatureMetric):
             return target
         return self.metric.embed(target).map(lambda feature: self._mark_invalid(feature, target))
 
