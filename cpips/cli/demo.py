@@ -91,7 +91,3 @@ def _pictures() -> list[tuple[str, str, Image.Image, dict[str, Any]]]:
         local.paste(patch.crop(box), box)
     pictures.append(("local.png", "blur, noise and blocks in three places", local, {}))
     return pictures
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(demo)

@@ -133,7 +133,3 @@ def _progress(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     with Progress(*columns, console=terminal, transient=True) as bar:
         task = bar.add_task("", total=steps)
         yield lambda row: bar.update(task, completed=row["step"], description=_told(row))
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(refine)

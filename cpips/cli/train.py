@@ -127,7 +127,3 @@ def _losses(row: dict[str, Any]) -> str:
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
             + "".join(text.format(row[name]) for name, text in extra.items() if name in row)
             + f"{row['images_per_second']:.0f} images/s  lr {row['lr']:.2e}")
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(train)

@@ -72,7 +72,3 @@ def _tune(settings: TuneConfig, data_root: Path, output: Path, where: str) -> No
 
 def _losses(row: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "seconds"))
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(tune_decoder)
