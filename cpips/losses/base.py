@@ -198,7 +198,7 @@ class FeatureLoss(Loss):
     def embed(self, target: Tensor, *, features: Features | None = None) -> Embedding:
         """What :meth:`forward` takes in place of ``target``, computed once; of ``features``, where they are known."""
         target = self._prepare(target, TARGET)
-        return self._embed(target, features).map(lambda feature: self._mark_invalid(feature, target))
+        return self._embed(target, features).apply(lambda feature: self._mark_invalid(feature, target))
 
     def _embed(self, target: Tensor, features: Features | None) -> Embedding:
         kept = self._kept(self._extracted(target) if features is None else features)

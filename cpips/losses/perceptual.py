@@ -93,7 +93,7 @@ class PerceptualLoss(Loss):
         target = self._prepare(target, TARGET)
         if not isinstance(self.metric, FeatureMetric):
             return target
-        return self.metric.embed(target).map(lambda feature: self._mark_invalid(feature, target))
+        return self.metric.embed(target).apply(lambda feature: self._mark_invalid(feature, target))
 
 
 def _metric(model: Any, **settings: Any) -> FullReferenceMetric:
