@@ -29,12 +29,12 @@ DATA = Path(os.environ.get("CPIPS_DATA") or Path(__file__).resolve().parents[2] 
 TABLES = {
     "ablation": ("variants",),
     "agreement": ("comparisons*.scores", "comparisons*.duels"),
-    "family": ("differences",),
+    "family": ("differences", "models"),
     "fast-speed": ("speed*.metrics",),
     "index": ("recall",),
     "losses": ("cases*.losses",),
     "probe_matrix": ("metrics*.restoration", "metrics*.findings", "metrics"),
-    "rate_distortion": ("codecs*.images",),
+    "rate_distortion": ("codecs*.images", "codecs"),
     "recovery": ("losses",),
     "refinement": ("objectives.rows",),
     "semantic_ensemble": ("rows",),
@@ -73,9 +73,12 @@ def write(result: dict, name: str, folder: Path) -> Path:
         *parents, last = place.split(".")
         rows = []
         for index, container in list(_at(result, parents)):
-            for key, record in _items(container[last]):
-                rows.append({**index, last: key, **{path: _cell(value) for path, value in _flat(record)}})
-            container[last] = type(container[last])()
+            if last in container:
+                for key, record in _items(container[last]):
+                    rows.append({**index, last: key, **{path: _cell(value) for path, value in _flat(record)}})
+                container[last] = type(container[last])()
+        if not rows:
+            continue
         file = f"{name}-{last}.csv"
         tables[file] = place
         replace(folder / file, lambda partial: pandas.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n"))
@@ -118,11 +121,11 @@ def _at(node: Any, parents: list[str], index: dict[str, Any] = {}) -> Iterator[t
         yield index, node
         return
     part, *rest = parents
-    if part.endswith("*"):
-        for key, child in _items(node[part[:-1]]):
-            yield from _at(child, rest, {**index, part[:-1]: key})
-    else:
-        yield from _at(node[part], rest, index)
+    name = part.removesuffix("*")
+    if name not in node:  # a run of some parts
+        return
+    for key, child in _items(node[name]) if name != part else [(None, node[name])]:
+        yield from _at(child, rest, {**index, **({name: key} if name != part else {})})
 
 
 def _items(container: Any) -> Iterator[tuple[Any, Any]]:
