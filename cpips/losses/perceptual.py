@@ -13,7 +13,8 @@ from ..baselines.trunks import NETS
 from ..cells import cell_mean
 from ..errors import ImageError, ModelError
 from ..metric import CPIPS, Embedding
-from .base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
+from .base import (
+    OUTPUT, TARGET, UNIT_RANGE, FeatureLoss, Features, TapWeights, Target, ValueRange, at_tap, check_taps, positive)
 from .features import FeatureExtractor
 
 DISTANCES = ("l1", "l2", "normalised")
@@ -82,7 +83,7 @@ class PerceptualLoss(FeatureLoss):
             :class:`~cpips.losses.FeatureExtractor`: for large images.
         persistent: ``True`` puts the weights into ``state_dict()`` of this module and of its parents.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
-        reduction, check: see :class:`~cpips.losses.Loss`.
+        reduction, check, value_range: see :class:`~cpips.losses.Loss`.
 
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
@@ -112,9 +113,10 @@ class PerceptualLoss(FeatureLoss):
         offline: bool | None = None,
         reduction: str = "mean",
         check: str = "auto",
+        value_range: ValueRange = UNIT_RANGE,
         **settings: Any,
     ):
-        super().__init__(reduction=reduction, check=check)
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
         given = {key: value for key, value in {"taps": taps, "weights": weights, "eps": eps}.items() if value is not None}
         self.distance, self.extractor = distance, None
         self.metric: FullReferenceMetric | None = None
