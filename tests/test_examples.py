@@ -33,7 +33,8 @@ st = load_example("style_transfer")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, says", [("super_resolution", r"smoke [\d.]+ dB"),
+@pytest.mark.parametrize("name, says", [("super_resolution", r"smoke [\d.]+ dB"), ("denoising", r"smoke [\d.]+ dB"),
+                                        ("autoencoder", r"smoke [\d.]+ dB"),
                                         ("style_transfer", r"content [\d.]+, style")])
 def test_smoke(name, says, tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "examples" / f"{name}.py"), "--smoke"], cwd=tmp_path, text=True,

@@ -17,11 +17,12 @@ from ..errors import ImageError, ModelError
 from .base import UNIT_RANGE, FeatureLoss, Features, Target, ValueRange, check_taps, positive
 from .features import FeatureExtractor
 
-WINDOWS = (2, 4, 8)  # cells, each way
+WINDOWS = (4, 8)  # cells, each way
 SCALES = 2
-EPS = 0.05  # squared units of the features
+FINE = 3  # px between fine cells: no multiple of the steps of upsampling layers, whose patterns it would not see
+EPS = 0.2  # squared units of the features
 MEANS = 0.1
-UNIT = 1.0
+UNIT = 6.0
 _TINY = 1e-2  # under the root of the contrasts, of eps
 
 
@@ -40,7 +41,7 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
 
     Args:
         output, target: features ``{name: (N,C,h,w)}``, as :class:`~cpips.losses.FeatureExtractor` gives them.
-        windows: sides of the windows, in cells, each twice the one before.
+        windows: sides of the windows, in cells, from small to large; fastest where each is a multiple of the one before.
         means: weight of the means.
         eps: floor of the denominators, in squared units of the features: differences of features far below its root hardly
             count.
@@ -68,22 +69,38 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
     return reduced(torch.stack(parts).mean(0), reduction)
 
 
+def fine_features(encoder: AnalysisTransform, image: Tensor) -> Tensor:
+    """Features of the first layer with filters of half the size: those of the image enlarged twice, in steps of FINE px.
+
+    The enlarged image repeats each pixel, so a filter's weights on the copies of a pixel add up to one weight.
+    """
+    convolution, normalization = encoder.g_a[0], encoder.g_a[1]
+    weight = convolution.weight
+    weight = F.pad(weight, (0, weight.shape[3] % 2, 0, weight.shape[2] % 2))
+    weight = weight.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).sum((3, 5))
+    features: Tensor = normalization(F.conv2d(image.to(weight.dtype), weight, convolution.bias, stride=FINE,
+                                              padding=weight.shape[3] // 2))
+    return features
+
+
 def statistics(feature: Tensor, windows: Sequence[int]) -> list[Tensor]:
     """Means ``<f>`` and ``<f^2>`` of a feature map ``(N,C,h,w)`` as ``(N,2C,h/k,w/k)`` for each window, and for the whole map.
 
     A window that reaches over the border holds the cells that are there.
     """
     feature = wide(feature)
-    moments = torch.cat((feature, feature * feature), 1)
-    found, side = [], 1
+    cells = moments = torch.cat((feature, feature * feature), 1)
+    (height, width), found, side = feature.shape[2:], [], 1
     for window in windows:
-        moments, side = _pooled(moments, window // side), window
+        if window % side or height % side or width % side:
+            moments, side = cells, 1  # windows at the border hold fewer cells: their means do not add up to those of larger ones
+        if window > side:
+            moments = F.avg_pool2d(moments, window // side, ceil_mode=True)
+        side = window
         found.append(moments)
+    if height % side or width % side:
+        moments = cells
     return [*found, moments.mean((2, 3), keepdim=True)]
-
-
-def _pooled(moments: Tensor, window: int) -> Tensor:
-    return F.avg_pool2d(moments, window, ceil_mode=True) if window > 1 else moments
 
 
 def compare(output: Sequence[Tensor], target: Sequence[Tensor], means: float, eps: float) -> Tensor:
@@ -106,12 +123,12 @@ def check_windows(windows: Sequence[int]) -> tuple[int, ...]:
     """``windows`` as a tuple.
 
     Raises:
-        ModelError: none, or one that is not an integer of 1 or more, each a multiple of the one before.
+        ModelError: none, or not growing integers of 1 or more.
     """
     found = (windows,) if isinstance(windows, int) else tuple(windows)
     usable = all(isinstance(window, int) and not isinstance(window, bool) and window > 0 for window in found)
-    if not found or not usable or any(b <= a or b % a for a, b in zip(found, found[1:])):
-        raise ModelError(f"windows is {windows!r}: expected sides in cells, each a multiple of the one before, such as (2, 4, 8)")
+    if not found or not usable or any(b <= a for a, b in zip(found, found[1:])):
+        raise ModelError(f"windows is {windows!r}: expected sides in cells that grow, such as (4, 8)")
     return found
 
 
@@ -128,9 +145,7 @@ class TextureLoss(FeatureLoss):
 
         loss = CombinedLoss({"l1": torch.nn.L1Loss(), "texture": TextureLoss()})     # restoration, autoencoders, codecs
 
-    L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features
-    are those of the image enlarged twice, in cells of 2 px (``fine``), of the image, and of the image halved ``scales`` - 1
-    times. It is 0 for equal images, with a gradient of zero there. In units of ``unit`` the gradient is about three times as
+    L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features are of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). It is 0 for equal images, with a gradient of zero there. In units of ``unit`` the gradient is about three times as
     long as that of L1 on blurred photographs, which is the weight that super-resolution is tested with; the length grows where
     the images are nearly equal.
 
@@ -138,7 +153,7 @@ class TextureLoss(FeatureLoss):
         model: as :class:`~cpips.losses.FeatureExtractor` takes it (an encoder or a backbone), or an extractor.
         taps: default: all but the latent; of a backbone, all.
         scales: 1 for the images' own size, 2 for half of it, too ...
-        fine: features of the first layer on images of twice the size, too, which see single pixels. Not with a backbone.
+        fine: features of the first layer's filters at half their size, too, in steps of 3 px. Not with a backbone.
         windows, means, eps: see :func:`texture_loss`.
         unit: what the formula is multiplied with.
         checkpoint, persistent, offline: see :class:`~cpips.losses.FeatureExtractor`.
@@ -185,7 +200,7 @@ class TextureLoss(FeatureLoss):
         self.extractor = None
         self.taps = backbone.choose(taps if taps is not None else backbone.taps[:-1] if codec else backbone.taps)
         self.windows, self.means, self.eps, self.unit = check_windows(windows), _weight(means), positive(eps), positive(unit)
-        self.name, self.min_side = f"{backbone.name} texture", backbone.min_side << (scales - 1)
+        self.name, self.min_side = f"{backbone.name} texture", 1 if codec else backbone.min_side << (scales - 1)
         self._key = f"{backbone.key}|texture|{'+'.join(self.taps)}|{scales}|{self.fine}|{self.windows}"
 
     def forward(self, output: Tensor, target: Target) -> Tensor:  # type: ignore[override]  # its features are of several sizes
@@ -204,8 +219,7 @@ class TextureLoss(FeatureLoss):
         """Maps by name, the finest first."""
         maps = {}
         if self.fine:
-            large = F.interpolate(image, scale_factor=2.0, mode="nearest")
-            maps["fine"] = self.backbone(large, self.backbone.taps[:1])[self.backbone.taps[0]]
+            maps["fine"] = fine_features(self.backbone.net, image)
         for scale in range(self.scales):
             image = F.avg_pool2d(image, 2, ceil_mode=True) if scale else image
             maps.update({f"{tap}/{1 << scale}": feature for tap, feature in self.backbone(image, self.taps).items()})
