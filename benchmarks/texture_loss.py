@@ -2,6 +2,9 @@
 
     python benchmarks/texture_loss.py --runs DIR [--tasks sr denoising autoencoder] [--losses NAME ...] [--seeds 0 1 2]
     python benchmarks/texture_loss.py --runs DIR --seconds 60      # equal CPU time instead of equal steps
+    python benchmarks/texture_loss.py --runs DIR --small           # networks of a quarter of the cost, for a first look
+
+The defaults take about four hours of a core, ``--small --seeds 0 --start-steps 700 --steps 120 --patch 48`` about four minutes.
 
 One network of each task is trained with L1; every loss continues from there with the same batches and learning rates, once
 for each seed of the batches. A perceptual loss stands beside L1, weighted so that it pulls FACTOR times as hard at the start. The
@@ -56,7 +59,7 @@ class Task:
     view: Callable[[Tensor], Tensor]  # of an input, as an image of the target's size
 
 
-def tasks(photographs: list[Path]) -> dict[str, Task]:
+def tasks(photographs: list[Path], small: bool = False) -> dict[str, Task]:
     images: list[Tensor] = []
     pairs: list[tuple[Tensor, Tensor]] = []
 
@@ -72,12 +75,12 @@ def tasks(photographs: list[Path]) -> dict[str, Task]:
 
     places = [("set5", "img_003", 60, 90), ("set14", "img_001", 330, 40), ("set5", "img_001", 50, 180)]
     return {
-        "sr": Task(sr.EDSR, enlarged, lambda path: tuple(t.float() / 255 for t in sr.load_pair(path)), places,
+        "sr": Task(partial(sr.EDSR, 4, 16) if small else sr.EDSR, enlarged, lambda path: tuple(t.float() / 255 for t in sr.load_pair(path)), places,
                    partial(sr.upscale, None)),
-        "denoising": Task(denoising.Denoiser, partial(restored, denoising.add_noise),
+        "denoising": Task(partial(denoising.Denoiser, 6, 20) if small else denoising.Denoiser, partial(restored, denoising.add_noise),
                           partial(_restoration.pair, degrade=denoising.add_noise, multiple=denoising.MULTIPLE), places,
                           lambda x: x.clamp(0, 1)),
-        "autoencoder": Task(autoencoder.Autoencoder, partial(restored, autoencoder.identity),
+        "autoencoder": Task(partial(autoencoder.Autoencoder, channels=24) if small else autoencoder.Autoencoder, partial(restored, autoencoder.identity),
                             partial(_restoration.pair, degrade=autoencoder.identity, multiple=autoencoder.BLOCK), places,
                             lambda x: x),
     }
@@ -137,13 +140,18 @@ def report(result: dict) -> str:
                          f"{1000 * statistics.fmean(runs['seconds']) / statistics.fmean(runs['steps']):.0f}"])
         header = ["loss", *(TITLES[key] for key in keys), "steps", "ms of CPU a step"]
         parts.append(f"**{name}**\n\n" + table(header, rows))
-    return "\n\n".join(parts)
+    s, m = result["settings"], result["machine"]
+    seeds, length = len(s["seeds"]), f"{s['seconds']} s of CPU time" if s["seconds"] else f"{s['steps']} steps"
+    return "\n\n".join(parts) + (
+        f"\n\n{seeds} seed{'s' * (seeds > 1)}{', mean and 95 % interval' * (seeds > 1)}; {'small networks, ' * s['small']}{s['start_steps']} "
+        f"steps of L1, then {length} of {s['batch']} crops of {s['patch']} px with each loss; measured on {' and '.join(result['test'])} "
+        f"({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}).")
 
 
 def _own(loss: str) -> tuple[str, ...]:
     """The judges that share the features of a loss."""
     net = "squeeze" if "squeeze" in loss else "alex" if "alex" in loss else ""
-    return {"squeeze": ("lpips-squeeze",), "alex": ("lpips-alex", "stlpips-alex", KERNEL)}.get(net, ())
+    return {"squeeze": ("lpips-squeeze",), "alex": ("lpips-alex", KERNEL)}.get(net, ())
 
 
 def _digits(key: str, value: float) -> str:
@@ -195,6 +203,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--small", action="store_true", help="smaller networks")
     parser.add_argument("--train", type=Path, nargs="+", default=[DATA / "images" / name for name in ("imagenet_sample_256", "bsds500_train")])
     parser.add_argument("--test", type=Path, nargs="+", default=[DATA / "images" / name for name in ("set5", "set14")])
     parser.add_argument("--plot", type=Path, default=Path("docs"), help="folder of the figures")
@@ -205,18 +214,18 @@ def main() -> None:
     judges = {name: cpips.create_metric(name, weights) for name in JUDGES}
     extractor = FeatureExtractor("alex", trunk=weights / "alexnet_features.pth")
     timed = args.seconds < math.inf
-    settings = {key: getattr(args, key) for key in ("start_steps", "steps", "factor", "batch", "patch", "lr", "seeds")}
+    settings = {key: getattr(args, key) for key in ("start_steps", "steps", "factor", "batch", "patch", "lr", "seeds", "small")}
     result: dict[str, Any] = {"what": "networks after each loss; see the docstring", "tasks": {}, "test": [path.name for path in args.test],
                               "settings": {**settings, "seconds": args.seconds if timed else None},
                               "judges": {name: judge.signature for name, judge in judges.items()}}
-    known = tasks(args.train)
+    known = tasks(args.train, args.small)
     for name in args.tasks:
         task = known[name]
 
         def measured(loss: str, stem: str, **run: Any) -> tuple[nn.Module, dict, dict]:
             net = task.network()
             state = sr.fit(net, task.batches(args.batch, args.patch), args.runs / f"{stem}.pt", loss=loss, weights=weights,
-                           batch_size=args.batch, patch=args.patch, **run)
+                           batch_size=args.batch, patch=args.patch, small=args.small, **run)
             return net, state, scores(net.eval(), task, args.test, judges, extractor, args.runs / f"{stem}.json")
 
         torch.manual_seed(0)
