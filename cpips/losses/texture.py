@@ -19,7 +19,7 @@ from .features import FeatureExtractor
 
 WINDOWS = (4, 8)  # cells, each way
 SCALES = 2
-FINE = 3  # px between fine cells: no multiple of the steps of upsampling layers, whose patterns it would not see
+FINE = 3  # px between fine cells: shares no period with upsampling layers of 2, 4 or 8, so that their patterns are seen
 EPS = 0.2  # squared units of the features
 MEANS = 0.1
 UNIT = 6.0
@@ -28,7 +28,7 @@ _TINY = 1e-2  # under the root of the contrasts, of eps
 
 def texture_loss(output: Features, target: Features, *, windows: Sequence[int] = WINDOWS, means: float = MEANS,
                  eps: float = EPS, reduction: str = "mean") -> Tensor:
-    """Relative differences of the local means and contrasts of features: 0 for equal ones, at most about 4.
+    """Relative differences of the local means and contrasts of features: 0 for equal ones, at most 1 + 2 ``means``.
 
     In windows of k x k cells, side by side, and over the whole map let m = <f> and s = sqrt(<f^2>) of each channel. With
     m', s' of the target the loss is the mean over maps, windows, channels and places of::
@@ -53,8 +53,8 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
 
     Example:
         >>> from cpips.losses import texture_loss
-        >>> grain = torch.randn(1, 4, 16, 16)
-        >>> other, flat = torch.randn(1, 4, 16, 16), torch.zeros(1, 4, 16, 16)
+        >>> grain, other = torch.randn(2, 1, 4, 16, 16)
+        >>> flat = torch.zeros(1, 4, 16, 16)
         >>> texture_loss({"y": other}, {"y": grain}) < texture_loss({"y": flat}, {"y": grain})   # of L2 it is the reverse
         tensor(True)
     """
@@ -89,18 +89,19 @@ def statistics(feature: Tensor, windows: Sequence[int]) -> list[Tensor]:
     A window that reaches over the border holds the cells that are there.
     """
     feature = wide(feature)
-    cells = moments = torch.cat((feature, feature * feature), 1)
-    (height, width), found, side = feature.shape[2:], [], 1
+    squares, (height, width) = feature * feature, feature.shape[2:]
+    found: list[Tensor] = []
+    side = 0  # of the last windows, from which those of larger ones follow if they are all whole: less to read
     for window in windows:
-        if window % side or height % side or width % side:
-            moments, side = cells, 1  # windows at the border hold fewer cells: their means do not add up to those of larger ones
-        if window > side:
-            moments = F.avg_pool2d(moments, window // side, ceil_mode=True)
-        side = window
+        if side and not (window % side or height % side or width % side):
+            moments = F.avg_pool2d(found[-1], window // side, ceil_mode=True)
+        else:
+            moments = torch.cat([F.avg_pool2d(map_, window, ceil_mode=True) for map_ in (feature, squares)], 1)
         found.append(moments)
+        side = window
     if height % side or width % side:
-        moments = cells
-    return [*found, moments.mean((2, 3), keepdim=True)]
+        return [*found, torch.cat([map_.mean((2, 3), keepdim=True) for map_ in (feature, squares)], 1)]
+    return [*found, found[-1].mean((2, 3), keepdim=True)]
 
 
 def compare(output: Sequence[Tensor], target: Sequence[Tensor], means: float, eps: float) -> Tensor:
@@ -145,9 +146,10 @@ class TextureLoss(FeatureLoss):
 
         loss = CombinedLoss({"l1": torch.nn.L1Loss(), "texture": TextureLoss()})     # restoration, autoencoders, codecs
 
-    L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features are of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). It is 0 for equal images, with a gradient of zero there. In units of ``unit`` the gradient is about three times as
-    long as that of L1 on blurred photographs, which is the weight that super-resolution is tested with; the length grows where
-    the images are nearly equal.
+    L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features
+    are those of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). With the default
+    ``unit`` the gradient is about three times as long as that of the mean absolute difference, on photographs that were reduced
+    by four and enlarged again (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
 
     Args:
         model: as :class:`~cpips.losses.FeatureExtractor` takes it (an encoder or a backbone), or an extractor.
@@ -155,7 +157,7 @@ class TextureLoss(FeatureLoss):
         scales: 1 for the images' own size, 2 for half of it, too ...
         fine: features of the first layer's filters at half their size, too, in steps of 3 px. Not with a backbone.
         windows, means, eps: see :func:`texture_loss`.
-        unit: what the formula is multiplied with.
+        unit: what the formula is multiplied with, so that a weight of 1 beside L1 serves.
         checkpoint, persistent, offline: see :class:`~cpips.losses.FeatureExtractor`.
         reduction, check, value_range: see :class:`~cpips.losses.Loss`.
 
