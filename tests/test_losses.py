@@ -14,8 +14,9 @@ import cpips
 from cpips import CPIPS, ImageError, ModelError
 from cpips.baselines import STLPIPS
 from cpips.encoders import ARCHITECTURES, AnalysisTransform
-from cpips.losses import (CharbonnierLoss, CombinedLoss, ContentLoss, FeatureExtractor, PerceptualLoss, StyleLoss,
-                          TotalVariationLoss, charbonnier_loss, content_loss, gram_matrix, style_loss, total_variation_loss)
+from cpips.losses import (CharbonnierLoss, CombinedLoss, ContentLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TextureLoss,
+                          TotalVariationLoss, charbonnier_loss, content_loss, gram_matrix, style_loss, texture_loss,
+                          total_variation_loss)
 
 
 def encoder() -> AnalysisTransform:
@@ -38,6 +39,7 @@ LOSSES = {  # every kind, small
     "trunk": lambda **kw: ContentLoss(trunk(), distance="l2", taps=("relu1", "fire3"), **kw),
     "style": lambda **kw: StyleLoss(encoder(), **kw),
     "style in patches": lambda **kw: StyleLoss(encoder(), patch=2, taps=("gdn2", "y"), weights={"y": 3}, **kw),
+    "texture": lambda **kw: TextureLoss(encoder(), **kw),
     "charbonnier": lambda **kw: CharbonnierLoss(**kw),
     "anisotropic": lambda **kw: TotalVariationLoss(**kw),
     "isotropic": lambda **kw: TotalVariationLoss(isotropic=True, **kw),
@@ -229,6 +231,7 @@ def test_total_variation_of_flat_and_single_pixels(isotropic):
     lambda x, y: charbonnier_loss(x, y, 0.1), lambda x, y: total_variation_loss(x, True, 0.1),
     lambda x, y: total_variation_loss(x), lambda x, y: gram_matrix(x, 2),
     lambda x, y: style_loss({"t": gram_matrix(x, 3)}, {"t": gram_matrix(y, 3)}),
+    lambda x, y: texture_loss({"t": x}, {"t": y}, windows=(1, 2)),
     *(lambda x, y, d=d: content_loss({"t": x}, {"t": y}, d, weights={"t": 0.3}) for d in ("l1", "l2", "normalized")),
 ])
 def test_gradcheck_of_functions(function):
@@ -288,6 +291,8 @@ LONG = {
     "l2": (lambda **kw: ContentLoss(encoder(), distance="l2", **kw), False),
     "normalised": (lambda **kw: ContentLoss(encoder(), distance="normalized", **kw), False),
     "style": (lambda **kw: StyleLoss(encoder(), patch=2, **kw), True),
+    "texture": (lambda **kw: TextureLoss(**kw), False),
+    "texture, autocast": (lambda **kw: TextureLoss(**kw), True),
     **{name: (LOSSES[name], False) for name in ("charbonnier", *WITHOUT_TARGET)},
 }
 

@@ -1,4 +1,4 @@
-"""Losses for training networks: perceptual, style, pixel and adversarial losses, and named sums of them.
+"""Losses for training networks: texture, perceptual, style, pixel and adversarial losses, and named sums of them.
 
     from cpips.losses import CharbonnierLoss, CombinedLoss, PerceptualLoss
     loss = CombinedLoss({"perceptual": PerceptualLoss(), "charbonnier": (10, CharbonnierLoss())})
@@ -23,13 +23,14 @@ from .features import FeatureExtractor
 from .perceptual import PerceptualLoss
 from .pixels import CharbonnierLoss, TotalVariationLoss, charbonnier_loss, total_variation_loss
 from .style import StyleLoss, gram_matrix, style_loss
+from .texture import TextureLoss, texture_loss
 from .tokens import PatchTokenizer, Tokenizer, VQTokenizer, load_tokenizer
 
 __all__ = [
     "CharbonnierLoss", "CombinedLoss", "ContentLoss", "FeatureExtractor", "Loss", "NonBinaryAdversary", "PatchTokenizer",
-    "PerceptualLoss", "SemanticEnsembleLoss", "StyleLoss", "Tokenizer", "TotalVariationLoss", "UNetDiscriminator",
-    "VQTokenizer", "charbonnier_loss", "content_loss", "gram_matrix", "load_tokenizer", "nonbinary_discriminator_loss",
-    "nonbinary_generator_loss", "style_loss", "total_variation_loss",
+    "PerceptualLoss", "SemanticEnsembleLoss", "StyleLoss", "TextureLoss", "Tokenizer", "TotalVariationLoss",
+    "UNetDiscriminator", "VQTokenizer", "charbonnier_loss", "content_loss", "gram_matrix", "load_tokenizer", "nonbinary_discriminator_loss",
+    "nonbinary_generator_loss", "style_loss", "texture_loss", "total_variation_loss",
 ]
 
 if not TYPE_CHECKING:  # a type checker knows the new names alone

@@ -12,7 +12,7 @@ from ..base import FullReferenceMetric, reduced
 from ..cells import cell_mean
 from ..embedding import Embedding
 from ..errors import ModelError
-from .base import FeatureLoss, Features, TapWeights, at_tap, check_taps, positive
+from .base import UNIT_RANGE, FeatureLoss, Features, TapWeights, ValueRange, at_tap, check_taps, positive
 from .features import FeatureExtractor
 
 DISTANCES = ("l1", "l2", "normalized")
@@ -73,7 +73,7 @@ class ContentLoss(FeatureLoss):
         taps: default: all of the extractor's for ``'normalized'``, the deepest for the others.
         weights, eps: see :func:`content_loss`.
         checkpoint, persistent, offline: of the extractor, see :class:`~cpips.losses.FeatureExtractor`.
-        reduction, check: see :class:`~cpips.losses.Loss`.
+        reduction, check, value_range: see :class:`~cpips.losses.Loss`.
 
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting, or a metric for ``model``.
@@ -91,8 +91,8 @@ class ContentLoss(FeatureLoss):
     def __init__(self, model: pretrained.Source | FeatureExtractor = pretrained.DEFAULT_MODEL, *, distance: str = "l2",
                  taps: str | Sequence[str] | None = None, weights: TapWeights | None = None, eps: float = 1e-6,
                  checkpoint: bool = False, persistent: bool = False, offline: bool | None = None, reduction: str = "mean",
-                 check: str = "auto"):
-        super().__init__(reduction=reduction, check=check)
+                 check: str = "auto", value_range: ValueRange = UNIT_RANGE):
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
         self.distance, self.eps = _checked(distance), positive(eps)
         if isinstance(model, FullReferenceMetric):
             raise ModelError(f"{model.name} is a metric, which has a distance of its own: use PerceptualLoss, or give an encoder "

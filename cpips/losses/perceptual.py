@@ -15,7 +15,7 @@ from ..baselines.trunks import NETS
 from ..embedding import Embedding
 from ..errors import ImageError, ModelError
 from ..metric import CPIPS
-from .base import OUTPUT, TARGET, Loss, Target
+from .base import OUTPUT, TARGET, UNIT_RANGE, Loss, Target, ValueRange
 from .content import ContentLoss
 from .features import FeatureExtractor
 
@@ -34,7 +34,7 @@ class PerceptualLoss(Loss):
         model: as :class:`cpips.CPIPS` takes it, or a metric made already, of which a copy is used
             (``cpips.create_metric("lpips-vgg")``, say).
         distance: ``'metric'``. Others are deprecated: they make a :class:`~cpips.losses.ContentLoss`.
-        reduction, check: see :class:`~cpips.losses.Loss`.
+        reduction, check, value_range: see :class:`~cpips.losses.Loss`.
         settings: of :class:`cpips.CPIPS`, for a model: ``form``, ``taps``, ``weights``, ``scales``, ``root``, ``eps``,
             ``strip``, ``checkpoint`` (for large images), ``offline``; and ``persistent``, which is ``False`` here: ``True``
             puts the weights into ``state_dict()`` of this module and of its parents.
@@ -59,8 +59,8 @@ class PerceptualLoss(Loss):
         return ContentLoss(*args, distance=distance.replace("normalised", "normalized"), **settings)
 
     def __init__(self, model: pretrained.Source | FullReferenceMetric = pretrained.DEFAULT_MODEL, *, distance: str = "metric",
-                 reduction: str = "mean", check: str = "auto", **settings: Any):
-        super().__init__(reduction=reduction, check=check)
+                 reduction: str = "mean", check: str = "auto", value_range: ValueRange = UNIT_RANGE, **settings: Any):
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
         self.metric = _metric(model, **settings)
         self.min_side, self.name = self.metric.min_side, self.metric.name
 
