@@ -137,6 +137,14 @@ def test_bytes_are_bytes_in_every_range():
     assert torch.equal(CharbonnierLoss(value_range=(-1, 1))(x, y), CharbonnierLoss()(x, y))
 
 
+def test_two_losses_of_texture_share_no_features():
+    extractor = FeatureExtractor("random")
+    loss = CombinedLoss({"a": TextureLoss(extractor), "b": TextureLoss(extractor, taps=("gdn1",))})
+    x, y = torch.rand(2, 1, 3, 64, 64)
+    total, parts = loss(x, y)
+    assert torch.allclose(total, sum(loss.terms[name](x, y) for name in "ab")) and set(parts) == {"a", "b", "total"}
+
+
 def test_terms_of_two_ranges_share_no_features():
     extractor = FeatureExtractor("random")
     loss = CombinedLoss({"a": ContentLoss(extractor, distance="l1"),

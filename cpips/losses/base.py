@@ -178,7 +178,7 @@ def at_tap(tap: str, output: Features, target: Features,
 class FeatureLoss(Loss):
     """What the losses of features share: a :class:`FeatureExtractor`, its taps, their weights, targets encoded once."""
 
-    extractor: FeatureExtractor
+    extractor: FeatureExtractor | None  # None where features are of several sizes, and not shared
     taps: tuple[str, ...]
 
     def _set(self, extractor: FeatureExtractor, taps: tuple[str, ...], weights: TapWeights | None,
@@ -244,12 +244,13 @@ class FeatureLoss(Loss):
         return Embedding(tuple(kept[tap] for tap in self.taps), (), (target.shape[2], target.shape[3]), self._key)
 
     def _extracted(self, image: Tensor) -> Features:
+        assert self.extractor is not None  # a loss without one has its own way
         return self.extractor(image, self.taps)
 
     @property
     def _strides(self) -> dict[str, int] | None:
         """Pixels that a cell of each tap covers, where they are whole numbers."""
-        return self.extractor.strides
+        return None if self.extractor is None else self.extractor.strides
 
     # ---- what a subclass gives ----------------------------------------------------------------------------------------
 

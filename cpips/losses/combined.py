@@ -67,7 +67,8 @@ class CombinedLoss(nn.Module):
         losses = {name: term for name, term in self.terms.items() if isinstance(term, FeatureLoss)}
         groups: dict[tuple[int, ValueRange], list[str]] = {}
         for name, term in losses.items():
-            groups.setdefault((id(term.extractor), term.value_range), []).append(name)
+            if term.extractor is not None:
+                groups.setdefault((id(term.extractor), term.value_range), []).append(name)
         self._groups = [names for names in groups.values() if len(names) > 1]
 
     def forward(self, output: Tensor, target: "Tensor | Mapping[str, Target] | None" = None,

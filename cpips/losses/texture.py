@@ -221,6 +221,7 @@ class TextureLoss(FeatureLoss):
         """Maps by name, the finest first."""
         maps = {}
         if self.fine:
+            assert isinstance(self.backbone.net, AnalysisTransform)  # see __init__
             maps["fine"] = fine_features(self.backbone.net, image)
         for scale in range(self.scales):
             image = F.avg_pool2d(image, 2, ceil_mode=True) if scale else image
