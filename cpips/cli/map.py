@@ -63,7 +63,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     from ..viz import heatmap
 
     if not hasattr(metric, "map"):
-        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`), LPIPS or DISTS")
+        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
     if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ImageError(f"{output}: the suffix sets the format, and {output.suffix!r} is not an image format: use .png")
     x, y = (load(path, metric.background)[None] for path in (reference, image))
