@@ -181,21 +181,21 @@ def test_parts_of_the_loss_are_in_the_history(images, tmp_path):
     assert run.history[0]["loss"] == pytest.approx(2 * run.history[0]["pixels"])
 
 
-def test_a_stopped_run_ends_between_two_steps_and_resumes_to_the_same_weights(images, tmp_path):
+@pytest.mark.parametrize("last", [3, 6])
+def test_a_stopped_run_ends_between_two_steps_and_resumes_to_the_same_weights(images, tmp_path, last):
     run = tuner(images, tmp_path / "run")
     train_step = run.train_step
 
     def stopped(drawn):
-        run.stop = run.step == 2  # in the middle of the third step
+        run.stop = run.step == last - 1  # in the middle of the step
         return train_step(drawn)
 
     run.train_step = stopped
     with pytest.raises(KeyboardInterrupt):
         run.run()
-    assert run.step == 3
-    run.save()
+    assert run.step == last and run.complete == (last == 6) and not (tmp_path / "run" / "codec.safetensors").exists()
     again = tuner(images, tmp_path / "run")
-    assert again.step == 3
+    assert again.step == last and again.complete == run.complete
     whole = weights(tuner(images, tmp_path / "whole").run())
     resumed = weights(again.run())
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

@@ -74,7 +74,6 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        trainer.save()
         if first:
             say(f"interrupted at step {trainer.step} of {steps}: saved; the same command continues from there")
         raise
@@ -85,9 +84,10 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
 
 @contextmanager
 def stop_between_steps(run: Run[Any]) -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the step: a checkpoint of half a step would not resume to the same weights.
+    """Let Ctrl-C wait for the end of the step, and save: a checkpoint of half a step would not resume to the same weights.
 
-    A second Ctrl-C stops at once and leaves the last checkpoint.
+    A second Ctrl-C stops at once and leaves the last checkpoint. So does the first one after the last step, whose checkpoint is
+    there: the export of the weights is taken up again from it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -95,9 +95,10 @@ def stop_between_steps(run: Run[Any]) -> Iterator[None]:
 
     def ask(number: int, frame: Any) -> None:
         if run.stop:
-            signal.signal(signal.SIGINT, before)
             raise SystemExit(130)
         run.stop = True
+        if run.complete:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -64,7 +64,6 @@ def _tune(settings: TuneConfig, data_root: Path, output: Path, where: str) -> No
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        tuner.save()
         say(f"interrupted at step {tuner.step} of {steps}: saved; the same command continues from there")
         raise
     say(f"tuned {steps} steps, bitstreams unchanged: {weights}\ntry it:  cpips decompress FILE.cpz --codec {weights}")

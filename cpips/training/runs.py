@@ -45,7 +45,8 @@ class Run(ABC, Generic[Drawn]):
     def __init__(self, plan: Plan, out: Path, device: torch.device):
         self.out, self.device, self._plan = Path(out), device, plan
         self.step, self.seconds = 0, 0.0
-        self.stop = False  # set, from a signal's handler say, it ends the run between two steps
+        self.stop = False  # set, from a signal's handler say, it ends the run between two steps, with a checkpoint
+        self.complete = False  # whether the last step has its checkpoint: what is left can be interrupted at any moment
         self.out.mkdir(parents=True, exist_ok=True)
 
     # ---- what a subclass gives ----------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ class Run(ABC, Generic[Drawn]):
 
         Raises:
             FloatingPointError: a gradient that is not finite.
-            KeyboardInterrupt: ``stop`` was set.
+            KeyboardInterrupt: ``stop`` was set; the checkpoint is that of the last step that was made.
         """
         plan = self._plan
         until = plan.steps if until is None else min(until, plan.steps)
@@ -109,6 +110,7 @@ class Run(ABC, Generic[Drawn]):
         begun = time.monotonic()
         for drawn in prefetch(self.draw, range(self.step, until)):
             if self._stopped():
+                self.save()
                 raise KeyboardInterrupt
             window.append(self.train_step(drawn))
             if self.step % plan.log_every == 0 or self.step == until:
@@ -124,6 +126,8 @@ class Run(ABC, Generic[Drawn]):
                 window = []
             if self.step % plan.checkpoint_every == 0 or self.step == until:
                 self.save()
+        if self.stop:
+            raise KeyboardInterrupt
         return self._finish() if self.step == plan.steps else None
 
     # ---- the checkpoint -----------------------------------------------------------------------------------------------
@@ -137,6 +141,7 @@ class Run(ABC, Generic[Drawn]):
         if self.first:
             state = {**self._state(), "step": self.step, "seconds": self.seconds}
             replace(self.checkpoint, lambda path: torch.save(state, path))
+        self.complete = self.step == self._plan.steps
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():
@@ -147,6 +152,7 @@ class Run(ABC, Generic[Drawn]):
                                "folder, or delete this one")
         self._load(state)
         self.step, self.seconds = state["step"], state["seconds"]
+        self.complete = self.step == self._plan.steps
         log.info("resumed at step %d of %d", self.step, self._plan.steps)
 
 
