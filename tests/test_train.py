@@ -302,7 +302,7 @@ def test_log_of_a_run_killed_before_its_first_checkpoint_is_dropped(run, data_ro
 
 
 def test_other_settings_are_refused_in_the_same_folder(run, data_root):
-    with pytest.raises(ValueError, match="lmbda, optimizer.*another output folder"):
+    with pytest.raises(WeightsError, match="lmbda, optimizer.*another output folder"):
         Trainer(dataclasses.replace(CONFIG, lmbda=0.02, optimizer="soap"), data_root, run)
     Trainer(dataclasses.replace(CONFIG, notes="may change"), data_root, run)
 
