@@ -51,7 +51,7 @@ TRAINING: dict[str, Callable[[], torch.nn.Module]] = {
     "squeeze:fire5": lambda: ContentLoss(FeatureExtractor("squeeze", trunk="random"), taps="fire5"),
     "charbonnier": CharbonnierLoss,
 }
-CASES = [(side, 8, dtype) for side in (128, 256) for dtype in ("float32", "bfloat16")]
+CASES = [(side, batch, dtype) for side, batch in ((128, 4), (256, 2)) for dtype in ("float32", "bfloat16")]
 SIZES = [(64, 16), (256, 2), (512, 1), (1536, 1)]
 LARGE = [name for name in LOSSES if name.startswith(("cpips-lite@0.1", "hyperprior")) and "all taps" not in name]  # at 1536 px
 

@@ -295,7 +295,7 @@ def losses_training() -> str:
     from losses import training_report
 
     result = kept("losses_training")
-    return f"{training_report(result)}\n\n(Batches of 8; {machine(result)}.)"
+    return f"{training_report(result)}\n\n(128 px: batches of 4, 256 px: of 2; {machine(result)}.)"
 
 
 def missing_detail() -> str:

@@ -220,9 +220,9 @@ class TextureLoss(FeatureLoss):
     def _extracted(self, image: Tensor) -> Features:
         """Maps by name, the finest first."""
         maps = {}
-        if self.fine:
-            assert isinstance(self.backbone.net, AnalysisTransform)  # see __init__
-            maps["fine"] = fine_features(self.backbone.net, image)
+        net = self.backbone.net
+        if self.fine and isinstance(net, AnalysisTransform):
+            maps["fine"] = fine_features(net, image)
         for scale in range(self.scales):
             image = F.avg_pool2d(image, 2, ceil_mode=True) if scale else image
             maps.update({f"{tap}/{1 << scale}": feature for tap, feature in self.backbone(image, self.taps).items()})
