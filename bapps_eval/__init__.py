@@ -12,7 +12,7 @@ or with arrays of your own:
 
 import importlib.util as _util
 
-if _absent := [name for name in ("scipy", "pyarrow", "jinja2") if _util.find_spec(name) is None]:
+if _absent := [name for name in ("scipy", "pyarrow", "jinja2", "pandas") if _util.find_spec(name) is None]:
     raise ImportError(f"bapps_eval needs {', '.join(_absent)}: pip install 'cpips[eval]' -c constraints.txt")
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

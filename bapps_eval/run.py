@@ -15,17 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 import cpips
 from cpips._utils.io import stamp
 from cpips._utils.journal import Journal, journal_path
 from cpips._utils.threads import prefetch
-from cpips.base import FullReferenceMetric, widen
+from cpips.base import FullReferenceMetric
 from cpips.batch.pairs import MAX_PIXELS, block_rows
+from cpips.batch.references import SharedReferences
 from cpips.batch.run import dtype_name
 from cpips.errors import CpipsError, TableError
-from cpips.metric import CPIPS, Embedding
 
 from . import distances
 from .dataset import Dataset, DatasetError, Images
@@ -50,7 +49,7 @@ def compared(dataset: Dataset, metric: FullReferenceMetric, rows: range, batch_s
     :func:`~cpips.batch.pairs.block_rows`, so that a run from any such multiple on has the same ones."""
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
-    return _compared(dataset, _Comparer(dataset, metric), rows, batch_size, workers)
+    return _compared(dataset, _Comparer(dataset, metric, block_rows(batch_size)), rows, batch_size, workers)
 
 
 def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size: int = 32, workers: int = 2,
@@ -62,7 +61,7 @@ def run(dataset: Dataset, metric: FullReferenceMetric, out: Path, *, batch_size:
 
     Items are appended to a journal as they come: interrupted at any moment and called again, the run goes on after the last
     whole line, or from the first item on whose image files have another size or modification time than when it was compared.
-    A run that is complete already is read back. A reference is encoded once per triplet.
+    A run that is complete already is read back. A reference is encoded once while neighbors share it.
 
     Args:
         batch_size: most items compared at once; of large images fewer. Out of memory halves it for the rest of the run.
@@ -219,11 +218,10 @@ def _batches(dataset: Dataset, rows: range, batch_size: int, workers: int) -> It
 class _Comparer:
     """Compares a batch. ``room`` is the largest batch that is known to fit into memory."""
 
-    def __init__(self, dataset: Dataset, metric: FullReferenceMetric):
-        self.dataset, self.metric = dataset, metric
+    def __init__(self, dataset: Dataset, metric: FullReferenceMetric, rows: int):
+        self.dataset, self.metric, self.block_rows = dataset, metric, rows
         self.room = len(dataset)
-        self.known: dict[str, Embedding] = {}  # of the last reference of a MOS set, which many items share
-        self.features: dict[tuple[str | int, ...], Any] = {}  # the same, of other metrics
+        self.shared = SharedReferences(metric)
 
     def __call__(self, batch: _Batch) -> tuple[NDArray[Any], float]:
         """Values ``(b,k)`` and the seconds that they took, without the way to the device."""
@@ -246,34 +244,11 @@ class _Comparer:
         metric = self.metric
         if self.dataset.task == "2afc":
             return list(metric.triplet(*tensors))
-        if self.dataset.task == "mos" and isinstance(metric, CPIPS):
-            return [metric.distance(self._references(metric, batch, tensors[0]), metric.embed(tensors[1]))]
-        # a metric that compares features, and not images: its _compare is the base class's
-        if self.dataset.task == "mos" and type(metric)._compare is FullReferenceMetric._compare:
-            return [self._by_features(metric, batch, *tensors)]
+        if self.dataset.task == "mos":
+            names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
+            references, images = tensors
+            return [self.shared.distances(names, references, images, batch.begin // self.block_rows)]
         return [metric(*tensors)]
-
-    def _references(self, metric: CPIPS, batch: _Batch, images: Tensor) -> Embedding:
-        """Embeddings of the batch's references, each encoded once while neighbors share it."""
-        names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
-        size = tuple(images.shape[2:])
-        self.known = {name: e for name, e in self.known.items() if name in names and tuple(e.size) == size}
-        for name, image in zip(names, images):
-            if name not in self.known:
-                self.known[name] = metric.embed(image[None])
-        return Embedding.cat([self.known[name] for name in names])
-
-    def _by_features(self, metric: FullReferenceMetric, batch: _Batch, references: Tensor, images: Tensor) -> Tensor:
-        """Distances of a metric that compares features; those of a reference are computed once while neighbors share it."""
-        x, y = widen(*metric._prepare_pair(references, images))
-        names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
-        keys = [(name, *x.shape[2:]) for name in names]
-        self.features = {key: features for key, features in self.features.items() if key in keys}
-        for i, key in enumerate(keys):
-            if key not in self.features:
-                self.features[key] = metric._features(x[i : i + 1])
-        features = tree_map(lambda *parts: torch.cat(parts), *(self.features[key] for key in keys))
-        return metric._mark_invalid(metric._compare_features(features, metric._features(y)), x, y)
 
 
 def _wait(device: torch.device) -> None:

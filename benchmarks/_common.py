@@ -9,8 +9,10 @@ import platform
 import re
 import subprocess
 from pathlib import Path
+from typing import Any, Iterator
 
 import numpy as np
+import pandas
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,6 +24,23 @@ from cpips.pretrained import read_weights, weights_dir
 RESULTS = Path(__file__).parent / "results"
 # docs/data.md says what belongs there
 DATA = Path(os.environ.get("CPIPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+# the large parts of results, records of which each is a row of a CSV: keys, with a star after those of which there are several
+TABLES = {
+    "ablation": ("variants",),
+    "agreement": ("comparisons*.scores", "comparisons*.duels"),
+    "family": ("differences", "models"),
+    "fast-speed": ("speed*.metrics",),
+    "index": ("recall",),
+    "losses": ("cases*.losses",),
+    "probe_matrix": ("metrics*.restoration", "metrics*.findings", "metrics"),
+    "rate_distortion": ("codecs*.images", "codecs"),
+    "recovery": ("losses",),
+    "refinement": ("objectives.rows",),
+    "semantic_ensemble": ("rows",),
+    "speed": ("cases*.metrics",),
+    "style_encoders": ("models",),
+}
 
 
 def machine() -> dict:
@@ -42,18 +61,96 @@ def commit() -> str:
 
 
 def save(name: str, result: dict, folder: Path | None = None) -> Path:
-    """Store a result as ``results/NAME.json``, or in another ``folder``."""
-    folder = folder or RESULTS
+    """Store a result as ``results/NAME.json``, or in another ``folder``; its :data:`TABLES` as ``NAME-PART.csv`` beside it."""
+    return write({"machine": machine(), **result}, name, folder or RESULTS)
+
+
+def write(result: dict, name: str, folder: Path) -> Path:
+    """As :func:`save`, of a result that says already where it was measured."""
     folder.mkdir(exist_ok=True)
+    result, tables = json.loads(json.dumps(result)), {}
+    for place in TABLES.get(name, ()):
+        *parents, last = place.split(".")
+        rows = []
+        for index, container in list(_at(result, parents)):
+            if last in container:
+                for key, record in _items(container[last]):
+                    rows.append({**index, last: key, **{path: _cell(value) for path, value in _flat(record)}})
+                container[last] = type(container[last])()
+        if not rows:
+            continue
+        file = f"{name}-{last}.csv"
+        tables[file] = place
+        replace(folder / file, lambda partial: pandas.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n"))
+    text = json.dumps(result | ({"tables": tables} if tables else {}), indent=1) + "\n"
     path = folder / f"{name}.json"
-    text = json.dumps({"machine": machine(), **result}, indent=1) + "\n"
     replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
 
 
-def kept(name: str) -> dict:
-    """A result as :func:`save` kept it."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def kept(name: str, folder: Path = RESULTS) -> dict:
+    """A result as :func:`save` kept it, with its tables in their places."""
+    result = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    for file, place in reversed(result.pop("tables", {}).items()):  # what holds others comes after them
+        *parents, last = place.split(".")
+        for row in pandas.read_csv(folder / file, dtype=str, keep_default_na=False).to_dict("records"):
+            container = result
+            for part in parents:
+                container = container[part.removesuffix("*")]
+                if part.endswith("*"):
+                    key = row.pop(part[:-1])
+                    container = container[int(key) if isinstance(container, list) else key]
+            key, record = row.pop(last), {}
+            for path, cell in row.items():
+                if cell:
+                    *outer, name = path.split("/")
+                    inner = record
+                    for part in outer:
+                        inner = inner.setdefault(part, {})
+                    inner[name] = _value(cell)
+            if isinstance(container[last], list):
+                container[last].append(record)
+            else:
+                container[last][key] = record
+    return result
+
+
+def _at(node: Any, parents: list[str], index: dict[str, Any] = {}) -> Iterator[tuple[dict[str, Any], Any]]:
+    """What lies below the keys ``parents``, of each of which ``part*`` are several; and the keys of those."""
+    if not parents:
+        yield index, node
+        return
+    part, *rest = parents
+    name = part.removesuffix("*")
+    if name not in node:  # a run of some parts
+        return
+    for key, child in _items(node[name]) if name != part else [(None, node[name])]:
+        yield from _at(child, rest, {**index, **({name: key} if name != part else {})})
+
+
+def _items(container: Any) -> Iterator[tuple[Any, Any]]:
+    return iter(container.items() if isinstance(container, dict) else enumerate(container))
+
+
+def _flat(record: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in a record of records, with their keys, joined by slashes."""
+    if not isinstance(record, dict) or not record:
+        yield path, record
+        return
+    for key, value in record.items():
+        yield from _flat(value, f"{path}/{key}" if path else key)
+
+
+def _cell(value: Any) -> str:
+    """Words as they are, anything else in JSON."""
+    return value if isinstance(value, str) and value and _value(value) == value else json.dumps(value)
+
+
+def _value(cell: str) -> Any:
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -32,7 +32,7 @@ from cpips._utils.io import replace
 from cpips.codec.evaluate import evaluate_codec, load_codec, psnr_8bit
 from cpips.codec.files import save_picture
 from cpips.codec.model import Codec
-from cpips.losses import FeatureExtractor, PerceptualLoss
+from cpips.losses import ContentLoss, FeatureExtractor
 from cpips.training.checkerboard import checkerboard_energy, checkerboard_index
 from cpips.training.data import Crops, Labelled
 from cpips.training.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams
@@ -142,7 +142,7 @@ class Judges:
 
     def __init__(self):
         squeeze = FeatureExtractor("squeeze", trunk=DATA / "weights" / "squeezenet1_1_features.pth")
-        features = PerceptualLoss(squeeze, distance="normalised", taps=("fire5", "fire9"))
+        features = ContentLoss(squeeze, distance="normalized", taps=("fire5", "fire9"))
         metrics = {"ssim": cpips.create_metric("ssim"),
                    "lpips-alex": cpips.create_metric("lpips-alex", **trunk_and_heads("lpips-alex")),
                    "cpips": cpips.CPIPS(), "features": features}

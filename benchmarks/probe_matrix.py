@@ -5,7 +5,7 @@
 The metrics are as they come (LPIPS with its genuine backbones, where they are available), on crops of Kodak, halved, with few
 steps: SETTINGS says how many, and ``--share`` how many of these. Metrics that need larger images (MS-SSIM: 185 px) are
 left out. What lies in the cache is not measured again.
-``results/probe_matrix.json`` keeps the numbers without the curves; the figures go to ``docs/``.
+``results/probe_matrix.json`` and its tables keep what the page shows, everything else stays in the cache; the figures go to ``docs/``.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def main() -> None:
                 result.save(stem.with_suffix(".json"))
                 print(f"{probe} of {name}: {result.settings['seconds']} s, {len(result.findings)} findings", file=sys.stderr,
                       flush=True)
-            found[name][probe] = brief(ProbeResult.load(stem.with_suffix(".json")).to_dict())
+            found[name][probe] = ProbeResult.load(stem.with_suffix(".json")).to_dict()
             pictures[name][probe] = torch.load(stem.with_suffix(".pt"))
-    result = {"what": "every probe of each metric; CPU seconds of each under settings", "images": list(CROPS),
-              "side": args.side, "share": args.share, "metrics": found}
+    result = {"what": "every probe of each metric; seconds of the CPU", "images": list(CROPS), "side": args.side, "share": args.share,
+              "metrics": {name: brief(probes) for name, probes in found.items()}}
     if "restoration" in args.probes:
         draw_numbers(result, DOCS / "probe_matrix.png")
         draw_pictures(pictures, DOCS / "probe_pictures.png")
@@ -114,11 +114,17 @@ def run(probe: str, metric: FullReferenceMetric, metrics: dict[str, FullReferenc
     return PROBES[probe](metric, images if probe in BATCHES else images[-1:], **settings)
 
 
-def brief(value: object) -> object:
-    """Without the curves."""
-    if isinstance(value, dict):
-        return {key: brief(item) for key, item in value.items() if key != "curve"}
-    return value
+def brief(probes: dict[str, dict]) -> dict:
+    """What the page needs of one metric's probes: the numbers of the table; of each task, and each judge, its distances before and
+    after; and the findings."""
+    first = next(iter(probes.values()))
+    tasks = probes["restoration"]["result"]["tasks"] if "restoration" in probes else {}
+    return {"signature": first["signature"], "seconds": {probe: found["settings"]["seconds"] for probe, found in probes.items()},
+            "numbers": summary(probes),
+            "restoration": {task: {judge: [float(value) for value in pair[:2]] for judge, pair in told["scores"].items()}
+                            for task, told in tasks.items()},
+            "findings": [{"probe": probe, "kind": finding["kind"], "text": finding["text"]}
+                         for probe, found in probes.items() for finding in found["result"]["findings"]]}
 
 
 # ---- the tables -----------------------------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ FORMATS = {"recovery, dB from noise": "{:.1f}", "from JPEG": "{:+.1f}", "from bl
 
 def report(result: dict) -> str:
     """Markdown: a row for each metric."""
-    numbers = {name: summary(probes) for name, probes in result["metrics"].items()}
+    numbers = {name: told["numbers"] for name, told in result["metrics"].items()}
     columns = list(next(iter(numbers.values())))
     rows = [[name, *(FORMATS[column].format(row[column]) for column in columns)] for name, row in numbers.items()]
     return table(["metric", *columns], rows)
@@ -170,10 +176,9 @@ def restored(result: dict) -> dict[str, dict[str, dict[str, float]]]:
     """By task, objective and judge: the judge's distance over that of what was optimized for the MSE."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     metrics = result["metrics"]
-    for task in next(iter(metrics.values()))["restoration"]["result"]["tasks"]:
-        scores = {name: {judge: float(pair[1]) for judge, pair in probes["restoration"]["result"]["tasks"][task]["scores"].items()}
-                  for name, probes in metrics.items()}
-        plain = {judge: float(pair[0]) for judge, pair in metrics["mse"]["restoration"]["result"]["tasks"][task]["scores"].items()}
+    for task in next(iter(metrics.values()))["restoration"]:
+        scores = {name: {judge: pair[1] for judge, pair in told["restoration"][task].items()} for name, told in metrics.items()}
+        plain = {judge: pair[0] for judge, pair in metrics["mse"]["restoration"][task].items()}
         found[task] = {name: {judge: row[judge] / scores["mse"][judge] for judge in metrics}
                        for name, row in {"(nothing done)": plain, **scores}.items()}
     return found
@@ -194,8 +199,7 @@ def weaknesses(result: dict, names: tuple[str, ...] = ("cpips-lite@0.1", "cpips"
     lines = []
     for name in names:
         lines.append(f"`{name}`:\n")
-        for probe, found in result["metrics"][name].items():
-            lines += [f"- {probe}, {finding['kind']}: {finding['text']}" for finding in found["result"]["findings"]]
+        lines += [f"- {found['probe']}, {found['kind']}: {found['text']}" for found in result["metrics"][name]["findings"]]
         lines.append("")
     return "\n".join(lines).strip()
 

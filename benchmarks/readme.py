@@ -291,6 +291,21 @@ def sr_losses() -> str:
     return written("sr_losses")
 
 
+def losses_training() -> str:
+    from losses import training_report
+
+    result = kept("losses_training")
+    return f"{training_report(result)}\n\n(128 px: batches of 4, 256 px: of 2; {machine(result)}.)"
+
+
+def missing_detail() -> str:
+    return f"{written('missing_detail')}\n\n({len(kept('missing_detail')['images'])} photographs.)"
+
+
+def texture_loss() -> str:
+    return written("texture_loss")
+
+
 def style_encoders() -> str:
     return written("style_encoders")
 
@@ -359,8 +374,8 @@ PAGES = {
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/calibration.md": (judged, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
-    "docs/losses.md": (recovery, losses),
-    "docs/losses_at_work.md": (sr_losses, style_encoders),
+    "docs/losses.md": (recovery, losses, losses_training),
+    "docs/losses_at_work.md": (missing_detail, texture_loss, sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
     "docs/models.md": (models, cards),
     "docs/probes.md": (probe_matrix,),

@@ -22,7 +22,7 @@ import cpips
 from _common import DATA, save, table, trunk_and_heads
 from bapps_eval.probes import Descent, descend
 from cpips._utils.io import replace
-from cpips.losses import CharbonnierLoss, CombinedLoss, Loss, PerceptualLoss, StyleLoss, TotalVariationLoss
+from cpips.losses import CharbonnierLoss, CombinedLoss, ContentLoss, Loss, PerceptualLoss, StyleLoss, TotalVariationLoss
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "recovery.png"
 
@@ -37,9 +37,9 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "perceptual: hyperprior-q4": lambda: PerceptualLoss("hyperprior-q4"),
     "perceptual: lpips-alex": lambda: lpips("lpips-alex"),
     "perceptual: lpips-squeeze": lambda: lpips("lpips-squeeze"),
-    "latent L2: cpips-lite@0.1": lambda: PerceptualLoss("cpips-lite@0.1", distance="l2"),
-    "all taps, L1: cpips-lite@0.1": lambda: PerceptualLoss("cpips-lite@0.1", distance="l1", taps=("gdn1", "gdn2", "y")),
-    "all taps, normalised: cpips-lite@0.1": lambda: PerceptualLoss("cpips-lite@0.1", distance="normalised"),
+    "latent L2: cpips-lite@0.1": lambda: ContentLoss("cpips-lite@0.1", distance="l2"),
+    "all taps, L1: cpips-lite@0.1": lambda: ContentLoss("cpips-lite@0.1", distance="l1", taps=("gdn1", "gdn2", "y")),
+    "all taps, normalised: cpips-lite@0.1": lambda: ContentLoss("cpips-lite@0.1", distance="normalized"),
     "style: cpips-lite@0.1": lambda: StyleLoss("cpips-lite@0.1"),
     "style in patches of 4: cpips-lite@0.1": lambda: StyleLoss("cpips-lite@0.1", patch=4),
     "total variation (anisotropic)": TotalVariationLoss,

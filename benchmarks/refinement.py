@@ -13,7 +13,6 @@ whole Kodak images for 2000 steps.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 import cpips
-from _common import DATA, RESULTS, is_plain, save, save_picture, shipped, table, trunk_and_heads
+from _common import DATA, RESULTS, is_plain, kept, save, save_picture, shipped, table, trunk_and_heads
 from cpips.codec.container import Bitstream, pack
 from cpips.codec.evaluate import psnr_8bit
 from cpips.codec.files import open_codec
@@ -188,8 +187,7 @@ def main() -> None:
         result["qualities"] = qualities(args.quality_side, args.quality_steps, names)
     print(report(result))
     if not args.smoke:
-        kept = RESULTS / "refinement.json"
-        before = json.loads(kept.read_text()) if kept.exists() else {}  # the other part, if this run had one alone
+        before = kept("refinement") if (RESULTS / "refinement.json").exists() else {}  # the other part, if this run had one alone
         result = {"what": "refinement of latents: objectives at equal bits, and BD-rate of rate and distortion",
                   **{part: before[part] for part in ("objectives", "qualities") if part in before}, **result}
         print(save("refinement", result))

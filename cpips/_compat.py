@@ -43,6 +43,9 @@ MOVED = {
 MOVED_NAMES = {
     "cpips.batch.tables": {"finite": ("cpips._utils.io", "finite")},
     "cpips.codec.container": {"check_codec": ("cpips.codec.files", "check_codec")},
+    "cpips.losses": {"perceptual_loss": ("cpips.losses.content", "content_loss")},
+    "cpips.losses.perceptual": {"DISTANCES": ("cpips.losses.content", "DISTANCES"),
+                                "perceptual_loss": ("cpips.losses.content", "content_loss")},
     "cpips.registry": {"UserMetric": ("cpips.base", "UserMetric")},
     "cpips.training.data": {"SUFFIXES": ("cpips._utils.io", "IMAGE_SUFFIXES"), "prefetch": ("cpips._utils.threads", "prefetch")},
 }

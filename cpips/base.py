@@ -243,8 +243,8 @@ class FullReferenceMetric(ImageModule):
 
 
 class FeatureMetric(FullReferenceMetric):
-    """Base of the metrics that encode each image and compare the features; a subclass gives :meth:`_features`, a list of
-    ``(N,C,h,w)``, and :meth:`_compare_features`."""
+    """Base of the metrics that encode each image and compare the features, :class:`cpips.CPIPS` among them; a subclass gives
+    :meth:`_features`, a list of ``(N,C,h,w)``, and :meth:`_compare_features`."""
 
     def embed(self, image: images.ImageLike) -> Embedding:
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Callable, Iterable, Iterator, Sequence
@@ -48,9 +49,14 @@ class Embedding:
     def __iter__(self) -> Iterator["Embedding"]:
         return (self[i] for i in range(len(self)))
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
+    def apply(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
         """With ``function`` of each feature in its place."""
         return self._with(function(feature) for feature in self.features)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
+        """The old name of :meth:`apply`."""
+        warnings.warn("Embedding.map is called apply now", DeprecationWarning, stacklevel=2)
+        return self.apply(function)
 
     def to(self, *args: Any, **kwargs: Any) -> "Embedding":
         """As :meth:`torch.Tensor.to`."""

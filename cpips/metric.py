@@ -24,11 +24,11 @@ from torch import Tensor
 
 from . import contrast, forms, images, pretrained
 from ._version import __version__
-from .base import FullReferenceMetric
+from .base import FeatureMetric
 from .cells import cell_mean, check_mask, root_slope, wide
 from .contrast import ContrastHead
-from .embedding import Embedding, check_comparable, paired
-from .encoders import STRIDE, AnalysisTransform, tensors_digest
+from .embedding import Embedding, paired
+from .encoders import STRIDE, tensors_digest
 from .errors import ImageError, ModelError
 from .forms import FORMS
 from .tiling import Tiling
@@ -39,7 +39,7 @@ MAX_SCALES = 10  # at the tenth a cell of the latent covers 8192 px
 MAX_WEIGHT = 1e20  # of a channel: sums of products with squared features stay finite in float32
 
 
-class CPIPS(FullReferenceMetric):
+class CPIPS(FeatureMetric):
     """Perceptual distance between images, from a codec's encoder. Lower is closer; 0 for equal images.
 
     Args:
@@ -72,6 +72,16 @@ class CPIPS(FullReferenceMetric):
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
         WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> metric = cpips.CPIPS("random")   # without a name: cpips-lite
+        >>> reference, image = torch.rand(2, 2, 3, 64, 64)
+        >>> metric(reference, image).shape
+        torch.Size([2])
+        >>> metric.map(reference, image).shape   # its mean over the pixels is the distance
+        torch.Size([2, 1, 64, 64])
+        >>> metric(reference, reference)
+        tensor([0., 0.])
     """
 
     def __init__(
@@ -226,17 +236,6 @@ class CPIPS(FullReferenceMetric):
         """
         a, b = paired(self._own(a), self._own(b))
         return self._reduce(self._compare_features(a, b, mask), reduction)
-
-    def pairwise(self, a: images.ImageLike | Embedding, b: images.ImageLike | Embedding | None = None) -> Tensor:
-        """All distances ``(A,B)`` between A and B images (or embeddings): A + B encodings, A * B comparisons.
-
-        Args:
-            b: default: the images of ``a`` among themselves.
-        """
-        a = self._own(a) if isinstance(a, Embedding) else self.embed(a)
-        b = a if b is None else self._own(b) if isinstance(b, Embedding) else self.embed(b)
-        check_comparable(a, b)
-        return torch.stack([self._compare_features(one.expand(len(b)), b) for one in a])
 
     def __repr__(self) -> str:
         """What measures, and with which weights; the layers are in ``print(metric.encoder)``."""

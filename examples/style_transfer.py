@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from cpips.baselines.trunks import NETS
 from cpips.encoders import AnalysisTransform
 from cpips.images import from_pil
-from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TotalVariationLoss
+from cpips.losses import CombinedLoss, ContentLoss, FeatureExtractor, StyleLoss, TotalVariationLoss
 
 CONTENT_TAPS = {"alex": ["relu3"], "squeeze": ["fire6"], "vgg": ["relu3_3"]}  # of a codec: its last GDN
 STYLE_TAPS = {"vgg": ["relu1_2", "relu2_2", "relu3_3", "relu4_3"]}  # of the others: all
@@ -104,7 +104,7 @@ def transfer_loss(extractor: FeatureExtractor, content: Tensor, style: Tensor, *
     and total variation (1 for the content)."""
     content_taps = content_taps or CONTENT_TAPS.get(extractor.name, extractor.taps[-2:-1])
     style_taps = style_taps or STYLE_TAPS.get(extractor.name, extractor.taps)
-    looks = PerceptualLoss(extractor, distance="l2", taps=content_taps)
+    looks = ContentLoss(extractor, taps=content_taps)
     smooth = TotalVariationLoss()
     with torch.no_grad():
         scale = {tap: 1 / (len(style_taps) * StyleLoss(extractor, taps=tap)(content, style).item())

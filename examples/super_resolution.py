@@ -1,7 +1,7 @@
 """Super-resolution at 4x: a small network, trained with a pixel loss and then with a perceptual loss beside it.
 
     python examples/super_resolution.py --train PHOTOS ... -o start.pt --steps 4000 --test SET5
-    python examples/super_resolution.py --train PHOTOS ... -o lite.pt --init start.pt --loss cpips-lite --test SET5
+    python examples/super_resolution.py --train PHOTOS ... -o sharp.pt --init start.pt --loss texture --factor 3 --test SET5
     python examples/super_resolution.py --smoke
 
 PHOTOS and SET5 are folders of images; the enlarged images are saved in ``pictures`` beside the checkpoint. Low resolution is
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import cpips
 from cpips.baselines.trunks import NETS
-from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss
+from cpips.losses import CombinedLoss, ContentLoss, FeatureExtractor, Loss, PerceptualLoss, TextureLoss
 
 SCALE = 4
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss}
@@ -116,39 +116,42 @@ def perceptual_weight(net: nn.Module, perceptual: Callable, batches: list[tuple[
     return float(norms[0] / norms[1])
 
 
-def perceptual_loss(name: str, weights: Path | None) -> PerceptualLoss:
-    """The distance of a metric of :func:`cpips.list_metrics`, or, with ``'squeeze:fire5'`` say, the squared difference
-    of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the backbones and heads of LPIPS."""
+def perceptual_loss(name: str, weights: Path | None) -> Loss:
+    """The distance of a metric of :func:`cpips.list_metrics`; ``'texture'``; or, with ``'squeeze:fire5'`` say, the squared
+    difference of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the backbones and heads of LPIPS."""
+    if name == "texture":
+        return TextureLoss()
     net, _, tap = name.partition(":")
     if tap:
         trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
-        return PerceptualLoss(FeatureExtractor(net, **trunk), distance="l2", taps=tap)
+        return ContentLoss(FeatureExtractor(net, **trunk), taps=tap)
     return PerceptualLoss(cpips.create_metric(name, weights))
 
 
-def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", weights: Path | None = None,
-          init: Path | None = None, steps: int = 4000, batch: int = 16, patch: int = 96, lr: float = 1e-3,
-          factor: float = 1.0, seed: int = 0, blocks: int = 8, channels: int = 32, every: int = 200) -> dict:
-    """Train a network, or go on with the checkpoint ``out``; the checkpoint, as it is at the end.
+def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1",
+        weights: Path | None = None, init: Path | None = None, steps: int = 4000, seconds: float = math.inf, lr: float = 1e-3,
+        factor: float = 1.0, seed: int = 0, every: int = 200, **run: object) -> dict:
+    """Train a network from images to images, or go on with the checkpoint ``out``; the checkpoint, as it is at the end.
 
     Args:
+        batch: of a seed and a step, the target and the network's input.
         loss: ``'l1'``, ``'mse'``, or what L1 gets beside it, see :func:`perceptual_loss`.
         weights: a folder with the backbones and heads of LPIPS, for the losses that need them.
         init: the checkpoint to start from.
+        seconds: of CPU time, after which training ends before ``steps``; the learning rate falls in time.
         factor: how hard the perceptual loss pulls at the start, L1 being 1.
         every: steps between checkpoints.
+        run: settings that the checkpoint keeps beside the weights; one with others is refused.
     """
-    pairs = [pair for pair in pairs if min(pair[0].shape[1:]) >= patch]  # ImageNet holds a few thumbnails
-    torch.manual_seed(seed)
-    net = EDSR(blocks, channels).to(memory_format=torch.channels_last)
+    net = net.to(memory_format=torch.channels_last)
     if init:
         net.load_state_dict(torch.load(init, weights_only=True)["net"])
     optimizer = torch.optim.Adam(net.parameters(), lr)
-    run = {"loss": loss, "steps": steps, "blocks": blocks, "channels": channels}
+    run = {"loss": loss, "steps": steps, "lr": lr, "factor": factor, "seed": seed, **run}
     state = {"step": 0, "cpu_seconds": 0.0, **run}
     if out.exists():
         state = torch.load(out, weights_only=True)
-        if others := {key: state[key] for key in run if state[key] != run[key]}:
+        if others := {key: state.get(key) for key in run if state.get(key) != run[key]}:
             raise ValueError(f"{out} is of another run, with {others}: name another file, or remove it")
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
@@ -157,28 +160,39 @@ def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1", we
     else:
         perceptual = perceptual_loss(loss, weights)
         if "weight" not in state:  # a seed of its own: batches that no step sees
-            batches = [batch_of(pairs, seed + 1, i, batch, patch) for i in range(4)]
-            state["weight"] = factor * perceptual_weight(net, perceptual, batches)
+            state["weight"] = factor * perceptual_weight(net, perceptual, [batch(seed + 1, i) for i in range(4)])
         criterion = CombinedLoss({"l1": F.l1_loss, loss.replace(":", " "): (state["weight"], perceptual)})
 
-    while state["step"] < steps:
-        start = time.process_time()
-        for step in range(state["step"], until := min(state["step"] + every, steps)):
+    while state["step"] < steps and state["cpu_seconds"] < seconds:
+        begun, spent = time.process_time(), state["cpu_seconds"]
+        for step in range(state["step"], min(state["step"] + every, steps)):
+            passed = max(step / steps, (spent + time.process_time() - begun) / seconds)
+            if passed >= 1:
+                break
             for group in optimizer.param_groups:
-                group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
-            high, low = batch_of(pairs, seed, step, batch, patch)
-            total, parts = criterion(net(low), high)
+                group["lr"] = lr * (1 + math.cos(math.pi * passed)) / 2
+            target, x = batch(seed, step)
+            total, parts = criterion(net(x), target)
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
-        state.update(step=until, cpu_seconds=state["cpu_seconds"] + time.process_time() - start,
-                     net=net.state_dict(), optimizer=optimizer.state_dict())
+            state["step"] = step + 1
+        state.update(cpu_seconds=spent + time.process_time() - begun, net=net.state_dict(), optimizer=optimizer.state_dict())
         partial = out.with_name(out.name + ".partial")
         torch.save(state, partial)
         partial.replace(out)  # a run that is killed leaves the last whole checkpoint
         terms = ", ".join(f"{name} {value.item():.4f}" for name, value in parts.items())
-        print(f"{out.stem}: step {until} of {steps}, {terms}, {state['cpu_seconds']:.0f} s of CPU time", flush=True)
+        print(f"{out.stem}: step {state['step']} of {steps}, {terms}, {state['cpu_seconds']:.0f} s of CPU time", flush=True)
     return state
+
+
+def train(pairs: list[tuple[Tensor, Tensor]], out: Path, *, batch: int = 16, patch: int = 96, seed: int = 0, blocks: int = 8,
+          channels: int = 32, **settings: Any) -> dict:
+    """:func:`fit` of an :class:`EDSR` with random crops of ``pairs``, see :func:`batch_of`."""
+    pairs = [pair for pair in pairs if min(pair[0].shape[1:]) >= patch]  # ImageNet holds a few thumbnails
+    torch.manual_seed(seed)
+    return fit(EDSR(blocks, channels), lambda seed, step: batch_of(pairs, seed, step, batch, patch), out, seed=seed,
+               blocks=blocks, channels=channels, **settings)
 
 
 def load(path: Path) -> EDSR:
@@ -232,7 +246,7 @@ def smoke() -> None:
             a, b, c = rng.uniform(4, 40, 3)
             waves = np.stack([np.sin(a * x + b * y + k * c) for k in range(3)], -1)
             Image.fromarray((127.5 * (1 + waves)).astype(np.uint8)).save(images / f"{i}.png")
-        main(f"--train {images} --test {images} -o {folder}/smoke.pt --loss cpips-lite --steps 6 --batch 2 --patch 32 "
+        main(f"--train {images} --test {images} -o {folder}/smoke.pt --loss texture --steps 6 --batch 2 --patch 32 "
              "--blocks 1 --channels 8".split())
 
 
@@ -244,7 +258,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="folders to measure on afterwards")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the checkpoint; a run that stopped goes on")
     parser.add_argument("--init", type=Path, help="the checkpoint to start from")
-    parser.add_argument("--loss", default="l1", help="l1, mse, or a metric that L1 gets beside it: cpips-lite ...")
+    parser.add_argument("--loss", default="l1", help="l1, mse, or a metric that L1 gets beside it: texture, cpips-lite ...")
     parser.add_argument("--weights", type=Path, help="folder of the backbones and heads of LPIPS")
     for name, value in (("steps", 4000), ("batch", 16), ("patch", 96), ("blocks", 8), ("channels", 32), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)

@@ -26,7 +26,7 @@ import bapps_eval.significance
 import bapps_eval.statistics
 import cpips.metric
 from cpips import encoders, forms, images
-from cpips.losses import adversarial, perceptual, pixels, style
+from cpips.losses import adversarial, content, pixels, style
 from cpips.realism import distances, wasserstein
 from cpips.viz import heatmap
 
@@ -53,7 +53,7 @@ SIGNATURES: dict[tuple[Any, str], dict[str, Any]] = {
     (images, "halved"): {"x": Float[Tensor, "N C _ _"], "return": Float[Tensor, "N C _ _"]},
     (pixels, "charbonnier_loss"): PAIR,
     (pixels, "total_variation_loss"): {"output": Float[Tensor, "N C H W"], "return": Reduced},
-    (perceptual, "perceptual_loss"): OF_FEATURES,
+    (content, "content_loss"): OF_FEATURES,
     (style, "gram_matrix"): {"features": Maps, "return": Float[Tensor, "N P C C"]},
     (style, "style_loss"): OF_FEATURES,
     (adversarial, "nonbinary_generator_loss"): {"fake": Float[Tensor, "N K h w"], "labels": Int[Tensor, "N h w"],

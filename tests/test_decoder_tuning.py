@@ -181,6 +181,26 @@ def test_parts_of_the_loss_are_in_the_history(images, tmp_path):
     assert run.history[0]["loss"] == pytest.approx(2 * run.history[0]["pixels"])
 
 
+@pytest.mark.parametrize("last", [3, 6])
+def test_a_stopped_run_ends_between_two_steps_and_resumes_to_the_same_weights(images, tmp_path, last):
+    run = tuner(images, tmp_path / "run")
+    train_step = run.train_step
+
+    def stopped(drawn):
+        run.stop = run.step == last - 1  # in the middle of the step
+        return train_step(drawn)
+
+    run.train_step = stopped
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert run.step == last and run.complete == (last == 6) and not (tmp_path / "run" / "codec.safetensors").exists()
+    again = tuner(images, tmp_path / "run")
+    assert again.step == last and again.complete == run.complete
+    whole = weights(tuner(images, tmp_path / "whole").run())
+    resumed = weights(again.run())
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 def test_a_checkpoint_of_another_run_is_refused(images, tmp_path):
     tuner(images, tmp_path / "run").run(until=2)
     with pytest.raises(WeightsError, match=r"other settings \(lr\)"):
@@ -226,10 +246,10 @@ def test_the_adaptive_weight_is_the_ratio_of_the_gradients(images, tmp_path):
         norms.append(torch.autograd.grad(value, last, retain_graph=True)[0].norm().item())
     expected = share * norms[0] / (norms[1] + 1e-4)
     adaptive = tuner(images, tmp_path / "adaptive", Calm(), lambda_adv=share, adaptive=True)
-    row = adaptive.train_step()
+    row = adaptive.train_step(adaptive.draw(0))
     assert row["weight"] == pytest.approx(expected, rel=1e-4)
     fixed = tuner(images, tmp_path / "fixed", Calm(), lambda_adv=row["weight"])
-    assert fixed.train_step()["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    assert fixed.train_step(fixed.draw(0))["loss"] == pytest.approx(row["loss"], rel=1e-5)
     for one, other in zip(adaptive.trained, fixed.trained):
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-7)
 
@@ -336,11 +356,11 @@ def test_the_command_trains_its_autoencoder_once(config, data_root, tmp_path):
 
 
 @pytest.mark.parametrize("wrong, told", [
-    ({"tokenizer": "vae"}, "must be one of patches, vq"), ({"token_steps": 0}, "token_steps = 0"),
+    ({"tokenizer": "vae"}, "must be one of patches, vq"), ({"token_steps": 0}, "token_steps = 0: must be positive"), ({"beta2": 1.0}, "beta2 = 1.0: must be below 1"),
     ({"adversary": "ternary"}, "must be one of none, binary, non-binary"), ({"lambda_adv": 0.0}, "a weight needs an adversary"),
     ({"codec": "hyperprior-q9"}, "hyperprior-q"), ({"steps": "many"}, "steps = 'many'"), ({"step": 1}, "unknown settings"),
     ({"data": []}, "at least one folder"), ({"data": ["nowhere"]}, "no images in"), ({"codes": 1}, "codes = 1"),
-    ({"layers": "first-9"}, "K from 1 to 4"), ({"schedule": "sine"}, "constant or cosine")])
+    ({"layers": "first-9"}, "K from 1 to 4"), ({"schedule": "sine"}, "must be one of constant, cosine")])
 def test_wrong_configs_are_told(config, data_root, tmp_path, wrong, told):
     result = command(config(**wrong), data_root, tmp_path / "out")
     assert result.exit_code == 2 and told in result.stderr

@@ -16,7 +16,6 @@ import cpips
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.M)
 NAMES.remove("cpips.errors")  # a page of exceptions
-PENDING = {"cpips.CPIPS"}  # may lack an example until its module is rewritten
 
 
 def resolve(name: str) -> object:
@@ -31,8 +30,6 @@ def test_example_of(name, tmp_path, monkeypatch):
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     text = inspect.getdoc(resolve(name)) or ""
-    if name in PENDING and ">>> " not in text:
-        pytest.skip(f"{name} has no example yet")
     assert re.search(r"^Example:$", text, flags=re.M) and ">>> " in text, f"{name} has no Example: that runs"
     monkeypatch.chdir(tmp_path)
     for package, extra in re.findall(r"# needs (\w+) \(extra (\w+)\)", text):

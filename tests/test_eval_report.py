@@ -16,7 +16,7 @@ import pytest
 from bapps_eval import distances, scoring
 from bapps_eval.dataset import Dataset
 from bapps_eval.distances import Distances, DistancesError
-from bapps_eval.report import overview, table, write_report
+from bapps_eval.report import frame, overview, table, write_report
 from bapps_eval.report import gallery, plots, tables
 from bapps_eval.scores import MEANS_2AFC
 from helpers import luminance, visit
@@ -165,6 +165,10 @@ def test_csv_is_tidy_exact_and_whole(comparisons):
         assert float(found["small-mos (partial)", mos["metric"]["name"], "srcc_of_group", group]["value"]) == value
     assert float(found["small-2afc", "psnr", "difference_to_best", ""]["value"]) < 0
     assert {r["metric"] for r in rows} == {"", "cpips", "lpips-alex", "psnr", EVIL}
+    tidy = frame(comparisons)
+    wide = tidy[(tidy.quantity == "headline") & (tidy.dataset == "small-2afc")].set_index("metric")["value"]
+    assert wide[best["metric"]["name"]] == best["headline"]["score"] and wide.idxmax() == best["metric"]["name"]
+    assert tidy.low.isna().sum() == sum(not row["low"] for row in rows) > 0
 
 
 def test_latex_escapes_and_balances(comparisons):

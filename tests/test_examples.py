@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import os
@@ -33,7 +34,8 @@ st = load_example("style_transfer")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, says", [("super_resolution", r"smoke [\d.]+ dB"),
+@pytest.mark.parametrize("name, says", [("super_resolution", r"smoke [\d.]+ dB"), ("denoising", r"smoke [\d.]+ dB"),
+                                        ("autoencoder", r"smoke [\d.]+ dB"),
                                         ("style_transfer", r"content [\d.]+, style")])
 def test_smoke(name, says, tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "examples" / f"{name}.py"), "--smoke"], cwd=tmp_path, text=True,
@@ -168,6 +170,55 @@ def test_judges_that_come_later_judge_what_they_have_not_seen(tmp_path, monkeypa
     both = sr_losses.scores(None, judges, tmp_path / "scores.json")
     assert asked == ["a"] * 3 + ["b"] * 3 and sr_losses.scores(None, judges, tmp_path / "scores.json") == both
     assert len(asked) == 6 and all(both[name] == first[name] | {"b": both[name]["a"]} for name in sr_losses.SETS)
+
+
+# ---- denoising, an autoencoder, the comparison of losses -------------------------------------------------------------
+
+
+@pytest.fixture
+def texture_loss(monkeypatch):
+    for folder in ("examples", "benchmarks"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    return importlib.import_module("texture_loss")
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_tasks(texture_loss, tmp_path, small):
+    """Crops of images that are large enough; outputs of the targets' size; noise of sigma 50; inputs the same in every run."""
+    photo(tmp_path, size=(70, 90))
+    photo(tmp_path, "small.png", size=(20, 20))
+    for name, task in texture_loss.tasks([tmp_path], small).items():
+        target, x = task.batches(3, 32)(0, 5)
+        assert target.shape == (3, 3, 32, 32) and task.network()(x).shape == target.shape
+        assert torch.equal(task.batches(3, 32)(0, 5)[1], x) and not torch.equal(task.batches(3, 32)(0, 6)[0], target)
+        whole, given = task.pair(tmp_path / "a.png")
+        assert task.view(given).shape == whole.shape and torch.equal(task.pair(tmp_path / "a.png")[1], given)
+        if name == "denoising":
+            assert (x - target).std().item() == pytest.approx(50 / 255, rel=0.1)
+        if name == "autoencoder":
+            assert task.network().encoder(x).numel() * 8 == x.numel()
+
+
+def test_a_loss_is_not_its_own_judge(texture_loss):
+    keys = ("psnr", "lpips-alex", "lpips-squeeze")
+    def runs(*rows):
+        return {"scores": [dict(zip(keys, row)) for row in rows], "steps": [10] * len(rows), "seconds": [1.0] * len(rows)}
+    result = {"tasks": {"sr": {"start": dict(zip(keys, (30.0, 0.4, 0.3))), "losses": {
+                  "l1": runs((31.0, 0.4, 0.3), (31.2, 0.4, 0.3)), "lpips-squeeze": runs((30.5, 0.2, 0.01), (30.5, 0.2, 0.01))}}},
+              "settings": {"factor": 3.0, "seeds": [0, 1], "seconds": None, "steps": 10, "start_steps": 20, "small": True, "batch": 8, "patch": 48},
+              "test": ["set5"], "machine": {"cpu": "one", "threads": 1, "torch": "2"}}
+    text = texture_loss.report(result)
+    assert "**31.10 ± 1.27**" in text and "**0.200 ± 0.000**" in text and "(its own)" in text and "**0.300 ± 0.000**" in text
+    assert "0.010" not in text and "small networks" in text and "2 seeds" in text
+
+
+def test_training_in_time_ends_in_time(texture_loss, tmp_path):
+    photo(tmp_path, size=(70, 90))
+    pairs = sr.load_pairs([tmp_path])
+    state = sr.train(pairs, tmp_path / "timed.pt", loss="l1", steps=10**6, seconds=0.2, batch=1, patch=32, blocks=1, channels=4)
+    assert 0 < state["step"] < 10**6 and state["cpu_seconds"] < 5
+    again = sr.train(pairs, tmp_path / "timed.pt", loss="l1", steps=10**6, seconds=0.2, batch=1, patch=32, blocks=1, channels=4)
+    assert again["step"] == state["step"]
 
 
 # ---- style transfer --------------------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from torch import nn
 
 import cpips
 from cpips import CPIPS, ImageError, ModelError
+from cpips.baselines import STLPIPS
 from cpips.encoders import ARCHITECTURES, AnalysisTransform
-from cpips.losses import (CharbonnierLoss, CombinedLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TotalVariationLoss,
-                          charbonnier_loss, gram_matrix, perceptual_loss, style_loss, total_variation_loss)
+from cpips.losses import (CharbonnierLoss, CombinedLoss, ContentLoss, FeatureExtractor, PerceptualLoss, StyleLoss, TextureLoss,
+                          TotalVariationLoss, charbonnier_loss, content_loss, gram_matrix, style_loss, texture_loss,
+                          total_variation_loss)
 
 
 def encoder() -> AnalysisTransform:
@@ -31,12 +33,13 @@ LOSSES = {  # every kind, small
     "metric": lambda **kw: PerceptualLoss(encoder(), **kw),
     "metric, taps": lambda **kw: PerceptualLoss(encoder(), form="taps", scales=2, root=True, **kw),
     "metric, structure": lambda **kw: PerceptualLoss(encoder(), form="structure", **kw),
-    "l1": lambda **kw: PerceptualLoss(encoder(), distance="l1", taps=("gdn2", "y"), **kw),
-    "l2": lambda **kw: PerceptualLoss(encoder(), distance="l2", weights={"y": torch.linspace(0, 2, 6)}, **kw),
-    "normalised": lambda **kw: PerceptualLoss(encoder(), distance="normalised", weights={"gdn1": 0.5}, **kw),
-    "trunk": lambda **kw: PerceptualLoss(trunk(), distance="l2", taps=("relu1", "fire3"), **kw),
+    "l1": lambda **kw: ContentLoss(encoder(), distance="l1", taps=("gdn2", "y"), **kw),
+    "l2": lambda **kw: ContentLoss(encoder(), distance="l2", weights={"y": torch.linspace(0, 2, 6)}, **kw),
+    "normalised": lambda **kw: ContentLoss(encoder(), distance="normalized", weights={"gdn1": 0.5}, **kw),
+    "trunk": lambda **kw: ContentLoss(trunk(), distance="l2", taps=("relu1", "fire3"), **kw),
     "style": lambda **kw: StyleLoss(encoder(), **kw),
     "style in patches": lambda **kw: StyleLoss(encoder(), patch=2, taps=("gdn2", "y"), weights={"y": 3}, **kw),
+    "texture": lambda **kw: TextureLoss(encoder(), **kw),
     "charbonnier": lambda **kw: CharbonnierLoss(**kw),
     "anisotropic": lambda **kw: TotalVariationLoss(**kw),
     "isotropic": lambda **kw: TotalVariationLoss(isotropic=True, **kw),
@@ -83,29 +86,61 @@ def test_any_metric_of_the_package(pair):
             PerceptualLoss(cpips.create_metric(name))
 
 
+def test_old_names_of_the_content_loss(pair):
+    net = encoder()
+    for old, new in (("l1", "l1"), ("l2", "l2"), ("normalised", "normalized")):
+        with pytest.warns(DeprecationWarning, match=f"PerceptualLoss\\(distance='{old}'\\) is cpips.losses.ContentLoss now"):
+            loss = PerceptualLoss(net, distance=old, weights={"y": 2.0})
+        assert type(loss) is ContentLoss
+        assert torch.equal(loss(*pair), ContentLoss(net, distance=new, weights={"y": 2.0})(*pair))
+    with pytest.warns(DeprecationWarning, match="is cpips.losses.content.content_loss now"):
+        old_function = cpips.losses.perceptual_loss
+    with pytest.warns(DeprecationWarning, match="spelled 'normalized' now"):
+        value = old_function({"t": pair[0]}, {"t": pair[1]}, "normalised")
+    assert torch.equal(value, content_loss({"t": pair[0]}, {"t": pair[1]}, "normalized"))
+    with pytest.warns(DeprecationWarning), pytest.raises(ModelError, match="choose from l1, l2, normalized"):
+        PerceptualLoss(net, distance="cosine")
+    assert isinstance(PerceptualLoss(net, distance="metric"), PerceptualLoss)
+
+
+def test_targets_of_metrics_that_compare_features_are_encoded_once(pair):
+    for name, settings in (("lpips-squeeze", {"heads": "ones"}), ("stlpips-alex", None)):
+        metric = cpips.create_metric(name, trunk="random", **settings) if settings else STLPIPS("alex", weights="random")
+        loss, calls = PerceptualLoss(metric), []
+        x, y = (torch.nn.functional.interpolate(image, (48, 48)) for image in pair)
+        expected = loss(x, y)
+        loss.metric.trunk.register_forward_hook(lambda *_: calls.append(1))
+        target = loss.embed(y)
+        assert torch.allclose(loss(x, target), expected) and torch.allclose(loss(x, target), expected) and len(calls) == 3
+    images = PerceptualLoss(cpips.baselines.MSE())
+    assert torch.equal(images.embed(pair[1]), pair[1])
+    with pytest.raises(ImageError, match="give its images"):
+        images(pair[0], LOSSES["l2"]().embed(pair[1]))
+
+
 def test_features_by_hand():
     f, g = torch.rand(2, 2, 3, 4, 5, dtype=torch.float64)
     w = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
-    for distance in ("l1", "l2", "normalised"):
+    for distance in ("l1", "l2", "normalized"):
         expected = torch.zeros(2, dtype=torch.float64)
         for n in range(2):
             for i in range(4):
                 for j in range(5):
                     a, b = f[n, :, i, j], g[n, :, i, j]
-                    if distance == "normalised":
+                    if distance == "normalized":
                         a, b = a / (a @ a + 1e-6).sqrt(), b / (b @ b + 1e-6).sqrt()
                         expected[n] += (w * (a - b) ** 2).sum() / 20
                     else:
                         expected[n] += (w * (a - b).abs() ** int(distance[1])).sum() / 3 / 20
-        got = perceptual_loss({"t": f, "u": g}, {"t": g, "u": g}, distance, weights={"t": w}, reduction="none")
+        got = content_loss({"t": f, "u": g}, {"t": g, "u": g}, distance, weights={"t": w}, reduction="none")
         assert torch.allclose(got, expected)
-    number = perceptual_loss({"t": f}, {"t": g}, "l2", weights={"t": 3})
+    number = content_loss({"t": f}, {"t": g}, "l2", weights={"t": 3})
     assert torch.allclose(number, 3 * (f - g).square().mean())
 
 
 def test_normalised_features_are_the_metrics_taps(pair):
     net = encoder()
-    assert torch.allclose(PerceptualLoss(net, distance="normalised")(*pair), CPIPS(net, form="taps")(*pair).mean())
+    assert torch.allclose(ContentLoss(net, distance="normalized")(*pair), CPIPS(net, form="taps")(*pair).mean())
 
 
 @pytest.mark.parametrize("patch", [None, 1, 2, 3, 9])
@@ -196,7 +231,8 @@ def test_total_variation_of_flat_and_single_pixels(isotropic):
     lambda x, y: charbonnier_loss(x, y, 0.1), lambda x, y: total_variation_loss(x, True, 0.1),
     lambda x, y: total_variation_loss(x), lambda x, y: gram_matrix(x, 2),
     lambda x, y: style_loss({"t": gram_matrix(x, 3)}, {"t": gram_matrix(y, 3)}),
-    *(lambda x, y, d=d: perceptual_loss({"t": x}, {"t": y}, d, weights={"t": 0.3}) for d in ("l1", "l2", "normalised")),
+    lambda x, y: texture_loss({"t": x}, {"t": y}, windows=(1, 2)),
+    *(lambda x, y, d=d: content_loss({"t": x}, {"t": y}, d, weights={"t": 0.3}) for d in ("l1", "l2", "normalized")),
 ])
 def test_gradcheck_of_functions(function):
     x, y = torch.rand(2, 2, 3, 4, 5, dtype=torch.float64)
@@ -252,9 +288,11 @@ def test_identical_images(make):
 
 LONG = {
     "metric": (lambda **kw: PerceptualLoss(**kw), False),
-    "l2": (lambda **kw: PerceptualLoss(encoder(), distance="l2", **kw), False),
-    "normalised": (lambda **kw: PerceptualLoss(encoder(), distance="normalised", **kw), False),
+    "l2": (lambda **kw: ContentLoss(encoder(), distance="l2", **kw), False),
+    "normalised": (lambda **kw: ContentLoss(encoder(), distance="normalized", **kw), False),
     "style": (lambda **kw: StyleLoss(encoder(), patch=2, **kw), True),
+    "texture": (lambda **kw: TextureLoss(**kw), False),
+    "texture, autocast": (lambda **kw: TextureLoss(**kw), True),
     **{name: (LOSSES[name], False) for name in ("charbonnier", *WITHOUT_TARGET)},
 }
 
@@ -333,7 +371,7 @@ def test_a_normalised_target_is_refused_and_a_wild_output_is_not():
     (torch.rand(2, 3, 8, 8), None, "the target is a NoneType"),
 ])
 def test_forms_that_are_refused(output, target, words):
-    for loss in (PerceptualLoss(encoder()), PerceptualLoss(encoder(), distance="l2"), CharbonnierLoss()):
+    for loss in (PerceptualLoss(encoder()), ContentLoss(encoder(), distance="l2"), CharbonnierLoss()):
         with pytest.raises(ImageError, match=words):
             loss(output, target)
 
@@ -346,22 +384,22 @@ def test_targets_of_bytes():
 
 @pytest.mark.parametrize("call, words", [
     (lambda: PerceptualLoss("cpips-lit"), "did you mean cpips-lite"),
-    (lambda: PerceptualLoss(encoder(), distance="cosine"), "choose from metric, l1, l2, normalised"),
-    (lambda: PerceptualLoss(encoder(), distance="l2", form="taps"), "settings form are of distance 'metric'"),
+    (lambda: ContentLoss(encoder(), distance="cosine"), "choose from l1, l2, normalized"),
+    (lambda: ContentLoss(CPIPS(encoder())), "custom is a metric, which has a distance of its own: use PerceptualLoss"),
     (lambda: PerceptualLoss(CPIPS(encoder()), taps="y"), "settings taps beside a metric that is made already"),
     (lambda: PerceptualLoss("vgg"), "an extractor has no distance of its own"),
     (lambda: PerceptualLoss(trunk()), "an extractor has no distance of its own"),
-    (lambda: PerceptualLoss(trunk(), distance="l2", checkpoint=True), "setting of the extractor"),
-    (lambda: PerceptualLoss(encoder(), distance="l2", taps="gdn9"), "choose from gdn1, gdn2, y"),
+    (lambda: ContentLoss(trunk(), distance="l2", checkpoint=True), "setting of the extractor"),
+    (lambda: ContentLoss(encoder(), distance="l2", taps="gdn9"), "choose from gdn1, gdn2, y"),
     (lambda: StyleLoss(encoder(), taps=()), "choose from"),
     (lambda: StyleLoss(encoder(), weights={"y": torch.ones(6)}), "expected a number"),
     (lambda: StyleLoss(encoder(), weights={"x": 1}), "not among the taps"),
     (lambda: StyleLoss(encoder(), weights={"y": -1}), "not negative"),
     (lambda: StyleLoss(encoder(), patch=0), "expected the side of a window"),
-    (lambda: PerceptualLoss(encoder(), distance="l1", weights={"y": torch.ones(5)}), r"a number or \(6,\)"),
+    (lambda: ContentLoss(encoder(), distance="l1", weights={"y": torch.ones(5)}), r"a number or \(6,\)"),
     (lambda: FeatureExtractor(encoder(), trunk="random"), "trunk holds the weights of"),
     (lambda: CharbonnierLoss(0), "small positive number"),
-    (lambda: PerceptualLoss(encoder(), distance="normalised", eps=0.0), "small positive number"),
+    (lambda: ContentLoss(encoder(), distance="normalized", eps=0.0), "small positive number"),
     (lambda: TotalVariationLoss(eps=float("nan")), "small positive number"),
     (lambda: CharbonnierLoss(reduction="median"), "none, mean, sum"),
     (lambda: CharbonnierLoss(check="no"), "'auto', 'strict' or 'off'"),
@@ -378,8 +416,8 @@ def test_settings_that_are_refused(call, words):
     (lambda: gram_matrix(torch.rand(2, 3)), r"expected \(N,C,h,w\)"),
     (lambda: style_loss({"a": torch.rand(1, 1, 3, 3)}, {"a": torch.rand(1, 2, 3, 3)}), "patches need images of one size"),
     (lambda: style_loss({"a": torch.rand(1, 1, 3, 3)}, {"b": torch.rand(1, 1, 3, 3)}), "features at a and target at b"),
-    (lambda: perceptual_loss({"a": torch.rand(1, 3, 3, 3)}, {"a": torch.rand(1, 3, 3, 2)}), "expected one"),
-    (lambda: perceptual_loss({"a": torch.rand(1, 3, 3, 3)}, {}), "expected the same"),
+    (lambda: content_loss({"a": torch.rand(1, 3, 3, 3)}, {"a": torch.rand(1, 3, 3, 2)}), "expected one"),
+    (lambda: content_loss({"a": torch.rand(1, 3, 3, 3)}, {}), "expected the same"),
     (lambda: trunk("vgg")(torch.rand(1, 3, 15, 20)), "needs sides of 16 px"),
 ])
 def test_tensors_that_are_refused(call, words):
@@ -507,7 +545,7 @@ def saved_bytes(loss, x, y) -> int:
 
 @pytest.mark.parametrize("make", [
     lambda **kw: PerceptualLoss(**kw), lambda **kw: PerceptualLoss(form="structure", scales=2, strip=32, **kw),
-    lambda **kw: PerceptualLoss(distance="l1", taps=("gdn1", "y"), **kw), lambda **kw: StyleLoss(**kw),
+    lambda **kw: ContentLoss(distance="l1", taps=("gdn1", "y"), **kw), lambda **kw: StyleLoss(**kw),
     lambda **kw: StyleLoss(trunk(**kw), taps=("relu1", "fire3")),
 ], ids=["metric", "structure in strips", "l1", "style", "style of a trunk"])
 def test_checkpoints_change_memory_and_nothing_else(make):
@@ -556,7 +594,7 @@ def test_combined_is_the_sum_and_tells_its_parts(pair):
 
 def test_combined_computes_shared_features_once(pair):
     extractor, calls = trunk(), []
-    loss = CombinedLoss({"content": PerceptualLoss(extractor, distance="l2", taps="fire5"),
+    loss = CombinedLoss({"content": ContentLoss(extractor, distance="l2", taps="fire5"),
                          "style": (5, StyleLoss(extractor, taps=("relu1", "fire3"))), "pixels": CharbonnierLoss()})
     apart = sum(weight * loss.terms[name](*pair) for name, weight in loss.weights.items())
     extractor.register_forward_hook(lambda *_: calls.append(1))
@@ -624,7 +662,7 @@ def test_a_whole_step_as_one_graph(pair, checkpoint):
     extractor = FeatureExtractor(encoder(), checkpoint=checkpoint)
     net = nn.Conv2d(3, 3, 3, padding=1)
     loss = CombinedLoss({"perceptual": PerceptualLoss(encoder(), checkpoint=checkpoint), "pixels": CharbonnierLoss(),
-                         "content": PerceptualLoss(extractor, distance="l1"), "style": StyleLoss(extractor)})
+                         "content": ContentLoss(extractor, distance="l1"), "style": StyleLoss(extractor)})
 
     def step(x, y):
         total, parts = loss(net(x).sigmoid(), y)

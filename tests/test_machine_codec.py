@@ -218,7 +218,7 @@ def test_without_weight_patches_are_never_looked_at(data_root, tmp_path):
 @pytest.mark.slow
 def test_task_term_is_the_distance_of_features(data_root, tmp_path, shared_data):
     train = pytest.importorskip("cpips.training.trainer")
-    from cpips.losses import FeatureExtractor, perceptual_loss
+    from cpips.losses import FeatureExtractor, content_loss
     from cpips.training.config import Stage
 
     trunk = shared_data / "weights" / "squeezenet1_1_features.pth"
@@ -231,7 +231,7 @@ def test_task_term_is_the_distance_of_features(data_root, tmp_path, shared_data)
     torch.manual_seed(hash((config.seed, 0, 0)) % 2**63)
     with torch.no_grad():
         net, decoded = FeatureExtractor("squeeze", trunk=trunk), codec(images)["x_hat"]
-        expected = perceptual_loss(net(decoded, config.task_taps), net(images, config.task_taps), "normalised").item()
+        expected = content_loss(net(decoded, config.task_taps), net(images, config.task_taps), "normalized").item()
     terms = trainer.train_step(parts)
     assert terms["task"] == pytest.approx(expected, rel=1e-4) and expected > 0
     assert terms["loss"] == pytest.approx(terms["bpp"] + 65.025 * terms["mse"] + 0.7 * terms["task"], rel=1e-5)

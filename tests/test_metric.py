@@ -444,6 +444,15 @@ def test_map_mean_is_the_distance(metric, pair):
     assert torch.allclose(where.mean((1, 2, 3)), metric(*pair), atol=1e-5, rtol=1e-5)
 
 
+def test_embeddings_have_functions_applied(pair):
+    metric = CPIPS("random")
+    embedded = metric.embed(pair[0])
+    halved = embedded.apply(lambda feature: feature / 2)
+    assert torch.equal(halved.features[0], embedded.features[0] / 2) and halved.key == embedded.key
+    with pytest.warns(DeprecationWarning, match="Embedding.map is called apply now"):
+        assert torch.equal(embedded.map(torch.neg).features[0], -embedded.features[0])
+
+
 @pytest.mark.parametrize("shape", [(70, 45), (1, 70, 45), (2, 70, 45), (1, 1, 70, 45), (2, 1, 70, 45)], ids=str)
 def test_mask_is_the_weighted_mean_of_the_map(metric, pair, shape):
     mask = torch.rand(shape)

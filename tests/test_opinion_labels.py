@@ -53,7 +53,7 @@ def test_tables_of_a_spreadsheet_are_read(folder):
 @pytest.mark.parametrize("name", ["dmos.csv", "condition_means.csv"])
 def test_missing_and_empty_files(folder, name):
     header = (folder / name).read_text().splitlines()[0]
-    for content, said in ((header, "no lines"), ("", "got an empty file"), (b"\xff\xfe\x00", "not a readable CSV")):
+    for content, said in ((header, "no lines"), ("", "got an empty file"), (b"\xff\xfe\x00", "not a CSV table in UTF-8")):
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(LabelError, match=f"{name} .*{said}"):
             read_opinions(folder)
@@ -82,8 +82,8 @@ def test_a_missing_column_is_named(folder, column):
     (",25,5,", ",24,5,", "line 3: 'I01_25_05.png' is not the image of 'I01.png', type 24, level 5: expected I01_24_05.png"),
     ("I02.png", "I03.png", "'I02_01_01.png' is not the image of 'I03.png'"),
     ("0.1,exact", "0.1,jpeg", "line 3: ref_from of I01 is 'jpeg', but 'exact' in lines before"),
-    ("0.496,exact", "exact", "line 2 has another number of fields"),
-    ("0.496,exact", "0.496,exact,1", "line 2 has another number of fields"),
+    ("0.496,exact", "exact", "line 2: 6 fields, but the header has 7"),
+    ("0.496,exact", "0.496,exact,1", "line 2: 8 fields, but the header has 7"),
 ])
 def test_wrong_lines_of_images(folder, old, new, said):
     assert old in DMOS

@@ -45,7 +45,7 @@ def test_judges(call):
 
 
 @pytest.mark.parametrize("args, text", [
-    (("ordr",), "order"), (("recovery", "--bank", "cpips"), "--bank is for order"),
+    (("ordr",), "order"),
     (("order", "--against", "mse"), "--against is for mad"), (("flips", "--judge", "mse"), "--judge is for restoration"),
     (("recovery", "-m", "mse", "--side", "5000"), "smaller --side"), (("order", "-m", "own_probed:blue"), "cannot import"),
     (("noise-floor", "-m", "mse", "--side", "16"), "needs sides of 32 px"),

@@ -121,6 +121,20 @@ def test_numbers_are_the_kept_ones(numbers):
         assert numbers.filled(page) == (ROOT / page).read_text(encoding="utf-8"), page
 
 
+def test_results_are_read_as_they_were_before_their_tables_became_csv(numbers, monkeypatch, tmp_path):
+    import _common
+
+    monkeypatch.setattr(_common, "TABLES", {"made": ("sets*.scores", "by name*.rows", "sets", "none", "missing*.rows")})
+    record = {"name": "a, b", "digits": "3", "n": 3, "x": 0.1 + 0.2, "none": None, "empty": "", "no": False, "list": [1, [2.5]],
+              "deep": {"er": {"a": 1e-300, "b": "null"}, "nothing": {}}}
+    result = {"what": "w", "sets": [{"set": "s", "scores": [record, {"n": 4}]}, {"set": "t", "scores": []}],
+              "by name": {"p": {"rows": {"1": record}}, "q": {"rows": {}}}, "none": []}
+    _common.write(result, "made", tmp_path)
+    assert _common.kept("made", tmp_path) == result
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made-rows.csv", "made-scores.csv", "made-sets.csv", "made.json"]
+    assert (tmp_path / "made-scores.csv").read_text().count("\n") == 3
+
+
 def test_readme_is_short_and_has_one_table():
     lines = README.splitlines()
     assert len(lines) <= 150

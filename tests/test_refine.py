@@ -22,7 +22,7 @@ from cpips import CPIPS, ImageError, ModelError, WeightsError  # noqa: E402
 from cpips.codec import container, files  # noqa: E402
 from cpips.codec.annealing import soft_round, temperature  # noqa: E402
 from cpips.codec.evaluate import psnr_8bit  # noqa: E402
-from cpips.codec.refine import refine  # noqa: E402
+from cpips.codec.refine import perceptual_term, refine  # noqa: E402
 from cpips.codec.roi import foreground, pixel_weights  # noqa: E402
 from cpips.errors import RateError  # noqa: E402
 from cpips.losses import CharbonnierLoss  # noqa: E402
@@ -182,6 +182,21 @@ def test_losses_of_the_callers_own(codec, image):
     row = kept(refined)
     decoded = codec.decode(refined.stream)
     assert row["perceptual"] == pytest.approx((decoded - image).square().add(1e-6).sqrt().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["texture", "wasserstein"])
+def test_losses_by_name(codec, image, name):
+    loss = perceptual_term(name)
+    refined = refine(image, codec, alpha=0.0, beta=50.0, perceptual=loss, steps=10)
+    row = kept(refined)
+    assert row["perceptual"] == pytest.approx(loss(codec.decode(refined.stream)[None], image[None]).item(), rel=1e-3)
+    assert row["objective"] < refined.history[0]["objective"]
+
+
+def test_unknown_losses_by_name():
+    assert perceptual_term("cpips") is None
+    with pytest.raises(ModelError, match="choose from cpips, texture, wasserstein"):
+        perceptual_term("vgg")
 
 
 # ---- rates --------------------------------------------------------------------------------------------------------------
@@ -376,6 +391,7 @@ def test_command(codec, image, folder):
     by_box = call("-c", "tiny.safetensors", "--steps", 6, "--roi-box", "10,5,30,20", "--bg-weight", 0.01, "--force")
     assert by_mask.exit_code == by_box.exit_code == 0 and "inside the region" in by_box.stderr
     assert (folder / "a.cpz").read_bytes() == first
+    assert call("-c", "tiny.safetensors", "-o", "c.cpz", "--steps", 2, "--beta", 5, "--loss", "texture").exit_code == 0
     assert not list(folder.glob("*.refining*"))
 
 
@@ -415,6 +431,8 @@ def test_command_errors_are_one_line(folder):
         ((*tiny, "--roi", "mask.png", "--roi-box", "1,2,3,4"), 2, "give one"),
         ((*tiny, "--fg-weight", "4"), 2, "give roi"),
         ((*tiny, "-o", "c.cpz"), 2, "no checkpoint of a refinement"),
+        ((*tiny, "--loss", "vgg", "--beta", "1"), 2, "choose from cpips, texture, wasserstein"),
+        ((*tiny, "--loss", "wasserstein"), 2, "give --beta"),
         (("-c", "eye.safetensors"), 2, "not a scale hyperprior codec"),
         (("-c", "lpips-alex"), 2, "lpips-alex is a metric without a codec"),
     ]:

@@ -128,9 +128,10 @@ def test_embeddings_give_the_distances_of_the_images(name):
         metric.distance(a[:2], b)
 
 
+@pytest.mark.parametrize("name", ["lpips-alex", "dists"])
 @pytest.mark.parametrize("side", [64, 75])
-def test_the_map_of_lpips_has_its_distance_for_a_mean(side):
-    metric = cpips.create_metric("lpips-alex", **QUIET["lpips-alex"])
+def test_the_map_of_a_baseline_has_its_distance_for_a_mean(name, side):
+    metric = cpips.create_metric(name, **QUIET[name])
     x, y = images(2, 64)
     x, y = (torch.nn.functional.interpolate(z, (side, 64)) for z in (x, y))
     heat = metric.map(x, y)

@@ -23,6 +23,7 @@ import cpips
 from cpips._utils.io import atomic
 from cpips.base import FullReferenceMetric
 from cpips.batch import Result, read_folders, read_table, score_pairs, score_table
+from cpips.batch.references import SharedReferences
 from cpips.batch.run import journal_path
 from cpips.batch.tables import write_table
 from cpips.cli.app import app
@@ -143,14 +144,43 @@ def test_pairs_may_be_endless_and_are_fetched_little_ahead(metric, gallery):
 
 def test_a_shared_reference_is_decoded_and_encoded_once(metric, gallery, monkeypatch):
     loaded, encoded = [], []
-    load, embed = cpips.images.load, type(metric).embed
+    load, features = cpips.images.load, type(metric)._features
     monkeypatch.setattr(cpips.images, "load", lambda path, *a: loaded.append(Path(path).name) or load(path, *a))
-    monkeypatch.setattr(type(metric), "embed", lambda self, x: encoded.append(len(x)) or embed(self, x))
+    monkeypatch.setattr(type(metric), "_features", lambda self, x: encoded.append(len(x)) or features(self, x))
     pairs = [(gallery / "ref-0.png", gallery / f"img-0-{k}.png") for k in (0, 1, 2, 0, 1)]
     results = list(score_pairs(pairs, metric, batch_size=2))
     assert loaded.count("ref-0.png") == 1
     assert sum(encoded) == len(pairs) + 1
     assert results[0] == results[3] and results[0].distance < results[2].distance
+
+
+def test_any_metric_that_compares_features_encodes_a_shared_reference_once(gallery):
+    class Means(FullReferenceMetric):
+        seen = 0
+
+        def _features(self, x):
+            self.seen += len(x)
+            return [x.mean((2, 3))]
+
+        def _compare_features(self, f, g):
+            return (f[0] - g[0]).abs().mean(1)
+
+    metric = Means()
+    pairs = [(gallery / "ref-0.png", gallery / f"img-0-{k}.png") for k in (0, 1, 2, 0, 1)]
+    results = list(score_pairs(pairs, metric, batch_size=2))
+    assert metric.seen == len(pairs) + 1 and results[0] == results[3]
+    pixels = [cpips.images.load(path)[None] for path in pairs[2]]
+    assert results[2].distance == pytest.approx(metric(*pixels).item(), rel=1e-5)
+
+
+def test_what_is_known_of_references_ends_with_their_block(metric):
+    shared = SharedReferences(metric)
+    x, y = torch.rand(2, 3, 3, 40, 48)
+    expected = metric(x[[0, 0, 1]], y)
+    assert torch.allclose(shared.distances(["a", "a", "b"], x[[0, 0, 1]], y), expected, rtol=1e-5)
+    wrong = torch.zeros_like(x)  # what is known of a key is not looked at again
+    assert torch.allclose(shared.distances(["b"], wrong[:1], y[2:]), expected[2:], rtol=1e-5)
+    assert torch.allclose(shared.distances(["b"], wrong[:1], y[2:], block=1), metric(wrong[:1], y[2:]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"workers": 0}])

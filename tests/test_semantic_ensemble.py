@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -345,17 +344,17 @@ def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_c
     """One row of it, one image: every part runs, and a second run finds what the first one kept."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import semantic_ensemble
+    from _common import kept
 
     monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--rows", "+ VQ labels", "--runs", str(tmp_path)])
     semantic_ensemble.main()
-    result = json.loads((tmp_path / "semantic_ensemble.json").read_text())
+    result = kept("semantic_ensemble", tmp_path)
     assert list(result["rows"]) == ["shipped", "+ VQ labels"] and (tmp_path / "semantic_ensemble.png").stat().st_size > 1000
     assert {"charbonnier", "perceptual", "style", "generator", "discriminator", "weight"} < set(
         result["rows"]["+ VQ labels"]["history"][-1])
     assert result["rows"]["+ VQ labels"]["tokenizer"]["codes"] == 4 and result["steps"] == 2
     semantic_ensemble.main()
-    again = json.loads((tmp_path / "semantic_ensemble.json").read_text())
-    assert again["rows"] == result["rows"]
+    assert kept("semantic_ensemble", tmp_path)["rows"] == result["rows"]
 
 
 def test_an_unconditioned_adversary_needs_no_latent():

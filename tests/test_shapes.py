@@ -19,7 +19,7 @@ import cpips  # noqa: E402
 from bapps_eval import scores, statistics  # noqa: E402
 from cpips import forms
 from cpips.viz import heatmap  # noqa: E402
-from cpips.losses import adversarial, perceptual, pixels, style  # noqa: E402
+from cpips.losses import adversarial, content, pixels, style  # noqa: E402
 from cpips.realism import distances, wasserstein  # noqa: E402
 
 
@@ -59,7 +59,7 @@ def test_losses(reduction):
     x, y = maps(2, 3, 16, 12), maps(2, 3, 16, 12)
     f, g = ({"a": maps(2, 4, 5, 6), "b": maps(2, 3, 1, 1)} for _ in range(2))
     found = [pixels.charbonnier_loss(x, y, reduction=reduction), pixels.total_variation_loss(x, reduction=reduction),
-             *(perceptual.perceptual_loss(f, g, distance, reduction=reduction) for distance in perceptual.DISTANCES),
+             *(content.content_loss(f, g, distance, reduction=reduction) for distance in content.DISTANCES),
              style.style_loss(*({tap: style.gram_matrix(t) for tap, t in each.items()} for each in (f, g)),
                               reduction=reduction),
              wasserstein.wasserstein_distortion(f, g, torch.ones(16, 12), reduction=reduction)]

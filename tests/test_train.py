@@ -257,7 +257,7 @@ def test_a_checkpoint_from_before_a_setting_goes_on_where_that_is_its_default(da
         del state["config"][name]
     torch.save(state, trainer.checkpoint)
     assert Trainer(CONFIG, data_root, tmp_path).step == 1
-    with pytest.raises(ValueError, match=r"other settings \(shift_weight\)"):
+    with pytest.raises(WeightsError, match=r"other settings \(shift_weight\)"):
         Trainer(dataclasses.replace(CONFIG, shift_weight=0.5), data_root, tmp_path)
 
 
@@ -302,7 +302,7 @@ def test_log_of_a_run_killed_before_its_first_checkpoint_is_dropped(run, data_ro
 
 
 def test_other_settings_are_refused_in_the_same_folder(run, data_root):
-    with pytest.raises(ValueError, match="lmbda, optimizer.*another output folder"):
+    with pytest.raises(WeightsError, match="lmbda, optimizer.*another output folder"):
         Trainer(dataclasses.replace(CONFIG, lmbda=0.02, optimizer="soap"), data_root, run)
     Trainer(dataclasses.replace(CONFIG, notes="may change"), data_root, run)
 
@@ -402,7 +402,7 @@ def test_init_starts_from_a_codec(run, data_root, tmp_path):
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
     other = tmp_path / "other.safetensors"
     other.write_bytes((tmp_path / "start.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=r"other settings \(init\)"):
+    with pytest.raises(WeightsError, match=r"other settings \(init\)"):
         Trainer(dataclasses.replace(moved, init=str(other)), data_root, tmp_path / "run")
 
 
@@ -578,10 +578,11 @@ STAGE = "[[stages]]\nsteps = 3\ncrop = 128\nbatch = 8\n"
     (GOOD, r"at least one \[\[stages\]\]"),
     (GOOD + "stages = 3", "stages must be tables"),
     (GOOD + "[stages]\nsteps = 3\ncrop = 128\nbatch = 8", "stages must be tables in double brackets"),
-    (GOOD + "[[stages]]\nstep = 3", "'step'"),
-    (GOOD + "[[stages]]\nsteps = 3\ncrop = 100\nbatch = 8", "crop a multiple of 64"),
+    (GOOD + "[[stages]]\nstep = 3", r"unknown settings \['step'\] \(did you mean steps\?\)"),
+    (GOOD + "[[stages]]\nsteps = 3\ncrop = 64\nbatch = 8\nopinion_crop = 20", "opinion_crop = 20: must be a multiple of 16"),
+    (GOOD + "[[stages]]\nsteps = 3\ncrop = 100\nbatch = 8", "crop = 100: must be a multiple of 64"),
     (GOOD + "[[stages]]\nsteps = 3\ncrop = 64\nbatch = 2.5", "batch = 2.5: must be of type int"),
-    (GOOD + STAGE + "micro_batches = 0", "micro_batches must be 1 or more"),
+    (GOOD + STAGE + "micro_batches = 0", "micro_batches = 0: must be positive"),
     (GOOD + STAGE + "micro_batches = 3", "the counts of a step must be multiples of micro_batches"),
     (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE + "labelled = 6\nmicro_batches = 4", "the counts of a step must be"),
     (GOOD + "class_weight = 1\n" + STAGE + "labelled = 6", "class_weight needs labelled_data"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cpips import ImageError, ModelError
-from cpips.losses import CombinedLoss, FeatureExtractor, PerceptualLoss
+from cpips.losses import CombinedLoss, ContentLoss, FeatureExtractor
 from cpips.realism import WassersteinDistortion, foveation_map, mask_map, wasserstein_distortion
 from helpers import state_of
 
@@ -32,12 +32,12 @@ def texture(seed: int, side: int = 128) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(64, 64), (70, 45), (17, 33), (1, 1)])
 def test_sigma_0_is_the_distance_of_features_to_the_last_bit(extractor, pair, size):
     x, y = (image[..., : size[0], : size[1]] for image in pair)
-    wanted = PerceptualLoss(extractor, distance="l2", taps=extractor.taps, reduction="none")(x, y)
+    wanted = ContentLoss(extractor, taps=extractor.taps, reduction="none")(x, y)
     loss = WassersteinDistortion(extractor, reduction="none")
     assert torch.equal(loss(x, y, 0.0), wanted) and torch.equal(loss(x, y, -3.0), wanted)
     assert torch.equal(loss(x, y, torch.zeros(size)), wanted)
     weights = {"y": torch.rand(extractor.channels["y"]), "gdn1": 0.25}
-    wanted = PerceptualLoss(extractor, distance="l2", taps=["gdn1", "y"], weights=weights)(x, y)
+    wanted = ContentLoss(extractor, taps=["gdn1", "y"], weights=weights)(x, y)
     assert torch.equal(WassersteinDistortion(extractor, taps=["gdn1", "y"], weights=weights)(x, y, 0), wanted)
 
 
@@ -200,7 +200,7 @@ def test_it_is_a_loss_like_the_others(extractor, pair):
     assert torch.allclose(total, loss(x, y, 5.0).mean()) and "w" in parts
     assert torch.isfinite(WassersteinDistortion(state_of())(x, y, 6.0))
     trunk = WassersteinDistortion(FeatureExtractor("squeeze", trunk="random"))
-    wanted = PerceptualLoss(trunk.extractor, distance="l2", taps=trunk.taps)(x, y)
+    wanted = ContentLoss(trunk.extractor, taps=trunk.taps)(x, y)
     assert torch.equal(trunk(x, y, 0.0), wanted) and trunk(x, y, 6.0) > 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from cpips import images
 from cpips._utils.io import IMAGE_SUFFIXES, open_regular, read_text
+from cpips._utils.io import read_csv as csv_of
 from cpips.errors import ImageError
 
 from ..dataset import Dataset, DatasetError, Images
@@ -209,21 +208,12 @@ def read_csv(path: Path, delimiter: str = ",") -> tuple[list[str], list[tuple[st
     Raises:
         DatasetError: not such a table.
     """
-    rows: list[tuple[str, list[str]]] = []
     try:
-        with io.TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if row and len(row) != len(header):
-                    raise DatasetError(f"{where}: {len(row)} fields, but the header has {len(header)}")
-                if row:
-                    rows.append((where, [cell.strip() for cell in row]))
+        names, numbered = csv_of(open_regular(path), path, DatasetError, delimiter)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} is not a CSV table in UTF-8: {error}") from None
+    header = [name.strip().lower() for name in names]
+    rows = [(f"{path}, line {number}", [cell.strip() for cell in row]) for number, row in numbered]
     if not header or not rows:
         raise DatasetError(f"{path} has no rows: expected a header line and a line for each item")
     if doubles := sorted({name for name in header if name and header.count(name) > 1}):

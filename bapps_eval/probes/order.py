@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cpips.images import ImageLike
-from ._bank import BANKS, CHROMA, SEVERITIES, choose, distorted
+from ._bank import CHROMA, SEVERITIES, choose, distorted
 from ._distance import Distance, MetricLike
 from ._result import Finding, ProbeResult
 
@@ -21,7 +21,7 @@ EQUAL = 1e-3  # of the median distance, between equal images
 ROUNDING = 1e-4  # relative; what the triangle inequality may be missed by
 
 
-def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distortions: Sequence[str] | None = None,
+def order(metric: MetricLike, images: ImageLike, *, distortions: Sequence[str] | None = None,
           seed: int = 0) -> ProbeResult:
     """Distances of images to their distorted copies, in five steps of severity.
 
@@ -34,11 +34,10 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
 
     Args:
         images: ``(N,3,H,W)`` or what else makes a batch; numbers are means over it.
-        bank: ``'cpips'`` (:mod:`cpips.distortions`) or ``'imagecorruptions'`` (that package, 19 corruptions).
-        distortions: names of the bank; default: all.
+        distortions: names in :data:`cpips.distortions.DISTORTIONS`; default: all.
 
     Raises:
-        ModelError: an unknown bank or distortion.
+        ModelError: an unknown distortion.
 
     Example:
         >>> from bapps_eval.probes import order
@@ -48,9 +47,9 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
     """
     distance = Distance(metric)
     references = distance.images(images)[0]
-    names = choose(bank, distortions)
+    names = choose(distortions)
     with torch.no_grad():
-        copies = {name: [distorted(references, name, severity, seed, bank) for severity in SEVERITIES] for name in names}
+        copies = {name: [distorted(references, name, severity, seed) for severity in SEVERITIES] for name in names}
         values = torch.stack([torch.stack([distance(y, references) for y in copies[name]]) for name in names]).double().cpu()
         pixels = torch.stack([torch.stack([(y - references).square().mean((1, 2, 3)) for y in copies[name]]) for name in names])
         equal = distance(references, references).double().cpu()
@@ -66,7 +65,7 @@ def order(metric: MetricLike, images: ImageLike, *, bank: str = BANKS[0], distor
               "equal_images": equal.max().item(), "negative": (values < equal.min()).double().mean().item(),
               "finite": values.isfinite().double().mean().item(), **chain}
     return ProbeResult("order", distance.name, distance.signature,
-                       {"bank": bank, "distortions": len(names), "severities": list(SEVERITIES), "seed": seed,
+                       {"distortions": len(names), "severities": list(SEVERITIES), "seed": seed,
                         "images": len(references), "size": list(references.shape[2:])},
                        {**result, "findings": [vars(finding) for finding in _judge(result)]})
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .page import write_report
-from .tables import overview, table
+from .tables import frame, overview, table
 
 if TYPE_CHECKING:
     from .cost import measure
     from .metric_page import write_metric_page
 
-__all__ = ["measure", "overview", "table", "write_metric_page", "write_report"]
+__all__ = ["frame", "measure", "overview", "table", "write_metric_page", "write_report"]
 
 if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:  # these two run metrics, and scores are printed without torch

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from dataclasses import dataclass
-from typing import Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from cpips.printable import no_formula
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMATS = ("text", "markdown", "latex", "csv")
 TIED = "*"
 ABSENT = "–"
 BOLD = " Bold: best of its column."  # a note that plain text, which has no bold, leaves out
 
-Row = tuple[str, str, str, str, "float | int", "float | str", "float | str"]
+Row = tuple[str, str, str, str, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,11 @@ class Grid:
     notes: Sequence[str]
 
 
-def as_csv(rows: Iterator[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "metric", "quantity", "group", "value", "low", "high"])
-    writer.writerows([*(no_formula(one_line(cell)) for cell in row[:4]), *(repr(v) if v != "" else "" for v in map(_plain, row[4:]))]
-                     for row in rows)
-    return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value  # numpy 2 writes np.float64(...) as its repr
+def as_csv(frame: pandas.DataFrame) -> str:
+    """Numbers with all their digits; names, which come from users, on one line and as no formula."""
+    words = {name: [no_formula(one_line(cell)) for cell in frame[name]] for name in ("dataset", "metric", "quantity", "group")}
+    text: str = frame.assign(**words).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 # ---- Markdown, LaTeX, text ------------------------------------------------------------------------------------------

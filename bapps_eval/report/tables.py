@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, Sequence
+import math
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 from ..statistics import LEVEL
 from .formats import (ABSENT, BOLD, FORMATS, RENDERERS, TIED, Cell, Column, Grid, Row, as_csv, escape_latex,
                       escape_markdown, one_line)
 
+if TYPE_CHECKING:
+    import pandas
+
 __all__ = ["ABSENT", "Cell", "Column", "Comparison", "FORMATS", "Grid", "TIED", "escape_latex", "escape_markdown",
-           "grid", "headline_title", "label", "mean_of", "notes", "one_line", "overview", "overview_grid", "printed",
+           "frame", "grid", "headline_title", "label", "mean_of", "notes", "one_line", "overview", "overview_grid", "printed",
            "table", "tidy", "tied"]
 
 Comparison = dict[str, Any]  # what scoring.compare returns
@@ -29,7 +33,7 @@ def table(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
         ValueError: an unknown format.
     """
     if _known(format) == "csv":
-        return as_csv(row for comparison in comparisons for row in tidy(comparison))
+        return as_csv(frame(comparisons))
     grids = [overview_grid(comparisons)] * (len(comparisons) > 1) + [grid(comparison) for comparison in comparisons]
     return "\n".join(RENDERERS[format](each) for each in grids)
 
@@ -37,8 +41,34 @@ def table(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
 def overview(comparisons: Sequence[Comparison], *, format: str = "text") -> str:
     """Metric by data set: headline scores with their intervals; metrics by their mean rank. As :func:`table` else."""
     if _known(format) == "csv":
-        return as_csv(row for c in comparisons for row in tidy(c) if row[2] == "headline")
+        return as_csv(frame(comparisons).query("quantity == 'headline'"))
     return RENDERERS[format](overview_grid(comparisons))
+
+
+def frame(comparisons: Sequence[Comparison]) -> pandas.DataFrame:
+    """Everything that comparisons hold, as one tidy table: ``dataset, metric, quantity, group, value, low, high``.
+
+    Values are in full precision and in units of :func:`~bapps_eval.scoring.score`; ``low`` and ``high`` are the ends of the 95 %
+    confidence interval, NaN where there is none.
+
+    Example:
+        >>> import numpy as np
+        >>> from bapps_eval import Distances, compare, report
+        >>> ids = [f"{i}.png" for i in range(8)]
+        >>> one = Distances(ids, np.array(["all"] * 8), np.array(ids), np.arange(8.0), np.arange(8.0)[::-1, None],
+        ...                 {"name": "mine", "task": "mos", "higher_is_better": True, "resize": "none", "missing": [], "notes": [],
+        ...                  "digest": "0" * 64, "items": 8, "root": ""},
+        ...                 {"name": "own", "signature": "own", "lower_is_better": True}, {})
+        >>> table = report.frame([compare([one], resamples=50)])
+        >>> table.query("quantity == 'headline'").pivot(index="metric", columns="dataset", values="value")
+        dataset  mine
+        metric
+        own       1.0
+    """
+    import pandas
+
+    names = ["dataset", "metric", "quantity", "group", "value", "low", "high"]
+    return pandas.DataFrame([row for comparison in comparisons for row in tidy(comparison)], columns=names)
 
 
 def _known(format: str) -> str:
@@ -235,7 +265,8 @@ def tidy(comparison: Comparison) -> Iterator[Row]:
     def row(metric: str, quantity: str, group: str, value: float | None,
             interval: Sequence[float] | None = None) -> Iterator[Row]:
         if value is not None:
-            yield dataset, metric, quantity, group, value, *(interval or ("", ""))
+            low, high = interval or (math.nan, math.nan)
+            yield dataset, metric, quantity, group, value, low, high
 
     for s in comparison["scores"]:
         name = s["metric"]["name"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, TypeVar
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence, TypeVar
 
 from ..errors import ModelError
 from .io import read_text
@@ -44,7 +46,9 @@ def make(where: Path | str, cls: type[T], raw: Mapping[str, Any]) -> T:
     """
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # of a dataclass, which T cannot say
     if unknown := sorted(set(raw) - known):
-        raise ModelError(f"{where}: unknown settings {unknown}; known are {sorted(known)}")
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ModelError(f"{where}: unknown settings {unknown}{meant}; known are {sorted(known)}")
     try:
         return cls(**raw)
     except (TypeError, ValueError) as error:
@@ -59,6 +63,39 @@ def beside(path: Path, name: str) -> str:
 def with_defaults(cls: type[DataclassInstance], saved: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that were ``saved`` with a checkpoint: settings of ``cls`` that are newer than the checkpoint have their defaults."""
     return {f.name: f.default for f in dataclasses.fields(cls)} | dict(saved)
+
+
+def check(settings: DataclassInstance, *, positive: Iterable[str] = (), not_negative: Iterable[str] = (),
+          below_one: Iterable[str] = (), choices: Mapping[str, Sequence[str]] = {}, multiples: Mapping[str, int] = {}) -> None:
+    """Refuse settings of wrong types (see :func:`check_types`), numbers out of their range and unknown words.
+
+    Args:
+        positive, not_negative, below_one: names of numbers, which must be finite, too.
+        choices: names of settings, and the words that each may be.
+        multiples: names of numbers, and what each must be a multiple of.
+
+    Raises:
+        ModelError: the message names the first such setting.
+    """
+    check_types(settings)
+    wrong: dict[str, str] = {}
+    for name in positive:
+        if not 0 < getattr(settings, name) < math.inf:
+            wrong.setdefault(name, "positive")
+    for name in not_negative:
+        if not 0 <= getattr(settings, name) < math.inf:
+            wrong.setdefault(name, "positive or 0")
+    for name in below_one:
+        if getattr(settings, name) >= 1:
+            wrong.setdefault(name, "below 1")
+    for name, words in choices.items():
+        if getattr(settings, name) not in words:
+            wrong.setdefault(name, f"one of {', '.join(words)}")
+    for name, factor in multiples.items():
+        if getattr(settings, name) % factor:
+            wrong.setdefault(name, f"a multiple of {factor}")
+    for name, expected in wrong.items():
+        raise ModelError(f"{name} = {getattr(settings, name)!r}: must be {expected}")
 
 
 def check_types(settings: DataclassInstance) -> None:

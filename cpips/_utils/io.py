@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -383,6 +385,27 @@ def _has_locks() -> bool:
 def list_images(folder: Path) -> list[Path]:
     """The image files below ``folder``, at any depth, sorted; none if there is no such folder."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def read_csv(stream: BinaryIO, name: PathLike, error: type[CpipsError],
+             delimiter: str = ",") -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows of a CSV table in UTF-8, which ``stream`` has; each row with the number of its line. Blank lines are left out.
+
+    Raises:
+        error: not such a table, or a row with more or fewer cells than the header.
+    """
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
+            header = next(reader, [])
+            for row in filter(None, reader):
+                if len(row) != len(header):
+                    raise error(f"{name}, line {reader.line_num}: {len(row)} fields, but the header has {len(header)}")
+                rows.append((reader.line_num, row))
+    except (UnicodeDecodeError, csv.Error) as damage:
+        raise error(f"{name} is not a CSV table in UTF-8: {damage}") from None
+    return header, rows
 
 
 def json_line(row: dict[str, Any]) -> str:

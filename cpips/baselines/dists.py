@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import images
 from ..base import FeatureMetric, no_autocast, widen
+from .lpips import enlarged
 from .trunks import NETS, Net, Trunk, trunk_state
 from .weights import Source, digest, find, load_state
 
@@ -78,6 +80,26 @@ class DISTS(FeatureMetric):
             _compare_channels(*widen(*pair)) for pair in zip(f, g))))
         return (texture * self.alpha.to(texture.dtype) + structure * self.beta.to(structure.dtype)).sum(1)
 
+    def map(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
+        """Where the images differ: ``(N,1,H,W)``, whose mean over H and W is the distance.
+
+        The structure term of a channel is a mean over cells already. Its texture term, which compares two means over the
+        whole image, is divided among the cells in proportion to the squared difference of the features there. The map of
+        each layer is enlarged bilinearly, and scaled to keep its mean.
+        """
+        x, y = widen(*self._prepare_pair(reference, image))
+        pairs = [widen(f, g) for f, g in zip(self._features(x), self._features(y))]
+        counts = [f.shape[1] for f, _ in pairs]
+        total: Any = 0
+        for (f, g), alpha, beta in zip(pairs, self.alpha.split(counts), self.beta.split(counts)):
+            texture, structure = ((part * weight.to(f.dtype))[:, :, None, None] for part, weight in zip(
+                _compare_channels(f, g), (alpha, beta)))
+            difference = f - g
+            centered = difference - difference.mean((2, 3), keepdim=True)
+            cells = texture * _shares(difference.square()) + structure * _shares(centered.square())
+            total = total + enlarged(cells.sum(1, keepdim=True), x.shape[2:])
+        return self._mark_invalid(total, x, y)
+
     @property
     def digest(self) -> str:
         """SHA-256 of the weights as they are now."""
@@ -100,6 +122,11 @@ def _compare_channels(f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     m, n = m.flatten(1), n.flatten(1)
     return ((m - n).square() / (m.square() + n.square() + _C1),
             (f - g).square().mean((2, 3)) / (variances + _C2))
+
+
+def _shares(energy: Tensor) -> Tensor:
+    """``(N,C,h,w)`` divided by its mean over the cells; 0 where all of it is."""
+    return energy / energy.mean((2, 3), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
 
 
 class _Trunk(Trunk):

@@ -6,7 +6,7 @@ Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Me
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +60,7 @@ class LinearDistance(FeatureMetric):
             a, b = widen(*pair)
             weight = getattr(self, f"lin{i}").to(a.dtype).view(-1, 1, 1)
             cells = ((_unit(a) - _unit(b)).square() * weight).sum(1, keepdim=True)
-            large = F.interpolate(cells, x.shape[2:], mode="bilinear", align_corners=False)
-            kept = cells.mean((2, 3), keepdim=True) / large.mean((2, 3), keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
-            total = total + large * kept
+            total = total + enlarged(cells, x.shape[2:])
         return self._mark_invalid(total, x, y)
 
     @property
@@ -117,6 +115,13 @@ class LPIPS(LinearDistance):
         weights = _load_heads(net, spec.channels, heads, offline)  # first: these files are small
         self.trunk = Trunk(spec, trunk_state(spec, trunk, offline), persistent)
         self._add_heads(weights, persistent)
+
+
+def enlarged(cells: Tensor, size: Sequence[int]) -> Tensor:
+    """``(N,1,h,w)``, not negative, enlarged bilinearly to ``size`` and scaled to keep its mean."""
+    large = F.interpolate(cells, tuple(size), mode="bilinear", align_corners=False)
+    tiny = torch.finfo(cells.dtype).tiny
+    return large * (cells.mean((2, 3), keepdim=True) / large.mean((2, 3), keepdim=True).clamp_min(tiny))
 
 
 def _unit(f: Tensor) -> Tensor:

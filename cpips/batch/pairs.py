@@ -13,7 +13,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Generator, Iterable, Iterator
+from typing import Any, Generator, Hashable, Iterable, Iterator
 
 import torch
 from PIL import Image
@@ -23,7 +23,7 @@ from .. import images
 from .._utils.io import open_regular
 from ..base import FullReferenceMetric
 from ..errors import CpipsError, ImageError
-from ..metric import CPIPS, Embedding
+from .references import SharedReferences
 from .urls import Access, fetch, is_url
 
 MAX_PIXELS = 2_000_000  # of one side of a batch: an encoder's first features need about 500 bytes a pixel
@@ -53,8 +53,8 @@ def score_pairs(
     """Distances of pairs of single images, in the order in which they come; ``pairs`` may be endless.
 
     A pair that cannot be compared gives a :class:`Result` with its error, and the others go on. Images of one size
-    that come near each other share a batch. A reference that consecutive pairs share is decoded once, and by
-    :class:`cpips.CPIPS` encoded once.
+    that come near each other share a batch. A reference that consecutive pairs share is decoded once, and encoded
+    once by a metric that compares features.
 
     Args:
         pairs: (reference, image), each as :func:`cpips.images.as_batch` takes it or a URL that fsspec opens, one
@@ -80,7 +80,7 @@ class _Item:
     """A pair on its way: being decoded, then decoded, then done."""
 
     block: int
-    reference: Any
+    key: Hashable  # of the reference
     pixels: int
     futures: tuple[Future[Any], ...]
     decoded: tuple[Tensor, Tensor] | None = field(default=None)
@@ -108,10 +108,10 @@ class _Item:
 def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, workers: int,
            max_pixels: int, access: Access | None) -> Generator[Result, None, None]:
     window: deque[_Item] = deque()
-    encoder = _SharedReferences(metric)
+    encoder = SharedReferences(metric)
     exhausted, count = False, 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cpips-decode")
-    last: tuple[Any, Future[Any]] | None = None  # the last reference, for the pair that repeats it
+    last: tuple[Hashable, Future[Any]] | None = None  # the last reference, for the pair that repeats it
     try:
         while True:
             # twice a batch, so that two sizes that take turns still fill one; four batches of pixels at most
@@ -127,10 +127,11 @@ def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, w
                     window.append(_Item(block, None, 0, (), result=Result(error=pair)))
                     continue
                 reference, image = pair
-                if last is None or not _same(last[0], reference):
-                    last = (reference, pool.submit(_decode, reference, metric, access))
+                key = _key(reference)
+                if last is None or last[0] != key:
+                    last = (key, pool.submit(_decode, reference, metric, access))
                 decoding = (last[1], pool.submit(_decode, image, metric, access))
-                window.append(_Item(block, reference, _pixels(image), decoding))
+                window.append(_Item(block, key, _pixels(image), decoding))
             if not window:
                 return
             if window[0].result is None:
@@ -142,7 +143,7 @@ def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, w
         pool.shutdown(cancel_futures=True)
 
 
-def _compare_next(window: deque[_Item], encoder: "_SharedReferences", batch_size: int, max_pixels: int) -> None:
+def _compare_next(window: deque[_Item], encoder: SharedReferences, batch_size: int, max_pixels: int) -> None:
     """Finish the head of the window, and with it others of its size."""
     head = window[0]
     head.settle()
@@ -164,10 +165,11 @@ def _compare_next(window: deque[_Item], encoder: "_SharedReferences", batch_size
 # ---- one batch ------------------------------------------------------------------------------------------------------
 
 
-def _distances(batch: list[_Item], encoder: "_SharedReferences") -> list[Result]:
+def _distances(batch: list[_Item], encoder: SharedReferences) -> list[Result]:
     try:
         with torch.inference_mode():
-            values = encoder.distances(batch).cpu().numpy()
+            references, compared = (torch.cat([item.pair[side] for item in batch]).to(encoder.metric.device) for side in (0, 1))
+            values = encoder.distances([item.key for item in batch], references, compared, batch[0].block).cpu().numpy()
     except Exception as error:
         if len(batch) > 1:  # find the pair that is to blame, or live with less memory
             return [_distances([item], encoder)[0] for item in batch]
@@ -178,50 +180,22 @@ def _distances(batch: list[_Item], encoder: "_SharedReferences") -> list[Result]
     return [Result(error="the distance is NaN") if math.isnan(v) else Result(float(str(v))) for v in values]
 
 
-class _SharedReferences:
-    """Compares batches; keeps the embeddings of the references of the last one, since tables repeat them."""
+class _Object:
+    """The key of an image that is no file: itself."""
 
-    def __init__(self, metric: FullReferenceMetric):
-        self.metric = metric
-        self.known: list[_Slot] = []
-        self.block = -1
+    def __init__(self, image: Any):
+        self.image = image
 
-    def distances(self, batch: list[_Item]) -> Tensor:
-        metric = self.metric
-        image = torch.cat([item.pair[1] for item in batch]).to(metric.device)
-        if not isinstance(metric, CPIPS):
-            return metric(torch.cat([item.pair[0] for item in batch]).to(metric.device), image)
-        if batch[0].block != self.block:
-            self.block, self.known = batch[0].block, []
-        slots: list[_Slot] = []
-        fresh: list[tuple[_Slot, Tensor]] = []
-        for item in batch:
-            size = item.pair[0].shape
-            known = (s for s in [*slots, *self.known] if s.size == size and _same(s.reference, item.reference))
-            slot = next(known, None)
-            if slot is None:
-                slot = _Slot(item.reference, size)
-                fresh.append((slot, item.pair[0]))
-            slots.append(slot)
-        if fresh:
-            embeddings = metric.embed(torch.cat([pixels for _, pixels in fresh]).to(metric.device))
-            for (slot, _), embedding in zip(fresh, embeddings):
-                slot.embedding = embedding
-        self.known = slots
-        return metric.distance(Embedding.cat([slot.embedding for slot in slots]), metric.embed(image))
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Object) and self.image is other.image
+
+    def __hash__(self) -> int:
+        return id(self.image)
 
 
-@dataclass(eq=False)
-class _Slot:
-    reference: Any
-    size: torch.Size
-    embedding: Embedding = field(init=False)  # once its batch is encoded
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two images are one and the same file or object."""
-    paths = (str, os.PathLike)
-    return a is b or (isinstance(a, paths) and isinstance(b, paths) and os.fspath(a) == os.fspath(b))
+def _key(image: Any) -> Hashable:
+    """Equal for two images if they are one and the same file or object."""
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else _Object(image)
 
 
 def _decode(image: images.ImageLike, metric: FullReferenceMetric, access: Access | None) -> Tensor:

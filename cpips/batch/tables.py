@@ -122,25 +122,12 @@ def _find_column(path: Path | str, columns: dict[str, list[Any]], wanted: str | 
 
 
 def _read_csv(path: Path | str, access: urls.Access) -> dict[str, list[Any]]:
-    try:
-        with io.TextIOWrapper(io.BytesIO(urls.read(path, access)), "utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
-            rows = []
-            for row in reader:
-                if not row:  # a blank line
-                    continue
-                if len(row) != len(header):
-                    raise TableError(f"{path}, line {reader.line_num}: {len(row)} fields, but the header has "
-                                     f"{len(header)}")
-                rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{path} is not a CSV table in UTF-8: {error}") from None
+    header, rows = files.read_csv(io.BytesIO(urls.read(path, access)), path, TableError)
     if not header:
         raise TableError(f"{path} is empty: expected a header line such as reference,image")
     if len(set(header)) < len(header):
         raise TableError(f"{path} has two columns of one name: {', '.join(map(repr, header))}")
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    return {name: [row[i] for _, row in rows] for i, name in enumerate(header)}
 
 
 def _read_parquet(path: Path | str, access: urls.Access) -> dict[str, list[Any]]:

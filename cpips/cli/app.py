@@ -49,4 +49,7 @@ for _module in (
     compare, map, view, score, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
     report, distort,
 ):
-    _module.add_to(app)
+    if hasattr(_module, "add_to"):
+        _module.add_to(app)
+    else:  # its command has its name
+        app.command()(getattr(_module, _module.__name__.rpartition(".")[2]))

@@ -265,7 +265,3 @@ def _flat(values: dict[str, Any]) -> dict[str, float]:
     for key, value in values.items():
         flat |= {f"srcc, {name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(calibrate)

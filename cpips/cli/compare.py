@@ -101,7 +101,3 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
             fail(error if images[i] in error else f"{images[i]}: {error}")
     if failed:
         raise typer.Exit(2 if all(len(told) == len(results) for told in errors) else 1)
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(compare)

@@ -11,6 +11,7 @@ from .._utils.console import DeviceOption, DtypeOption, ForceOption, JsonOption,
 from .metric import MetricOption, make_metric
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image
 
 
@@ -23,7 +24,7 @@ def demo(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a sample image, distort it, compare the copies, and draw where one of them differs."""
+    """Distort a sample image, compare the copies, and draw where one of them differs."""
     from .._utils.io import atomic, check_outputs
     from ..batch import score_pairs
     from .map import draw_map
@@ -57,14 +58,21 @@ def demo(
     say("Compare your own:  cpips compare REF IMG [IMG ...]     See where:  cpips map REF IMG -o MAP.png")
 
 
+def sample() -> NDArray[Any]:
+    """The sample image, a mountain lake at dusk made from noise: ``(384,512,3)`` uint8 RGB."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(Path(__file__).with_name("sample.jpg")) as image:
+        return np.array(image)
+
+
 def _pictures() -> list[tuple[str, str, Image.Image, dict[str, Any]]]:
     """Return file name, distortion, image and settings for saving it; the reference comes first."""
     import numpy as np
     from PIL import Image, ImageFilter
 
-    from ._sample import landscape
-
-    array = landscape()
+    array = sample()
     reference = Image.fromarray(array)
     grain = np.random.default_rng(0).normal(size=array.shape)
     pictures: list[tuple[str, str, Image.Image, dict[str, Any]]] = [("reference.png", "none", reference, {})]
@@ -83,7 +91,3 @@ def _pictures() -> list[tuple[str, str, Image.Image, dict[str, Any]]]:
         local.paste(patch.crop(box), box)
     pictures.append(("local.png", "blur, noise and blocks in three places", local, {}))
     return pictures
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(demo)

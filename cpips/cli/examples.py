@@ -58,7 +58,3 @@ def about(file: Path) -> str:
     """The first line of a config's comment or of a program's docstring."""
     first = file.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.lstrip("# ").strip('"') if first.startswith(("#", '"""')) else ""
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(examples)

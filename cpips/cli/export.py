@@ -39,7 +39,3 @@ def export(
         print_json(facts)
     else:
         say(f"{metric.signature}\nis in {output} ({size / 1e6:.1f} MB)")
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(export)

@@ -58,7 +58,3 @@ def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_short, value))
     return "?" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(models)

@@ -21,7 +21,7 @@ HELP = """Look for one kind of failure of a metric:
 
 **recovery** minimizes it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
 **restoration** optimizes for it and lets others judge; **flips** finds the smallest change that turns its judgments;
-**invariance** shifts, turns and scales; **order** takes a bank of distortions in five steps; **noise-floor** looks for the
+**invariance** shifts, turns and scales; **order** takes all distortions in five steps; **noise-floor** looks for the
 smallest change above rounding."""
 
 
@@ -40,8 +40,6 @@ def probe(
                                                          "large are halved first.")] = 176,
     steps: Annotated[Optional[int], typer.Option(
         metavar="N", min=1, show_default=False, help="Optimization steps, for probes that optimize.")] = None,
-    bank: Annotated[Optional[str], typer.Option(
-        metavar="BANK", show_default=False, help="order: cpips (default), or imagecorruptions.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all random numbers.")] = 0,
     weights: WeightsOption = None,
     output: Annotated[Optional[Path], typer.Option(
@@ -59,9 +57,9 @@ def probe(
 
     if name not in PROBES:
         raise unknown_model(name, PROBES, "probe")
-    settings: dict[str, Any] = {"against": against, "judges": judge, "steps": steps, "bank": bank}
+    settings: dict[str, Any] = {"against": against, "judges": judge, "steps": steps}
     settings = {key: value for key, value in settings.items() if value not in (None, [])}
-    for option, takers in (("against", ("mad",)), ("judges", ("restoration",)), ("steps", STEPS), ("bank", ("order",))):
+    for option, takers in (("against", ("mad",)), ("judges", ("restoration",)), ("steps", STEPS)):
         if option in settings and name not in takers:
             raise typer.BadParameter(f"--{option.removesuffix('s') if option == 'judges' else option} is for "
                                      f"{', '.join(takers)}, not for {name}")
@@ -101,14 +99,14 @@ def _images(name: str, paths: list[Path] | None, side: int) -> Tensor:
 
     from ..errors import ImageError
     from ..images import _to_unit, halved, load
-    from ._sample import landscape
+    from .demo import sample
 
     if paths and len(paths) > 1 and name not in BATCHES:
         raise ImageError(f"{name} takes one image: {len(paths)} were given")
     found = []
     chosen: Sequence[Path | None] = paths or [None]
     for path in chosen:
-        image = (_to_unit(landscape()) if path is None else load(path))[None]
+        image = (_to_unit(sample()) if path is None else load(path))[None]
         if min(image.shape[2:]) >= 2 * side:
             image = halved(image)
         height, width = image.shape[2:]

@@ -101,7 +101,3 @@ def _counting(label: str) -> Iterator[Callable[[int], None]]:
         return
     with terminal.status(label) as status:
         yield lambda done: status.update(f"{label}: {done}")
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(realism)

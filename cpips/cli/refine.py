@@ -24,7 +24,10 @@ def refine(
     alpha: Annotated[Optional[float], typer.Option(
         metavar="A", show_default=False,
         help="Weight of the squared error, in bits per pixel per squared gray level. Default: that of the codec's training.")] = None,
-    beta: Annotated[float, typer.Option(metavar="B", help="The same of a unit of perceptual distance (CPIPS).")] = 0.0,
+    beta: Annotated[float, typer.Option(metavar="B", help="The same of a unit of the perceptual loss, see --loss.")] = 0.0,
+    loss: Annotated[str, typer.Option(
+        metavar="NAME", help="What --beta weighs: cpips, the metric; texture (TextureLoss), which asks for contrast; or wasserstein "
+        "(WassersteinDistortion).")] = "cpips",
     gamma: Annotated[float, typer.Option(metavar="G", help="The same of a unit of the style loss.")] = 0.0,
     roi: Annotated[Optional[Path], typer.Option(
         metavar="MASK", show_default=False,
@@ -69,16 +72,20 @@ def refine(
     before = stamp(kept)
     tensor = load(image, background)
     files = codec_files()
-    from ..codec.refine import BG_WEIGHT, FG_WEIGHT, refine as run
+    from ..codec.refine import BG_WEIGHT, FG_WEIGHT, TERMS, perceptual_term, refine as run
 
+    if loss not in TERMS:
+        raise typer.BadParameter(f"--loss {loss}: choose from {', '.join(TERMS)}")
+    if loss != TERMS[0] and not beta:
+        raise typer.BadParameter(f"--loss {loss} has no weight: give --beta, too")
     model = files.open_codec(codec or DEFAULT_CODEC)
     with _progress(steps) as show:
         try:
             refined = run(
                 tensor, model, target_bpp=target_bpp, alpha=alpha, beta=beta, gamma=gamma, roi=roi or box,
                 fg_weight=FG_WEIGHT if fg_weight is None else fg_weight,
-                bg_weight=BG_WEIGHT if bg_weight is None else bg_weight, steps=steps, seed=seed, checkpoint=kept,
-                progress=show)
+                bg_weight=BG_WEIGHT if bg_weight is None else bg_weight, steps=steps, seed=seed,
+                perceptual=perceptual_term(loss), checkpoint=kept, progress=show)
         except RateError as error:
             if stamp(kept) != before:  # this run wrote it
                 kept.unlink(missing_ok=True)
@@ -133,7 +140,3 @@ def _progress(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     with Progress(*columns, console=terminal, transient=True) as bar:
         task = bar.add_task("", total=steps)
         yield lambda row: bar.update(task, completed=row["step"], description=_told(row))
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(refine)

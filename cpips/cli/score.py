@@ -153,7 +153,3 @@ def _engine(settings: RaySettings | None, part_rows: int | None,
     from ..batch.ray_engine import score_parts
 
     return check_folder, partial(score_parts, settings=settings, part_rows=part_rows), out
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(score)

@@ -17,6 +17,7 @@ from .._utils.optional import needing
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
+    from ..training.runs import Run
     from ..training.trainer import Trainer
 
 
@@ -64,16 +65,15 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
             trainer = make(settings, data_root, output, where)
     except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
         raise CpipsError(str(error)) from error
-    steps, first = trainer.config.steps, trainer.fabric.is_global_zero
+    steps, first = trainer.config.steps, trainer.first
     if trainer.step and first:
         say(f"resumed at step {trainer.step} of {steps}")
     try:
-        with step_progress(trainer.step, steps, first, _losses) as show, _stop_between_steps(trainer):
+        with step_progress(trainer.step, steps, first, _losses) as show, stop_between_steps(trainer):
             trainer.run(progress=show)
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        trainer.save()
         if first:
             say(f"interrupted at step {trainer.step} of {steps}: saved; the same command continues from there")
         raise
@@ -83,34 +83,23 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
 
 
 @contextmanager
-def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the step: a checkpoint of half a step would not resume to the same weights.
+def stop_between_steps(run: Run[Any]) -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the step, and save: a checkpoint of half a step would not resume to the same weights.
 
-    A second Ctrl-C stops at once and leaves the last checkpoint.
+    A second Ctrl-C stops at once and leaves the last checkpoint. So does the first one after the last step, whose checkpoint is
+    there: the export of the weights is taken up again from it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    import torch
-
-    asked = False
-    step = trainer.train_step
 
     def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            signal.signal(signal.SIGINT, before)
+        if run.stop:
             raise SystemExit(130)
-        asked = True
-
-    def checked(parts: list[tuple[int, dict[str, Any]]]) -> dict[str, float]:
-        # processes hear of Ctrl-C at different steps, and one that stopped alone would leave the others waiting for it
-        heard = torch.tensor(float(asked), device=trainer.fabric.device)
-        if trainer.fabric.all_reduce(heard, reduce_op="sum"):
+        run.stop = True
+        if run.complete:
             raise KeyboardInterrupt
-        return step(parts)
 
-    trainer.train_step = checked  # type: ignore[method-assign]
     before = signal.signal(signal.SIGINT, ask)
     try:
         yield
@@ -139,7 +128,3 @@ def _losses(row: dict[str, Any]) -> str:
     return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
             + "".join(text.format(row[name]) for name, text in extra.items() if name in row)
             + f"{row['images_per_second']:.0f} images/s  lr {row['lr']:.2e}")
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(train)

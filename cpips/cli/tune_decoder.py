@@ -10,7 +10,7 @@ import typer
 from .._utils.console import DataRootOption, DeviceOption, ForceOption, ThreadsOption, say
 from .._utils.devices import open_device
 from .._utils.optional import needing
-from .train import step_progress
+from .train import step_progress, stop_between_steps
 
 if TYPE_CHECKING:
     from ..training.tune_config import TuneConfig
@@ -59,19 +59,15 @@ def _tune(settings: TuneConfig, data_root: Path, output: Path, where: str) -> No
     if tuner.step:
         say(f"resumed at step {tuner.step} of {steps}")
     try:
-        with step_progress(tuner.step, steps, True, _losses) as show:
+        with step_progress(tuner.step, steps, True, _losses) as show, stop_between_steps(tuner):
             weights = tuner.run(progress=show)
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        say("interrupted: the same command continues from the last checkpoint")
+        say(f"interrupted at step {tuner.step} of {steps}: saved; the same command continues from there")
         raise
     say(f"tuned {steps} steps, bitstreams unchanged: {weights}\ntry it:  cpips decompress FILE.cpz --codec {weights}")
 
 
 def _losses(row: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "seconds"))
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(tune_decoder)

@@ -66,7 +66,3 @@ def _names(paths: list[str]) -> list[str]:
     """File names without their folders, where these tell the files apart."""
     short = [Path(path).name for path in paths]
     return short if len(set(short)) == len(set(paths)) else paths
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(view)

@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import images
 from .._utils.io import replace
 from ..errors import ImageError, ModelError, RateError, WeightsError
-from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss
+from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss, TextureLoss
 from ..pretrained import DEFAULT_MODEL, read_checkpoint
 from .annealing import soft_round, temperature
 from .container import Bitstream, pack
@@ -34,6 +34,7 @@ from .model import Codec
 from .roi import Region, foreground, pixel_weights
 
 WHITE = 255**2  # squared gray levels: the unit of the distortion
+TERMS = ("cpips", "texture", "wasserstein")  # what beta weighs; the first is the default
 OFFICIAL_STEPS, OFFICIAL_RATE = 2000, 5e-3
 FG_WEIGHT, BG_WEIGHT = 1.0, 0.1
 STEERING = 40.0  # the power of the overshoot by which the rate's weight would grow in a run without an effect
@@ -333,6 +334,24 @@ class _Run:
         self.generator.set_state(state["noise"].cpu())
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.rate_weight, self.gap, self.soft_bpp = state["rate_weight"], state["gap"], state["soft_bpp"]
+
+
+def perceptual_term(name: str) -> Loss | None:
+    """The loss that ``beta`` weighs, by name: ``'cpips'``, ``'texture'`` or ``'wasserstein'``. ``None`` is the default of
+    :func:`refine`.
+
+    Raises:
+        ModelError: another name.
+    """
+    if name not in TERMS:
+        raise ModelError(f"loss {name!r} is unknown: choose from {', '.join(TERMS)}")
+    if name == "texture":
+        return TextureLoss(check="off")
+    if name == "wasserstein":
+        from ..realism import WassersteinDistortion
+
+        return WassersteinDistortion(check="off")
+    return None  # the default
 
 
 def _quality(weights: Tensor, alpha: float, beta: float, gamma: float, perceptual: Loss | None,

@@ -28,7 +28,7 @@ from typing import Any, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, ModelError
+from ..errors import ModelError
 from ..pretrained import unknown_model
 from . import _points, _structure  # noqa: F401  (they fill DISTORTIONS)
 from ._tools import DISTORTIONS, GROUPS, Distortion, check_image

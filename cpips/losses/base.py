@@ -8,6 +8,7 @@ from typing import Any, Mapping, Union
 import torch
 from torch import Tensor
 
+from .. import images
 from ..base import ImageModule
 from ..cells import wide
 from ..embedding import Embedding
@@ -19,6 +20,9 @@ OUTPUT, TARGET = "the output", "the target"
 Target = Union[Tensor, Embedding]
 Features = Mapping[str, Tensor]  # by tap
 TapWeights = Mapping[str, Union[float, Tensor]]
+ValueRange = tuple[float, float]  # of black and white
+
+UNIT_RANGE: ValueRange = (0.0, 1.0)
 
 _OVERSHOOT = 0.25  # resampling and networks on their way; one value in ten beyond it is another convention
 _WHITE = 10.0  # no network on its way is so far from [0,1]; 0..255 is, unless it is black
@@ -32,12 +36,21 @@ class Loss(ImageModule):
         check: ``'auto'`` reads the values of CPU images and rejects NaN, Inf and values that are clearly in another convention
             than [0,1]; where reading would stall a GPU or break a graph, the loss of such an image is NaN instead, and
             its gradient zero (NaN, if the image is). ``'strict'`` reads them on a GPU too. ``'off'`` trusts the caller.
+        value_range: values of black and white in the output and the target: ``(-1, 1)`` for a network that ends in a tanh. They
+            are mapped to [0,1] first, so that the loss is that of the images in [0,1]. uint8 tensors are 0..255 in any case.
+
+    Raises:
+        ModelError: a reduction, check or range that there is not.
     """
 
     _noun = "loss"
 
-    def __init__(self, *, reduction: str = "mean", check: str = "auto"):
+    def __init__(self, *, reduction: str = "mean", check: str = "auto", value_range: ValueRange = UNIT_RANGE):
         super().__init__(reduction=reduction, check=check)
+        self.value_range = check_range(value_range)
+
+    def _prepare(self, image: images.ImageLike, name: str = "image") -> Tensor:
+        return super()._prepare(to_unit(image, self.value_range), name)
 
     def embed(self, target: Tensor) -> Target:
         """What :meth:`forward` takes in place of ``target``, computed once; without a graph unless ``target`` has one."""
@@ -47,14 +60,16 @@ class Loss(ImageModule):
         if _usual(batch, name == OUTPUT).all():
             return
         low, high = (value.item() for value in torch.aminmax(batch.detach()))
-        came = f"{name} has values from {low:.4g} to {high:.4g}: expected [0,1]"
+        came = f"{name} has values from {low:.4g} to {high:.4g}"
+        came += ": expected [0,1]" if self.value_range == UNIT_RANGE else f", mapped from value_range={self.value_range} to [0,1]"
         if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN too
             raise ImageError(f"{name} holds NaN or infinite values: training has diverged, or the data are damaged "
                              "(torch.autograd.set_detect_anomaly finds where)")
         if high > _WHITE:
             raise ImageError(f"{came}; it looks like 0..255 (or wider): divide by its white, x / 255")
         if low >= -1.01 and high <= 1.01:
-            raise ImageError(f"{came}; it looks like [-1,1]: convert with (x + 1) / 2")
+            raise ImageError(f"{came}; it looks like [-1,1]: convert with (x + 1) / 2, or give the "
+                             "loss value_range=(-1, 1)")
         raise ImageError(f"{came}; if it was normalized by a mean and a deviation, undo that: x * std + mean")
 
     def _valid(self, *batches: Tensor) -> Tensor:
@@ -75,6 +90,30 @@ def _usual(x: Tensor, network: bool) -> Tensor:
     if network:
         other = other & (low >= -1.01) & (high <= 1.01)
     return (low >= -_WHITE) & (high <= _WHITE) & ~other  # NaN and Inf compare false
+
+
+def check_range(value_range: ValueRange) -> ValueRange:
+    """``value_range`` as two floats.
+
+    Raises:
+        ModelError: it is not two finite numbers, the second above the first.
+    """
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ModelError(f"value_range is {value_range!r}: expected the values of black and white, (0, 1) or (-1, 1)")
+    return low, high
+
+
+def to_unit(image: Any, value_range: ValueRange) -> Any:
+    """``image`` with ``value_range`` mapped to [0,1], if it is a floating tensor."""
+    if value_range == UNIT_RANGE or not (isinstance(image, Tensor) and image.is_floating_point()):
+        return image
+    low, high = value_range
+    wide = image.to(torch.promote_types(image.dtype, torch.float32))  # the sum in bf16 would lose what is near black
+    return (wide - low) / (high - low)
 
 
 def positive(eps: float) -> float:
@@ -139,7 +178,7 @@ def at_tap(tap: str, output: Features, target: Features,
 class FeatureLoss(Loss):
     """What the losses of features share: a :class:`FeatureExtractor`, its taps, their weights, targets encoded once."""
 
-    extractor: FeatureExtractor | None
+    extractor: FeatureExtractor | None  # None where features are of several sizes, and not shared
     taps: tuple[str, ...]
 
     def _set(self, extractor: FeatureExtractor, taps: tuple[str, ...], weights: TapWeights | None,
@@ -198,14 +237,14 @@ class FeatureLoss(Loss):
     def embed(self, target: Tensor, *, features: Features | None = None) -> Embedding:
         """What :meth:`forward` takes in place of ``target``, computed once; of ``features``, where they are known."""
         target = self._prepare(target, TARGET)
-        return self._embed(target, features).map(lambda feature: self._mark_invalid(feature, target))
+        return self._embed(target, features).apply(lambda feature: self._mark_invalid(feature, target))
 
     def _embed(self, target: Tensor, features: Features | None) -> Embedding:
         kept = self._kept(self._extracted(target) if features is None else features)
         return Embedding(tuple(kept[tap] for tap in self.taps), (), (target.shape[2], target.shape[3]), self._key)
 
     def _extracted(self, image: Tensor) -> Features:
-        assert self.extractor is not None  # one that compares features has it
+        assert self.extractor is not None  # a loss without one has its own way
         return self.extractor(image, self.taps)
 
     @property

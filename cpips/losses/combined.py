@@ -7,7 +7,7 @@ from typing import Any, Callable, Mapping, Union
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .base import OUTPUT, TARGET, FeatureLoss, Features, Loss, Target
+from .base import OUTPUT, TARGET, FeatureLoss, Features, Loss, Target, ValueRange
 
 Term = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,8 +65,10 @@ class CombinedLoss(nn.Module):
             else:
                 self.terms[name] = term
         losses = {name: term for name, term in self.terms.items() if isinstance(term, FeatureLoss)}
-        groups = {id(term.extractor): [name for name, other in losses.items() if other.extractor is term.extractor]
-                  for term in losses.values() if term.extractor is not None}
+        groups: dict[tuple[int, ValueRange], list[str]] = {}
+        for name, term in losses.items():
+            if term.extractor is not None:
+                groups.setdefault((id(term.extractor), term.value_range), []).append(name)
         self._groups = [names for names in groups.values() if len(names) > 1]
 
     def forward(self, output: Tensor, target: "Tensor | Mapping[str, Target] | None" = None,

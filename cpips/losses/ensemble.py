@@ -11,7 +11,7 @@ from .. import pretrained
 from ..base import FullReferenceMetric
 from ..errors import ModelError
 from .adversarial import NonBinaryAdversary, held
-from .base import Target
+from .base import UNIT_RANGE, Target, ValueRange, check_range, to_unit
 from .combined import CombinedLoss, Term
 from .perceptual import PerceptualLoss
 from .pixels import CharbonnierLoss
@@ -40,7 +40,7 @@ class SemanticEnsembleLoss(CombinedLoss):
         patch: side of the style term's windows, in cells; ``None`` for the whole image.
         eps: of the Charbonnier term, units of the pixels.
         adversary: registered with its parameters, which this loss gives no gradient; ``None`` for the first stage.
-        check: see :class:`~cpips.losses.Loss`.
+        check, value_range: see :class:`~cpips.losses.Loss`.
 
     Raises:
         ModelError: a negative weight, or no term but the adversary's.
@@ -56,18 +56,20 @@ class SemanticEnsembleLoss(CombinedLoss):
     def __init__(self, *, charbonnier: float = 10.0, perceptual: float = 1.0, style: float = 1.0, adversarial: float = 0.008,
                  metric: pretrained.Source | FullReferenceMetric = pretrained.DEFAULT_MODEL,
                  textures: pretrained.Source = pretrained.DEFAULT_MODEL, patch: int | None = None, eps: float = 1e-3,
-                 adversary: NonBinaryAdversary | None = None, check: str = "auto"):
+                 adversary: NonBinaryAdversary | None = None, check: str = "auto",
+                 value_range: ValueRange = UNIT_RANGE):
         weights = {"charbonnier": charbonnier, "perceptual": perceptual, "style": style, "adversarial": adversarial}
         if wrong := [name for name, weight in weights.items() if not 0 <= weight < float("inf")]:
             raise ModelError(f"the weight of {wrong[0]} is {weights[wrong[0]]!r}: expected 0 or a positive number")
         terms: dict[str, tuple[float, Term]] = {}
         if charbonnier:
-            terms["charbonnier"] = (charbonnier, CharbonnierLoss(eps, check=check))
+            terms["charbonnier"] = (charbonnier, CharbonnierLoss(eps, check=check, value_range=value_range))
         if perceptual:
-            terms["perceptual"] = (perceptual, PerceptualLoss(metric, check=check))
+            terms["perceptual"] = (perceptual, PerceptualLoss(metric, check=check, value_range=value_range))
         if style:
-            terms["style"] = (style, StyleLoss(textures, patch=patch, check=check))
+            terms["style"] = (style, StyleLoss(textures, patch=patch, check=check, value_range=value_range))
         super().__init__(terms)
+        self.value_range = check_range(value_range)
         self.adversarial, self.adversary = adversarial, adversary
 
     def forward(self, output: Tensor, target: Tensor | Mapping[str, Target] | None = None,
@@ -83,7 +85,7 @@ class SemanticEnsembleLoss(CombinedLoss):
         if self.adversary is None or not self.adversarial:
             return total, parts
         with held(self.adversary):
-            value = self.adversary.generator_loss(output, self._image(target), latent)
+            value = self.adversary.generator_loss(self._unit(output), self._unit(target), latent)
         total = total + self.adversarial * value
         return total, {**parts, "adversarial": value.detach(), "total": total.detach()}
 
@@ -91,10 +93,9 @@ class SemanticEnsembleLoss(CombinedLoss):
         """The adversary's own loss; no gradient reaches ``output``."""
         if self.adversary is None:
             raise ModelError("there is no adversary to train: SemanticEnsembleLoss(adversary=...)")
-        return self.adversary.discriminator_loss(output.detach(), self._image(target), latent)
+        return self.adversary.discriminator_loss(self._unit(output.detach()), self._unit(target), latent)
 
-    @staticmethod
-    def _image(target: Tensor | Mapping[str, Target] | None) -> Tensor:
-        if not isinstance(target, torch.Tensor):
+    def _unit(self, image: Tensor | Mapping[str, Target] | None) -> Tensor:
+        if not isinstance(image, torch.Tensor):
             raise ModelError("the adversary needs the target image, (N,3,H,W), not what embed() made of it")
-        return target
+        return to_unit(image, self.value_range)

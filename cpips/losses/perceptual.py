@@ -1,91 +1,46 @@
-"""Perceptual losses: the metric's own distance, or plain distances of features."""
+"""The metric's own distance as a loss."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Mapping, Sequence
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import forms, pretrained
-from ..base import FullReferenceMetric, reduced
+from .. import pretrained
+from .._compat import moved_names
+from ..base import FeatureMetric, FullReferenceMetric
 from ..baselines.trunks import NETS
-from ..cells import cell_mean
+from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from ..metric import CPIPS, Embedding
-from .base import OUTPUT, TARGET, FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
+from ..metric import CPIPS
+from .base import OUTPUT, TARGET, UNIT_RANGE, Loss, Target, ValueRange
+from .content import ContentLoss
 from .features import FeatureExtractor
 
-DISTANCES = ("l1", "l2", "normalised")
+if not TYPE_CHECKING:  # a type checker knows the new names alone
+    __getattr__ = moved_names(__name__)
 
 
-def perceptual_loss(output: Features, target: Features, distance: str = "l2", *,
-                    weights: TapWeights | None = None, eps: float = 1e-6, strides: Mapping[str, int] | None = None,
-                    size: tuple[int, int] | None = None, reduction: str = "mean") -> Tensor:
-    """Distance of features, summed over the taps: in the features' units, their square, or none. 0 for equal ones.
+class PerceptualLoss(Loss):
+    """How different two images ``(N,3,H,W)`` in [0,1] look: the distance of :class:`cpips.CPIPS` or of another metric.
 
-    With E the mean over the cells of a feature map f of C channels, at each tap::
-
-        l1           E 1/C sum_c w_c |f_c - f'_c|                  feature matching (Wang et al., arXiv 1711.11585, eq. 4)
-        l2           E 1/C sum_c w_c (f_c - f'_c)^2                Johnson et al., ECCV 2016 (arXiv 1603.08155), eq. 2
-        normalised   E sum_c w_c (u_c - u'_c)^2                    Zhang et al., CVPR 2018 (arXiv 1801.03924), eq. 1,
-                       u = f / sqrt(|f|^2 + eps)                   the weight outside the square
+    The loss of images in [0,1] is the very number that the metric gives; a little outside it goes on smoothly. It has no
+    unit; 0 for equal images, with a gradient of zero there. For a distance of features, without a metric, see
+    :class:`~cpips.losses.ContentLoss`.
 
     Args:
-        output, target: features ``{tap: (N,C,h,w)}``, as :class:`~cpips.losses.FeatureExtractor` gives them.
-        weights: per tap a number or ``(C,)``; 1 where not given.
-        eps: floor of the normalizer, in squared units of the features.
-        strides, size: pixels that a cell of each tap covers, and the images' (H,W): cells that reach out of the image
-            then count by the share inside, as in :class:`cpips.CPIPS`. Without, all count alike.
-        reduction: ``'mean'``, ``'sum'`` over the N, or ``'none'`` for ``(N,)``.
+        model: as :class:`cpips.CPIPS` takes it, or a metric made already, of which a copy is used
+            (``cpips.create_metric("lpips-vgg")``, say).
+        distance: ``'metric'``. Others are deprecated: they make a :class:`~cpips.losses.ContentLoss`.
+        reduction, check, value_range: see :class:`~cpips.losses.Loss`.
+        settings: of :class:`cpips.CPIPS`, for a model: ``form``, ``taps``, ``weights``, ``scales``, ``root``, ``eps``,
+            ``strip``, ``checkpoint`` (for large images), ``offline``; and ``persistent``, which is ``False`` here: ``True``
+            puts the weights into ``state_dict()`` of this module and of its parents.
 
     Raises:
-        ModelError: an unknown distance or reduction.
-        ImageError: features of other taps, or shapes that differ.
-
-    Example:
-        >>> from cpips.losses import perceptual_loss
-        >>> f, g = {"y": torch.ones(1, 4, 2, 2)}, {"y": torch.zeros(1, 4, 2, 2)}
-        >>> perceptual_loss(f, g, "l2").item()
-        1.0
-    """
-    _check_distance(distance)
-    check_taps(output, target)
-    total: Any = 0.0
-    for tap in output:
-        f, g, channels, weight = at_tap(tap, output, target, weights)
-        if distance == "normalised":
-            cells = forms.local("taps", f, g, channels, eps)
-        else:
-            difference = (f - g).abs() if distance == "l1" else (f - g).square()
-            cells = (difference if channels is None else difference * channels[:, None, None]).mean(1)
-        mean = cells.mean((1, 2)) if strides is None or size is None else cell_mean(cells, strides[tap], size)
-        total = total + mean * weight
-    return reduced(total, reduction)
-
-
-class PerceptualLoss(FeatureLoss):
-    """How different two images ``(N,3,H,W)`` in [0,1] look: the distance of :class:`cpips.CPIPS`, or one of features.
-
-    With ``distance='metric'`` the loss of images in [0,1] is the very number that the metric gives; a little outside it
-    goes on smoothly. It has no unit; 0 for equal images, with a gradient of zero there.
-
-    Args:
-        model: for the metric's own distance: as :class:`cpips.CPIPS` takes it, or a metric made already, of which a copy
-            is used (``cpips.create_metric("lpips-vgg")``, say). For distances of features: as
-            :class:`~cpips.losses.FeatureExtractor` takes it, or an extractor, which other losses may share.
-        distance: ``'metric'``; or ``'l1'``, ``'l2'``, ``'normalised'``, see :func:`perceptual_loss`.
-        taps, weights, eps: as for :class:`cpips.CPIPS` (whose model's own are the default) and
-            :func:`perceptual_loss`; there the default are all taps for ``'normalised'``, the deepest for the others.
-        form, scales, root, strip: of the metric's own distance, see :class:`cpips.CPIPS`.
-        checkpoint: compute features again in the backward pass, see :class:`cpips.CPIPS` and
-            :class:`~cpips.losses.FeatureExtractor`: for large images.
-        persistent: ``True`` puts the weights into ``state_dict()`` of this module and of its parents.
-        offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
-        reduction, check: see :class:`~cpips.losses.Loss`.
-
-    Raises:
-        ModelError: an unknown name (the message has the nearest) or setting.
+        ModelError: an unknown name (the message has the nearest) or setting, or a metric that is no loss.
         WeightsError: weights missing, damaged or of another network.
 
     Example:
@@ -97,47 +52,31 @@ class PerceptualLoss(FeatureLoss):
         True
     """
 
-    name = "perceptual"
-
-    def __init__(
-        self,
-        model: pretrained.Source | FullReferenceMetric | FeatureExtractor = pretrained.DEFAULT_MODEL,
-        *,
-        distance: str = "metric",
-        taps: str | Sequence[str] | None = None,
-        weights: TapWeights | None = None,
-        eps: float | None = None,
-        checkpoint: bool = False,
-        persistent: bool = False,
-        offline: bool | None = None,
-        reduction: str = "mean",
-        check: str = "auto",
-        **settings: Any,
-    ):
-        super().__init__(reduction=reduction, check=check)
-        given = {key: value for key, value in {"taps": taps, "weights": weights, "eps": eps}.items() if value is not None}
-        self.distance, self.extractor = distance, None
-        self.metric: FullReferenceMetric | None = None
+    def __new__(cls, *args: Any, distance: str = "metric", **settings: Any) -> Any:
         if distance == "metric":
-            self.metric = _metric(model, **settings, **given, checkpoint=checkpoint, persistent=persistent,
-                                  offline=offline)
-            self.min_side, self.name = self.metric.min_side, self.metric.name
-            return
-        _check_distance(distance, settings)
-        if isinstance(model, FullReferenceMetric):
-            raise ModelError(f"{model.name} is a metric, whose distance is its own: choose distance 'metric', or give "
-                             "an encoder or a backbone")
-        extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
-        self.eps, self.name = positive(1e-6 if eps is None else eps), f"{extractor.name} {distance}"
-        default = extractor.taps if distance == "normalised" else extractor.taps[-1:]
-        self._set(extractor, extractor.choose(default if taps is None else taps), weights)
+            return super().__new__(cls)
+        warnings.warn(f"PerceptualLoss(distance={distance!r}) is cpips.losses.ContentLoss now", DeprecationWarning, stacklevel=3)
+        return ContentLoss(*args, distance=distance.replace("normalised", "normalized"), **settings)
 
-    def forward(self, output: Tensor, target: Target, *, features: Features | None = None,
-                target_features: Features | None = None) -> Tensor:
-        if self.metric is None:
-            return super().forward(output, target, features=features, target_features=target_features)
+    def __init__(self, model: pretrained.Source | FullReferenceMetric = pretrained.DEFAULT_MODEL, *, distance: str = "metric",
+                 reduction: str = "mean", check: str = "auto", value_range: ValueRange = UNIT_RANGE, **settings: Any):
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
+        self.metric = _metric(model, **settings)
+        self.min_side, self.name = self.metric.min_side, self.metric.name
+
+    def forward(self, output: Tensor, target: Target) -> Tensor:
+        """Scalar, or ``(N,)`` with ``reduction='none'``.
+
+        Args:
+            output: ``(N,3,H,W)``.
+            target: as ``output``, or what :meth:`embed` made of it; one image that was embedded is compared with each of the
+                output's.
+
+        Raises:
+            ImageError: images that cannot be compared; the message says what it got and how to fix it.
+        """
         if isinstance(target, Embedding):
-            if not isinstance(self.metric, CPIPS):
+            if not isinstance(self.metric, FeatureMetric):
                 raise ImageError(f"the target was embedded by another loss than one of {self.metric.name}: give its "
                                  "images")
             output = self._prepare(output, OUTPUT)
@@ -146,27 +85,19 @@ class PerceptualLoss(FeatureLoss):
         output, target = self._prepare_all({OUTPUT: output, TARGET: target})
         return self._reduce(self._mark_invalid(self.metric(target, output, reduction="none"), output, target))
 
-    def embed(  # type: ignore[override]  # of some metrics, the images themselves
-            self, target: Tensor, *, features: Features | None = None) -> Target:
+    def embed(self, target: Tensor) -> Target:
         """What :meth:`forward` takes in place of ``target``, encoded once: an :class:`~cpips.Embedding`.
 
-        (The images themselves, for a metric that is not :class:`cpips.CPIPS`.)
+        (The images themselves, for a metric that does not compare features.)
         """
-        if self.metric is None:
-            return super().embed(target, features=features)
         target = self._prepare(target, TARGET)
-        if not isinstance(self.metric, CPIPS):
+        if not isinstance(self.metric, FeatureMetric):
             return target
-        return self.metric.embed(target).map(lambda feature: self._mark_invalid(feature, target))
-
-    def _compare(self, features: Features, target: Embedding) -> Tensor:
-        return perceptual_loss({tap: features[tap] for tap in self.taps}, dict(zip(self.taps, target.features)),
-                               self.distance, weights=self.weights, eps=self.eps, strides=self._strides,
-                               size=target.size, reduction="none")
+        return self.metric.embed(target).apply(lambda feature: self._mark_invalid(feature, target))
 
 
 def _metric(model: Any, **settings: Any) -> FullReferenceMetric:
-    """The metric whose own distance is wanted, trusting the loss to have checked the images."""
+    """The metric for the loss, which checks the images itself."""
     if isinstance(model, FullReferenceMetric):
         if given := [key for key, value in settings.items() if value]:
             raise ModelError(f"settings {', '.join(given)} beside a metric that is made already: give them to it")
@@ -177,13 +108,7 @@ def _metric(model: Any, **settings: Any) -> FullReferenceMetric:
         metric.check = "off"
         return metric
     if isinstance(model, FeatureExtractor) or (isinstance(model, str) and model in NETS):
-        raise ModelError("an extractor has no distance of its own: choose distance "
-                         f"{', '.join(map(repr, DISTANCES))}, or give the metric, cpips.create_metric('lpips-vgg') say")
-    return CPIPS(model, check="off", **settings)
+        raise ModelError("an extractor has no distance of its own: use ContentLoss, or give the metric, "
+                         "cpips.create_metric('lpips-vgg') say")
+    return CPIPS(model, check="off", **{"persistent": False, **settings})
 
-
-def _check_distance(distance: str, settings: Mapping[str, Any] = {}) -> None:
-    if distance not in DISTANCES:
-        raise ModelError(f"distance {distance!r} is unknown: choose from metric, {', '.join(DISTANCES)}")
-    if settings:
-        raise ModelError(f"settings {', '.join(settings)} are of distance 'metric', not of {distance!r}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..base import reduced, widen
 from ..errors import ImageError
-from .base import OUTPUT, TARGET, Loss, positive
+from .base import OUTPUT, TARGET, UNIT_RANGE, Loss, ValueRange, positive
 
 
 def charbonnier_loss(output: Tensor, target: Tensor, eps: float = 1e-3, reduction: str = "mean") -> Tensor:
@@ -80,7 +80,7 @@ class CharbonnierLoss(Loss):
 
     Args:
         eps: see :func:`charbonnier_loss`.
-        reduction, check: see :class:`Loss`.
+        reduction, check, value_range: see :class:`Loss`.
 
     Example:
         >>> from cpips.losses import CharbonnierLoss
@@ -91,8 +91,9 @@ class CharbonnierLoss(Loss):
 
     name = "charbonnier"
 
-    def __init__(self, eps: float = 1e-3, *, reduction: str = "mean", check: str = "auto"):
-        super().__init__(reduction=reduction, check=check)
+    def __init__(self, eps: float = 1e-3, *, reduction: str = "mean", check: str = "auto",
+                 value_range: ValueRange = UNIT_RANGE):
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
         self.eps = positive(eps)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class TotalVariationLoss(Loss):
 
     Args:
         isotropic, eps: see :func:`total_variation_loss`.
-        reduction, check: see :class:`Loss`.
+        reduction, check, value_range: see :class:`Loss`.
 
     Example:
         >>> from cpips.losses import TotalVariationLoss
@@ -116,8 +117,9 @@ class TotalVariationLoss(Loss):
 
     name = "total variation"
 
-    def __init__(self, isotropic: bool = False, eps: float = 1e-3, *, reduction: str = "mean", check: str = "auto"):
-        super().__init__(reduction=reduction, check=check)
+    def __init__(self, isotropic: bool = False, eps: float = 1e-3, *, reduction: str = "mean", check: str = "auto",
+                 value_range: ValueRange = UNIT_RANGE):
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
         self.isotropic, self.eps = isotropic, positive(eps)
 
     def forward(self, output: Tensor, target: Tensor | None = None) -> Tensor:

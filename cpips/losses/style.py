@@ -13,7 +13,7 @@ from ..base import no_autocast, reduced
 from ..cells import wide
 from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from .base import FeatureLoss, Features, TapWeights, check_taps
+from .base import UNIT_RANGE, FeatureLoss, Features, TapWeights, ValueRange, check_taps
 from .features import FeatureExtractor
 
 
@@ -108,7 +108,7 @@ class StyleLoss(FeatureLoss):
         weights: a number per tap; 1 where not given.
         patch: side of windows in cells, see :func:`gram_matrix`; ``None`` for the whole image.
         checkpoint, persistent, offline: see :class:`~cpips.losses.FeatureExtractor`.
-        reduction, check: see :class:`~cpips.losses.Loss`.
+        reduction, check, value_range: see :class:`~cpips.losses.Loss`.
 
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
@@ -134,8 +134,9 @@ class StyleLoss(FeatureLoss):
         offline: bool | None = None,
         reduction: str = "mean",
         check: str = "auto",
+        value_range: ValueRange = UNIT_RANGE,
     ):
-        super().__init__(reduction=reduction, check=check)
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
         _check_patch(patch)
         self.patch, self._same_size = patch, patch is not None
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)

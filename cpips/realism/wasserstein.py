@@ -14,7 +14,8 @@ from ..base import no_autocast, reduced
 from ..cells import cell_mean
 from ..embedding import Embedding
 from ..errors import ImageError, ModelError
-from ..losses.base import FeatureLoss, Features, TapWeights, Target, at_tap, check_taps, positive
+from ..losses.base import (
+    UNIT_RANGE, FeatureLoss, Features, TapWeights, Target, ValueRange, at_tap, check_taps, positive)
 from ..losses.features import FeatureExtractor
 
 Sigma = Union[float, Tensor]
@@ -48,7 +49,7 @@ def wasserstein_distortion(output: Features, target: Features, log2_sigma: Sigma
         eps: floor of the variance, in squared units of the features; it keeps the gradient of the root finite.
         weights: per tap a number or ``(C,)``; 1 where not given.
         strides, size: pixels that a cell of each tap covers, and the images' (H,W), as for
-            :func:`cpips.losses.perceptual_loss`. Without ``size``, sigma is in units of the largest tap's cells.
+            :func:`cpips.losses.content_loss`. Without ``size``, sigma is in units of the largest tap's cells.
         reduction: ``'mean'``, ``'sum'`` over the N, or ``'none'`` for ``(N,)``.
 
     Raises:
@@ -139,7 +140,7 @@ class WassersteinDistortion(FeatureLoss):
         levels, eps: see :func:`wasserstein_distortion`.
         weights: per tap a number or ``(C,)``; 1 where not given.
         checkpoint, persistent, offline: see :class:`~cpips.losses.FeatureExtractor`.
-        reduction, check: see :class:`~cpips.losses.Loss`.
+        reduction, check, value_range: see :class:`~cpips.losses.Loss`.
 
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
@@ -167,8 +168,9 @@ class WassersteinDistortion(FeatureLoss):
         offline: bool | None = None,
         reduction: str = "mean",
         check: str = "auto",
+        value_range: ValueRange = UNIT_RANGE,
     ):
-        super().__init__(reduction=reduction, check=check)
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
         extractor = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
         self.log2_sigma, self.levels, self.eps = _number(log2_sigma), _check_levels(levels), positive(eps)
         self.name = f"{extractor.name} wasserstein"

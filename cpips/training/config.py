@@ -46,14 +46,13 @@ class Stage:
     opinion_crop: int = 0
 
     def __post_init__(self) -> None:
-        toml.check_types(self)
-        if min(self.steps, self.crop, self.batch, self.micro_batches) < 1 or self.crop % HYPER_STRIDE:
-            raise ValueError(f"{self}: steps, batch and micro_batches must be 1 or more, crop a multiple of {HYPER_STRIDE}")
-        counts = self.batch, self.labelled, self.judged, self.opinions
-        if min(counts) < 0 or any(count % self.micro_batches for count in counts):
+        counts = ("batch", "labelled", "judged", "opinions")
+        toml.check(self, positive=("steps", "crop", "batch", "micro_batches"), not_negative=(*counts, "opinion_crop"),
+                   multiples={"crop": HYPER_STRIDE, "opinion_crop": STRIDE})
+        if any(getattr(self, name) % self.micro_batches for name in counts):
             raise ValueError(f"{self}: the counts of a step must be multiples of micro_batches")
-        if self.opinion_crop < 0 or self.opinion_crop % STRIDE or bool(self.opinions) != bool(self.opinion_crop):
-            raise ValueError(f"{self}: opinions and opinion_crop, a multiple of {STRIDE}, need each other")
+        if bool(self.opinions) != bool(self.opinion_crop):
+            raise ValueError(f"{self}: opinions and opinion_crop need each other")
 
 
 @dataclass(frozen=True)
@@ -119,18 +118,7 @@ class TrainConfig:
     notes: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        toml.check_types(self)
-        for name in POSITIVE + NOT_NEGATIVE:
-            value = getattr(self, name)
-            if not (0 < value < math.inf or (value == 0 and name in NOT_NEGATIVE)):
-                raise ValueError(f"{name} = {value}: must be positive{' or 0' if name in NOT_NEGATIVE else ''}")
-        if self.adam_beta2 >= 1:
-            raise ValueError(f"adam_beta2 = {self.adam_beta2}: must be below 1")
-        if self.ema_decay >= 1:
-            raise ValueError(f"ema_decay = {self.ema_decay}: must be below 1")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(choices)}")
+        toml.check(self, positive=POSITIVE, not_negative=NOT_NEGATIVE, below_one=("adam_beta2", "ema_decay"), choices=CHOICES)
         if not self.stages:
             raise ValueError("needs at least one [[stages]] with steps, crop and batch")
         if not self.data:

@@ -13,7 +13,7 @@ decode with the new decoder, and every comparison of decoders is one at identica
 What is plugged in:
 
 - ``images``: has ``batch(size, crop, *key)``, uint8 ``(size,3,crop,crop)``, a function of the key, as
-  :class:`~cpips.training.data.Crops` has;
+  :class:`~cpips.training.data.Crops` has; it is called ahead, in a thread;
 - ``loss``: a callable of the decoded and the original images, ``(N,3,S,S)`` in [0,1] (the decoded ones overshoot a
   little), that returns a scalar, or a scalar and its named parts, as :class:`~cpips.losses.CombinedLoss` does;
 - ``adversary``: a module with the two methods of :class:`Adversary`. It is trained by its own Adam, as far as its
@@ -29,9 +29,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import logging
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Protocol, Union
@@ -45,11 +43,9 @@ from .._utils.io import atomic, replace
 from ..codec.container import Bitstream
 from ..codec.model import Codec, is_table
 from ..encoders import STRIDE, tensors_digest
-from ..errors import BitstreamError, CpipsError, ModelError, WeightsError
+from ..errors import BitstreamError, CpipsError, ModelError
 from ..losses.adversarial import held
-from ..pretrained import read_checkpoint
-
-log = logging.getLogger(__name__)
+from .runs import Run
 
 Reconstruction = Callable[[Tensor, Tensor], Union[Tensor, "tuple[Tensor, Mapping[str, Tensor]]"]]
 DECODER = "g_s."
@@ -137,26 +133,16 @@ class TuneSettings:
     label: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "crop", "batch", "lr", "adversary_lr", "clip_norm", "log_every", "checkpoint_every"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ModelError(f"{name} = {getattr(self, name)!r}: must be positive")
-        for name in ("lambda_adv", "adversary_from", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ModelError(f"{name} = {getattr(self, name)!r}: must be positive or 0")
-        if self.schedule not in ("constant", "cosine"):
-            raise ModelError(f"schedule = {self.schedule!r}: must be constant or cosine")
-        if self.crop % STRIDE:
-            raise ModelError(f"crop = {self.crop}: must be a multiple of {STRIDE}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ModelError(f"{name} = {getattr(self, name)!r}: must be from 0 to below 1")
+        toml.check(self, positive=("steps", "crop", "batch", "lr", "adversary_lr", "clip_norm", "log_every", "checkpoint_every"),
+                   not_negative=("lambda_adv", "adversary_from", "seed", "beta1", "beta2"), below_one=("beta1", "beta2"),
+                   choices={"schedule": ("constant", "cosine")}, multiples={"crop": STRIDE})
 
     def rate_at(self, step: int) -> float:
         """What the learning rates are multiplied with."""
         return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-class DecoderTuner:
+class DecoderTuner(Run[Tensor]):
     """One run in folder ``out``: ``tuning.pt`` (checkpoint) and ``history.json``; at the end ``codec.safetensors``.
 
     A run that is killed and started again ends where an uninterrupted one ends, bit for bit on the same machine.
@@ -187,12 +173,15 @@ class DecoderTuner:
         'codec.safetensors'
     """
 
+    CHECKPOINT, KIND, KEYS = "tuning.pt", "a decoder's tuning", ("settings", "start", "decoder", "optimizer", "history")
+
     def __init__(self, codec: Codec, images: Images, loss: Reconstruction, adversary: Adversary | None = None, *,
                  settings: TuneSettings, out: Path, device: str = "cpu"):
         if settings.lambda_adv and adversary is None:
             raise ModelError(f"lambda_adv = {settings.lambda_adv} weighs an adversary, and there is none: give one, or "
                              "set it to 0")
-        self.settings, self.images, self.out, self.device = settings, images, Path(out), torch.device(device)
+        super().__init__(settings, out, torch.device(device))
+        self.settings, self.images = settings, images
         self.start, self.loss = codec, loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.codec = copy_codec(codec).to(self.device).requires_grad_(False)
         self.frozen = frozen_digest(codec)
@@ -207,22 +196,23 @@ class DecoderTuner:
         if self.adversary is not None:
             judges = [p for p in self.adversary.parameters() if p.requires_grad]
             self.adversary_optimizer = torch.optim.Adam(judges, lr=settings.adversary_lr, betas=(settings.beta1, settings.beta2))
-        self.step, self.seconds, self.history = 0, 0.0, []  # type: int, float, list[dict[str, float]]
-        self.out.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self._load()
-            log.info("resumed at step %d of %d", self.step, settings.steps)
+        self.history: list[dict[str, float]] = []
+        self._resume()
 
     # ---- one step -----------------------------------------------------------------------------------------------------
 
-    def train_step(self) -> dict[str, float]:
-        """One step; returns its losses: ``loss``, the parts that the loss names, ``generator`` and ``discriminator``; and the
-        ``weight`` of ``generator``, where it is adaptive."""
+    def draw(self, step: int) -> Tensor:
+        """Crops ``(batch,3,crop,crop)``, uint8."""
+        return self.images.batch(self.settings.batch, self.settings.crop, self.settings.seed, step)
+
+    def train_step(self, drawn: Tensor) -> dict[str, float]:
+        """One step on what :meth:`draw` gave; returns its losses: ``loss``, the parts that the loss names, ``generator`` and
+        ``discriminator``; and the ``weight`` of ``generator``, where it is adaptive."""
         settings, adversary = self.settings, self.adversary if self.step >= self.settings.adversary_from else None
         for optimizer, lr in ((self.optimizer, settings.lr), (self.adversary_optimizer, settings.adversary_lr)):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = lr * settings.rate_at(self.step)
-        x = self.images.batch(settings.batch, settings.crop, settings.seed, self.step).to(self.device).float() / 255
+        x = drawn.to(self.device).float() / 255
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(hash((settings.seed, self.step)) % 2**63)  # of whatever the adversary draws
             with torch.no_grad():
@@ -264,65 +254,39 @@ class DecoderTuner:
         norms = [torch.autograd.grad(x_hat, last, slope, retain_graph=True)[0].norm() for slope in (pull, adversarial)]
         return self.settings.lambda_adv * (norms[0] / (norms[1] + 1e-4)).clamp_max(1e4)
 
-    def run(self, until: int | None = None, progress: Callable[[dict[str, float]], None] = lambda row: None) -> Path | None:
-        """Train to step ``until`` (default: the end); at the end write the codec, and return its path.
+    def _log(self, row: dict[str, Any]) -> None:
+        self.history.append(row)
 
-        Args:
-            progress: called every ``log_every`` steps with a row of the history: ``step``, ``seconds``, and the means of
-                the losses since the last row.
-
-        Raises:
-            FloatingPointError: a gradient that is not finite.
-            BitstreamError: what was frozen changed all the same; nothing is written.
-        """
-        settings = self.settings
-        until = settings.steps if until is None else min(until, settings.steps)
-        window: list[dict[str, float]] = []
-        begun = time.monotonic()
-        while self.step < until:
-            window.append(self.train_step())
-            if self.step % settings.log_every == 0 or self.step == until:
-                self.seconds, begun = self.seconds + time.monotonic() - begun, time.monotonic()
-                names = dict.fromkeys(name for row in window for name in row)
-                means = {name: _mean([row[name] for row in window if name in row]) for name in names}
-                self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **means})
-                progress(self.history[-1])
-                window = []
-            if self.step % settings.checkpoint_every == 0 or self.step == until:
-                self.save()
-        return self.export() if self.step == settings.steps else None
+    def _finish(self) -> Path:
+        return self.export()
 
     # ---- files --------------------------------------------------------------------------------------------------------
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "tuning.pt"
-
-    def save(self) -> None:
-        state = {"settings": dataclasses.asdict(self.settings), "start": self.start.own_digest, "step": self.step,
-                 "seconds": self.seconds, "history": self.history, "decoder": self.codec.g_s.state_dict(),
-                 "optimizer": self.optimizer.state_dict()}
+    def _state(self) -> dict[str, Any]:
+        state = {"settings": dataclasses.asdict(self.settings), "start": self.start.own_digest, "history": self.history,
+                 "decoder": self.codec.g_s.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.adversary is not None and self.adversary_optimizer is not None:
             state |= {"adversary": self.adversary.state_dict(),
                       "adversary_optimizer": self.adversary_optimizer.state_dict()}
-        replace(self.checkpoint, lambda path: torch.save(state, path))
+        return state
+
+    def save(self) -> None:
+        super().save()
         with atomic(self.out / "history.json") as stream:
             stream.write((json.dumps(self.history, indent=1) + "\n").encode())
 
-    def _load(self) -> None:
-        state = read_checkpoint(self.checkpoint, self.device, "a decoder's tuning", ("settings", "start", "decoder", "optimizer", "step"))
+    def _changed(self, state: Mapping[str, Any]) -> list[str]:
         ours = dataclasses.asdict(self.settings) | {"codec": self.start.own_digest}
         theirs = toml.with_defaults(TuneSettings, state["settings"]) | {"codec": state["start"]}
-        free = ("log_every", "checkpoint_every")
-        if changed := [name for name in ours if name not in free and ours[name] != theirs[name]]:
-            raise WeightsError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): use another output "
-                               "folder, or delete this one")
+        return [name for name in ours if name not in ("log_every", "checkpoint_every") and ours[name] != theirs[name]]
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.codec.g_s.load_state_dict(state["decoder"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.adversary is not None and self.adversary_optimizer is not None:
             self.adversary.load_state_dict(state["adversary"])
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
-        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.history = state["history"]
 
     def export(self) -> Path:
         """Write the codec as it is now, checked to write the bitstreams of the one it started from."""
@@ -397,7 +361,3 @@ def assert_same_bitstreams(before: Codec, after: Codec, images: list[Tensor]) ->
 
 def _size(stream: Bitstream) -> int:
     return len(stream.z) + len(stream.y)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

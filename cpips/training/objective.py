@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..codec.model import Codec, rate_distortion
-from ..losses import PerceptualLoss
+from ..losses import ContentLoss
 from .calibration.ranking import TrainableHead, group_losses
 from .config import TrainConfig
 from .opinion_loss import TrainableContrastHead, opinion_losses
@@ -33,7 +33,7 @@ class Objective(nn.Module):
     T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
     """
 
-    def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0, task: PerceptualLoss | None = None):
+    def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0, task: ContentLoss | None = None):
         super().__init__()
         self.config, self.codec, self.task = config, codec, task
         self.classifier = Classifier(config.M, classes) if config.class_weight else None

@@ -16,9 +16,8 @@ import gc
 import logging
 import math
 import os
-import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import torch
 from lightning_fabric import Fabric
@@ -28,14 +27,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from .._utils import config as toml
 from .._utils.io import atomic, naming, read_text, replace
-from .._utils.threads import prefetch
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
 from ..contrast import PREFIX as CONTRAST
 from ..contrast import ContrastHead
 from ..errors import ModelError
 from ..head import Head, quality_fit
-from ..losses import FeatureExtractor, PerceptualLoss
+from ..losses import ContentLoss, FeatureExtractor
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
 from .calibration.ranking import TrainableHead
@@ -44,6 +42,7 @@ from .data import Crops, Labelled
 from .objective import Objective
 from .opinion_loss import TrainableContrastHead
 from .opinions import OpinionSet
+from .runs import Run
 from .tied import start_from_narrower, start_tied, tie, untie
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second
               "accuracy", "judgement", "order", "shift", "correlation", "pairs", "opinion_mse", "task"]
 
 
-class Trainer:
+class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
     """One training run in folder ``out``: ``last.pt`` (checkpoint) and ``log.csv``; at the end ``codec.safetensors``,
     ``classifier.safetensors`` and ``head.safetensors`` if there are such, and ``curve.png``.
 
@@ -60,15 +59,17 @@ class Trainer:
         device: "cpu", "cuda", "cuda:1", ...; under ``torchrun`` the kind alone counts, each process gets its own.
     """
 
+    CHECKPOINT, KIND, KEYS = "last.pt", "a training run", ("config", "model", "ema")
+
     def __init__(self, config: TrainConfig, data_root: Path, out: Path, device: str = "cpu"):
-        self.config, self.out = config, Path(out)
+        self.config = config
         self.precision = _precision(config.autocast, torch.device(device))
         self.fabric = _fabric(torch.device(device), self.precision)
         for stage in config.stages:
             if stage.micro_batches % self.fabric.world_size:
                 raise ValueError(f"{self.fabric.world_size} processes cannot share {stage.micro_batches} micro_batches "
                                  "equally: start as many as divide the micro_batches of every stage")
-        self.out.mkdir(parents=True, exist_ok=True)
+        super().__init__(config, out, self.fabric.device)
         root = Path(data_root)
         self.data = Crops([root / name for name in config.data], max(s.crop for s in config.stages))
         self.labelled = Labelled(root / name for name in config.labelled_data) if config.class_weight else None
@@ -89,7 +90,7 @@ class Trainer:
         task = None
         if config.task_weight:
             trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
-            task = PerceptualLoss(trunk, distance="normalised", taps=config.task_taps or None, check="off")
+            task = ContentLoss(trunk, distance="normalized", taps=config.task_taps or None, check="off")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
             state = read_weights(Path(config.init_head))
@@ -120,8 +121,9 @@ class Trainer:
         optimizer, aux_optimizer = _optimizer(config, main), torch.optim.Adam(aux, lr=config.aux_lr)
         self.module, self.optimizer, self.aux_optimizer = self.fabric.setup(objective, optimizer, aux_optimizer)
         self.ema = AveragedModel(objective, multi_avg_fn=_moving_average(config.ema_decay))
-        self.step, self.seconds = 0, 0.0
         self._resume()
+        if self.first:
+            self._trim_log()  # also of a run that was killed before its first checkpoint
 
     @property
     def model(self) -> Codec:
@@ -185,76 +187,52 @@ class Trainer:
         layout = torch.channels_last if drawn.ndim == 4 else torch.preserve_format
         return drawn.to(self.fabric.device, memory_format=layout)
 
-    def run(self, until: int | None = None, progress: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
-        """Train to step ``until`` (default: the end), then export if the end is reached.
-
-        Args:
-            progress: called, in the first process only, with a dict of ``LOG_FIELDS`` every ``log_every`` steps.
-        """
-        config = self.config
-        until = config.steps if until is None else min(until, config.steps)
-        window: list[dict[str, float]] = []
-        begun = time.monotonic()
-        images = 0
-        for parts in prefetch(self.draw, range(self.step, until)):
-            stage = config.stage_at(self.step)
+    def _row(self, means: dict[str, float], steps: range, elapsed: float) -> dict[str, float]:
+        config, images = self.config, 0
+        for stage in map(config.stage_at, steps):
             images += (stage.batch + stage.labelled + stage.judged * (1 + config.judged_copies)
                        + stage.opinions * (1 + config.opinion_copies))
-            window.append(self.train_step(parts))
-            if self.step % config.log_every == 0 or self.step == until:
-                elapsed, begun = time.monotonic() - begun, time.monotonic()
-                self.seconds += elapsed
-                mean = {key: sum(row[key] for row in window) / len(window) for key in window[0]}
-                row = dict(step=self.step, seconds=round(self.seconds, 1), lr=config.lr_at(self.step - 1),
-                           psnr=-10 * math.log10(mean.pop("mse")), images_per_second=images / elapsed, **mean)
-                if self.fabric.is_global_zero:
-                    self._log(row)
-                    progress(row)
-                window, images = [], 0
-            if self.step % config.checkpoint_every == 0 or self.step == until:
-                self.save()
-        if self.step == config.steps and self.fabric.is_global_zero:
-            export(self.checkpoint, self.out)
+        psnr = -10 * math.log10(means.pop("mse"))
+        return {"lr": config.lr_at(self.step - 1), "psnr": psnr, "images_per_second": images / elapsed, **means}
+
+    def run(self, until: int | None = None, progress: Callable[[dict[str, Any]], None] = lambda row: None) -> Path | None:
+        path = super().run(until, progress)
         self.fabric.barrier()  # torchrun ends all when one has ended badly: none goes before the export is there
+        return path
+
+    def _finish(self) -> Path:
+        if self.first:
+            export(self.checkpoint, self.out)
+        return self.out / "codec.safetensors"
+
+    @property
+    def first(self) -> bool:
+        return bool(self.fabric.is_global_zero)
+
+    def _stopped(self) -> bool:
+        """Whether any process is to stop: they hear of Ctrl-C at different steps, and the others would wait for it."""
+        return bool(self.fabric.all_reduce(torch.tensor(float(self.stop), device=self.device), reduce_op="sum"))
 
     # ---- files --------------------------------------------------------------------------------------------------
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.out / "last.pt"
+    def _state(self) -> dict[str, Any]:
+        return dict(config=dataclasses.asdict(self.config), model=self.module.module.state_dict(), ema=self.ema.state_dict(),
+                    optimizer=self.optimizer.state_dict(), aux_optimizer=self.aux_optimizer.state_dict(),
+                    precision=self.precision.state_dict())
 
-    def save(self) -> None:
-        if not self.fabric.is_global_zero:
-            return
-        state = dict(config=dataclasses.asdict(self.config), step=self.step, seconds=self.seconds,
-                     model=self.module.module.state_dict(), ema=self.ema.state_dict(),
-                     optimizer=self.optimizer.state_dict(), aux_optimizer=self.aux_optimizer.state_dict(),
-                     precision=self.precision.state_dict())
-        replace(self.checkpoint, lambda path: torch.save(state, path))
-
-    def _resume(self) -> None:
-        if self.checkpoint.exists():
-            self._load()
-            log.info("resumed at step %d of %d", self.step, self.config.steps)
-        if self.fabric.is_global_zero:
-            self._trim_log()  # also of a run that was killed before its first checkpoint
-
-    def _load(self) -> None:
-        state = read_checkpoint(self.checkpoint, self.fabric.device, "a training run", ("config", "model", "ema", "step"))
+    def _changed(self, state: Mapping[str, Any]) -> list[str]:
         ours = dataclasses.asdict(self.config)
         theirs = toml.with_defaults(TrainConfig, state["config"])
-        files = ("init", "init_head", "widen")
-        changed = [k for k in ours if k not in ("notes", *files) and ours[k] != theirs[k]]
-        changed += [k for k in files if Path(ours[k]).name != Path(theirs[k]).name]  # the same file may lie elsewhere now
-        if changed:
-            raise ValueError(f"{self.checkpoint} was made with other settings ({', '.join(changed)}): "
-                             "use another output folder, or delete this one")
+        files = ("init", "init_head", "widen")  # the same file may lie elsewhere now
+        return ([k for k in ours if k not in ("notes", *files) and ours[k] != theirs[k]]
+                + [k for k in files if Path(ours[k]).name != Path(theirs[k]).name])
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.module.module.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
         self.precision.load_state_dict(state["precision"])
-        self.step, self.seconds = state["step"], state["seconds"]
 
     def _log(self, row: dict[str, Any]) -> None:
         path = self.out / "log.csv"

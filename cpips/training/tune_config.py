@@ -66,23 +66,17 @@ class TuneConfig(TuneSettings):
     notes: str = ""
 
     def __post_init__(self) -> None:
-        toml.check_types(self)
         super().__post_init__()
-        if self.adversary not in ADVERSARIES:
-            raise ModelError(f"adversary = {self.adversary!r}: must be one of {', '.join(ADVERSARIES)}")
+        toml.check(self, positive=("token_images", "token_steps", "token_width"), not_negative=("patch",),
+                   choices={"adversary": ADVERSARIES, "tokenizer": TOKENIZERS})
         if (self.adversary == "none") != (self.lambda_adv == 0):
             raise ModelError(f"adversary = {self.adversary!r} with lambda_adv = {self.lambda_adv}: a weight needs an "
                              "adversary, and an adversary a weight")
-        if self.tokenizer not in TOKENIZERS:
-            raise ModelError(f"tokenizer = {self.tokenizer!r}: must be one of {', '.join(TOKENIZERS)}")
         if self.adversary == "patchgan" and not (16 <= self.patchgan_side <= self.crop and self.patchgan_count >= 1):
             raise ModelError(f"patchgan_side = {self.patchgan_side}, patchgan_count = {self.patchgan_count}: expected 16 to "
                              f"crop = {self.crop}, and 1 or more")
-        if min(self.token_steps, self.token_width) < 1:
-            raise ModelError(f"token_steps = {self.token_steps}, token_width = {self.token_width}: expected 1 or more")
-        if self.patch < 0 or self.codes < 2 or self.token_images < 1:
-            raise ModelError(f"patch = {self.patch}, codes = {self.codes}, token_images = {self.token_images}: expected 0 or "
-                             "more, 2 or more, 1 or more")
+        if self.codes < 2:
+            raise ModelError(f"codes = {self.codes}: must be 2 or more")
         if not self.data:
             raise ModelError("data must name at least one folder of photographs")
 

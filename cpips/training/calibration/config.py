@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,28 +47,18 @@ class CalibrateConfig:
     notes: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        toml.check_types(self)
+        toml.check(self, positive=("scales", "batch", "lr"), choices={"judges": JUDGES},
+                   not_negative=("epochs", "decay_epochs", "order_weight", "shift_weight", "seed"))
         if self.form not in LINEAR_FORMS:
             if self.form == "local":
                 raise ValueError("form = 'local': its weights stand inside each cell's ratio and are trained with the "
                                  "images available: use cpips train (judge_weight), or form = 'latent' here")
             what = "has no channel weights" if self.form in FORMS else "is unknown"
             raise ValueError(f"form = {self.form!r} {what}: must be one of {', '.join(LINEAR_FORMS)}")
-        if self.judges not in JUDGES:
-            raise ValueError(f"judges = {self.judges!r}: must be one of {', '.join(JUDGES)}")
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(f"name = {self.name!r}: must be a file name without a folder")
-        for name in ("scales", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
-        if min(self.epochs, self.decay_epochs) < 0 or self.epochs + self.decay_epochs < 1:
-            raise ValueError(f"epochs = {self.epochs}, decay_epochs = {self.decay_epochs}: must be 0 or more, and not "
-                             "both 0")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr = {self.lr}: must be positive")
-        if not all(0 <= value < math.inf for value in (self.order_weight, self.shift_weight)) or self.seed < 0:
-            raise ValueError(f"order_weight = {self.order_weight}, shift_weight = {self.shift_weight}, seed = {self.seed}: "
-                             "must be positive or 0")
+        if not self.epochs + self.decay_epochs:
+            raise ValueError("epochs and decay_epochs are both 0: one must be positive")
         if not 0 < self.kept_aside < 1:
             raise ValueError(f"kept_aside = {self.kept_aside}: must be a share between 0 and 1; what is held out "
                              "tells whether calibration helped")

@@ -62,12 +62,9 @@ class JudgedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        toml.check_types(self)
+        toml.check(self, positive=("size", "groups"), not_negative=("random",), multiples={"size": 64})
         if not self.photographs or not self.teachers:
             raise ValueError("needs photographs and teachers")
-        if self.size < 64 or self.size % 64 or self.groups < 1 or self.random < 0:
-            raise ValueError(f"size = {self.size}, groups = {self.groups}, random = {self.random}: size must be a "
-                             "multiple of 64, groups 1 or more, random 0 or more")
 
     @property
     def copies(self) -> int:

@@ -6,13 +6,13 @@ about .3 on the scale of five.
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Iterator, Mapping
 
+from ..._utils.io import open_regular, read_csv
 from ...errors import CpipsError
 
 __all__ = ["HELD_OUT", "LabelError", "OpinionLabels", "read_opinions"]
@@ -93,24 +93,19 @@ def read_opinions(folder: Path) -> OpinionLabels:
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """The table's lines, each with its place for messages."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            header = reader.fieldnames or []
-            if missing := [name for name in columns if name not in header]:
-                raise LabelError(f"{path} has no column {', '.join(missing)}: expected {', '.join(columns)}; got "
-                                 f"{', '.join(header) or 'an empty file'}")
-            empty = True
-            for row in reader:
-                where, empty = f"{path}, line {reader.line_num}", False
-                if None in row or None in row.values():
-                    raise LabelError(f"{where} has another number of fields than the header, which has {len(header)}")
-                yield where, {name: row[name].strip() for name in columns}
-            if empty:
-                raise LabelError(f"{path} has a header and no lines: expected one for each label")
+        header, rows = read_csv(open_regular(path), path, LabelError)
     except FileNotFoundError:
         raise LabelError(f"no such file: {path}; expected a folder with dmos.csv and condition_means.csv") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path} is not a readable CSV table in UTF-8: {error}") from None
+    except OSError as error:
+        raise LabelError(f"{path} cannot be read ({error.strerror})") from None
+    if missing := [name for name in columns if name not in header]:
+        raise LabelError(f"{path} has no column {', '.join(missing)}: expected {', '.join(columns)}; got "
+                         f"{', '.join(header) or 'an empty file'}")
+    if not rows:
+        raise LabelError(f"{path} has a header and no lines: expected one for each label")
+    for number, row in rows:
+        cells = dict(zip(header, row))
+        yield f"{path}, line {number}", {name: cells[name].strip() for name in columns}
 
 
 def _condition(where: str, row: Mapping[str, str]) -> tuple[int, int]:

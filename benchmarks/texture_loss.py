@@ -1,0 +1,256 @@
+"""What each loss makes of three networks: x4 super-resolution, denoising and an autoencoder; judges, crops, seconds.
+
+    python benchmarks/texture_loss.py --runs DIR [--tasks sr denoising autoencoder] [--losses NAME ...] [--seeds 0 1 2]
+    python benchmarks/texture_loss.py --runs DIR --seconds 60      # equal CPU time instead of equal steps
+    python benchmarks/texture_loss.py --runs DIR --small           # networks of a quarter of the cost, for a first look
+
+The defaults take about four hours of a core, ``--small --seeds 0 --start-steps 700 --steps 120 --patch 48`` about four minutes.
+
+One network of each task is trained with L1; every loss continues from there with the same batches and learning rates, once
+for each seed of the batches. A perceptual loss stands beside L1, weighted so that it pulls FACTOR times as hard at the start. The
+judges are no loss of the row that they judge. Checkpoints and scores are kept in DIR: a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import cpips
+from _common import DATA, save, table
+from cpips._utils.io import replace
+from cpips.losses import FeatureExtractor
+from cpips.realism.distances import mmd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+import _restoration  # noqa: E402
+import autoencoder  # noqa: E402
+import denoising  # noqa: E402
+import super_resolution as sr  # noqa: E402
+
+LOSSES = ["l1", "lpips-alex", "lpips-squeeze", "squeeze:fire5", "cpips-lite", "texture"]
+JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "haarpsi")
+KERNEL = "kernel distance"
+TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips-alex": "LPIPS-Alex", "lpips-squeeze": "LPIPS-Squeeze",
+          "stlpips-alex": "ST-LPIPS-Alex", "haarpsi": "HaarPSI", KERNEL: "kernel distance, AlexNet"}
+HIGHER = ("psnr", "ssim", "haarpsi")
+CROP = 80  # px
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network from images to images, and how it is trained and tested."""
+
+    network: Callable[[], nn.Module]
+    batches: Callable[[int, int], Callable[[int, int], tuple[Tensor, Tensor]]]  # of size and patch
+    pair: Callable[[Path], tuple[Tensor, Tensor]]  # target and input of a file
+    crops: list[tuple[str, str, int, int]]  # folder, stem, top, left
+    view: Callable[[Tensor], Tensor]  # of an input, as an image of the target's size
+
+
+def tasks(photographs: list[Path], small: bool = False) -> dict[str, Task]:
+    images: list[Tensor] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def restored(degrade: Any, size: int, patch: int) -> Callable:
+        if not images:
+            images.extend(_restoration.load_images(photographs))
+        return _restoration.batches(images, degrade, size, patch)
+
+    def enlarged(size: int, patch: int) -> Callable:
+        if not pairs:
+            pairs.extend(pair for pair in sr.load_pairs(photographs) if min(pair[0].shape[1:]) >= patch)
+        return partial(_enlarged, pairs, size, patch)
+
+    places = [("set5", "img_003", 60, 90), ("set14", "img_001", 330, 40), ("set5", "img_001", 50, 180)]
+    return {
+        "sr": Task(partial(sr.EDSR, 4, 16) if small else sr.EDSR, enlarged, lambda path: tuple(t.float() / 255 for t in sr.load_pair(path)), places,
+                   partial(sr.upscale, None)),
+        "denoising": Task(partial(denoising.Denoiser, 6, 20) if small else denoising.Denoiser, partial(restored, denoising.add_noise),
+                          partial(_restoration.pair, degrade=denoising.add_noise, multiple=denoising.MULTIPLE), places,
+                          lambda x: x.clamp(0, 1)),
+        "autoencoder": Task(partial(autoencoder.Autoencoder, channels=24) if small else autoencoder.Autoencoder, partial(restored, autoencoder.identity),
+                            partial(_restoration.pair, degrade=autoencoder.identity, multiple=autoencoder.BLOCK), places,
+                            lambda x: x),
+    }
+
+
+def _enlarged(pairs: list, size: int, patch: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    return sr.batch_of(pairs, seed, step, size, patch)
+
+
+def patches(images: list[Tensor], extractor: FeatureExtractor, tap: str) -> Tensor:
+    """A row for each place of an AlexNet layer: the distribution that the kernel distance compares."""
+    with torch.inference_mode():
+        rows = [extractor(image[None], tap)[tap][0].flatten(1).T for image in images]
+    found = torch.cat(rows)
+    return found[torch.linspace(0, len(found) - 1, min(len(found), 2000)).long()]
+
+
+def scores(net: nn.Module | None, task: Task, folders: list[Path], judges: dict, extractor: FeatureExtractor, path: Path) -> dict:
+    """Means over the images of the folders; what ``path`` holds already is not measured again."""
+    if path.exists():
+        return json.loads(path.read_text())
+    rows, ours, theirs = [], [], []
+    for file in (file for folder in folders for file in sorted(folder.iterdir())):
+        target, x = task.pair(file)
+        image = task.view(x) if net is None else _restoration.output(net, x)
+        row = {"psnr": -10 * math.log10(max((image - target).square().mean().item(), 1e-10)),
+               "ssim": sr.ssim(image[None], target[None], data_range=1).item()}
+        with torch.no_grad():
+            row.update({name: judge(target[None], image[None]).item() for name, judge in judges.items()})
+        rows.append(row)
+        ours.append(image)
+        theirs.append(target)
+    found = {key: round(statistics.fmean(row[key] for row in rows), 4) for key in rows[0]}
+    found[KERNEL] = round(mmd(*(patches(side, extractor, "relu2") for side in (theirs, ours)))[0], 5)
+    replace(path, lambda partial: partial.write_text(json.dumps(found)))
+    return found
+
+
+def report(result: dict) -> str:
+    """Markdown: a table for each task, mean and half the range of a 95 % interval over the seeds; the best of a column in bold."""
+    parts = []
+    for name, found in result["tasks"].items():
+        keys = list(found["start"])
+        rows = [["start (L1)", *(_digits(key, found["start"][key]) for key in keys), "", ""]]
+        means = {loss: {key: _interval([seed[key] for seed in runs["scores"]]) for key in keys} for loss, runs in found["losses"].items()}
+        for loss, runs in found["losses"].items():
+            cells = []
+            for key in keys:
+                mean, half = means[loss][key]
+                if key in _own(loss):
+                    cells.append("(its own)")
+                    continue
+                rivals = [other[key][0] for rival, other in means.items() if key not in _own(rival)]
+                text = _digits(key, mean) + (f" ± {_digits(key, half)}" if half is not None else "")
+                cells.append(f"**{text}**" if mean == (max if key in HIGHER else min)(rivals) else text)
+            rows.append([label(loss, result["settings"]["factor"]), *cells, str(round(statistics.fmean(runs["steps"]))),
+                         f"{1000 * statistics.fmean(runs['seconds']) / statistics.fmean(runs['steps']):.0f}"])
+        header = ["loss", *(TITLES[key] for key in keys), "steps", "ms of CPU a step"]
+        parts.append(f"**{name}**\n\n" + table(header, rows))
+    s, m = result["settings"], result["machine"]
+    seeds, length = len(s["seeds"]), f"{s['seconds']} s of CPU time" if s["seconds"] else f"{s['steps']} steps"
+    return "\n\n".join(parts) + (
+        f"\n\n{seeds} seed{'s' * (seeds > 1)}{', mean and 95 % interval' * (seeds > 1)}; {'small networks, ' * s['small']}{s['start_steps']} "
+        f"steps of L1, then {length} of {s['batch']} crops of {s['patch']} px with each loss; measured on {' and '.join(result['test'])} "
+        f"({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}).")
+
+
+def _own(loss: str) -> tuple[str, ...]:
+    """The judges that share the features of a loss."""
+    net = "squeeze" if "squeeze" in loss else "alex" if "alex" in loss else ""
+    return {"squeeze": ("lpips-squeeze",), "alex": ("lpips-alex", KERNEL)}.get(net, ())
+
+
+def _digits(key: str, value: float) -> str:
+    return f"{value:.{ {'psnr': 2, KERNEL: 4}.get(key, 3) }f}"
+
+
+def _interval(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and half of Student's 95 % interval."""
+    from scipy.stats import t
+
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def label(loss: str, factor: float) -> str:
+    name, _, own = loss.partition("@")
+    return {"l1": "L1", "mse": "MSE"}.get(name, f"L1 + `{name}`" + f", {own} times" * bool(own))
+
+
+def plot(task: Task, networks: dict[str, nn.Module], path: Path) -> None:
+    """Rows of crops: the original, the input, and each network."""
+    columns = ["original", "input", *(label(name, 0).replace("`", "") for name in networks)]
+    figure = Figure(figsize=(1.6 * len(columns), 1.75 * len(task.crops)), layout="constrained")
+    axes = figure.subplots(len(task.crops), len(columns), squeeze=False)
+    for axis, title in zip(axes[0], columns):
+        axis.set_title(title, fontsize=8)
+    for row, (folder, stem, top, left) in zip(axes, task.crops):
+        [file] = (DATA / "images" / folder).glob(f"{stem}.*")
+        target, x = task.pair(file)
+        for axis, picture in zip(row, [target, task.view(x), *(_restoration.output(net, x) for net in networks.values())]):
+            axis.imshow(picture[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--tasks", nargs="+", default=["sr", "denoising", "autoencoder"])
+    parser.add_argument("--losses", nargs="+", default=LOSSES, help="of super_resolution.py; NAME@FACTOR for another factor")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--start-steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of CPU time for each run, in place of --steps")
+    parser.add_argument("--factor", type=float, default=3.0, help="how hard a perceptual loss pulls at the start, L1 being 1")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--patch", type=int, default=96)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--small", action="store_true", help="smaller networks")
+    parser.add_argument("--train", type=Path, nargs="+", default=[DATA / "images" / name for name in ("imagenet_sample_256", "bsds500_train")])
+    parser.add_argument("--test", type=Path, nargs="+", default=[DATA / "images" / name for name in ("set5", "set14")])
+    parser.add_argument("--plot", type=Path, default=Path("docs"), help="folder of the figures")
+    parser.add_argument("--name", default="texture_loss", help="of the result file")
+    args = parser.parse_args()
+    args.runs.mkdir(parents=True, exist_ok=True)
+    weights = DATA / "weights"
+    judges = {name: cpips.create_metric(name, weights) for name in JUDGES}
+    extractor = FeatureExtractor("alex", trunk=weights / "alexnet_features.pth")
+    timed = args.seconds < math.inf
+    settings = {key: getattr(args, key) for key in ("start_steps", "steps", "factor", "batch", "patch", "lr", "seeds", "small")}
+    result: dict[str, Any] = {"what": "networks after each loss; see the docstring", "tasks": {}, "test": [path.name for path in args.test],
+                              "settings": {**settings, "seconds": args.seconds if timed else None},
+                              "judges": {name: judge.signature for name, judge in judges.items()}}
+    known = tasks(args.train, args.small)
+    for name in args.tasks:
+        task = known[name]
+
+        def measured(loss: str, stem: str, **run: Any) -> tuple[nn.Module, dict, dict]:
+            net = task.network()
+            state = sr.fit(net, task.batches(args.batch, args.patch), args.runs / f"{stem}.pt", loss=loss, weights=weights,
+                           batch_size=args.batch, patch=args.patch, small=args.small, **run)
+            return net, state, scores(net.eval(), task, args.test, judges, extractor, args.runs / f"{stem}.json")
+
+        torch.manual_seed(0)
+        start = f"{name}-start"
+        _, state, first = measured("l1", start, steps=args.start_steps, lr=1e-3)
+        found: dict[str, Any] = {"start": first, "start_seconds": round(state["cpu_seconds"], 1), "losses": {}}
+        networks = {}
+        for loss in args.losses:
+            base, _, factor = loss.partition("@")
+            runs = found["losses"][loss] = {"scores": [], "steps": [], "seconds": [], "weights": []}
+            for seed in args.seeds:
+                stem = f"{name}-{loss.replace(':', '-')}-{seed}" + "-timed" * timed
+                net, state, row = measured(base, stem, init=args.runs / f"{start}.pt", steps=10**6 if timed else args.steps,
+                                           seconds=args.seconds, lr=args.lr, factor=float(factor or args.factor), seed=seed + 1)
+                networks.setdefault(loss, net)
+                for key, value in (("scores", row), ("steps", state["step"]), ("seconds", round(state["cpu_seconds"], 2)),
+                                   ("weights", state.get("weight"))):
+                    runs[key].append(value)
+        result["tasks"][name] = found
+        if not timed:
+            plot(task, networks, args.plot / f"{args.name}_{name}.png")
+    path = save(args.name + "_timed" * timed, result)
+    print(report(json.loads(path.read_text(encoding="utf-8"))))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A loss of texture and structure: local means and contrasts of an encoder's features."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import pretrained
+from ..base import no_autocast, reduced
+from ..cells import wide
+from ..embedding import Embedding
+from ..encoders import AnalysisTransform
+from ..errors import ImageError, ModelError
+from .base import UNIT_RANGE, FeatureLoss, Features, Target, ValueRange, check_taps, positive
+from .features import FeatureExtractor
+
+WINDOWS = (4, 8)  # cells, each way
+SCALES = 2
+FINE = 3  # px between fine cells: shares no period with upsampling layers of 2, 4 or 8, so that their patterns are seen
+EPS = 0.2  # squared units of the features
+MEANS = 0.1
+UNIT = 6.0
+_TINY = 1e-2  # under the root of the contrasts, of eps
+
+
+def texture_loss(output: Features, target: Features, *, windows: Sequence[int] = WINDOWS, means: float = MEANS,
+                 eps: float = EPS, reduction: str = "mean") -> Tensor:
+    """Relative differences of the local means and contrasts of features: 0 for equal ones, at most 1 + 2 ``means``.
+
+    In windows of k x k cells, side by side, and over the whole map let m = <f> and s = sqrt(<f^2>) of each channel. With
+    m', s' of the target the loss is the mean over maps, windows, channels and places of::
+
+        (s - s')^2 / (s^2 + s'^2 + eps)  +  means (m - m')^2 / (m^2 + m'^2 + eps)
+
+    the comparisons of SSIM (Wang et al., 2004) and DISTS (Ding et al., 2020), here at several sizes of window. A squared
+    difference of features is least at the mean of all images that the output could be, which is blurred; the contrasts s
+    of such a mean are too small, and the first term says so wherever it is smooth, whatever the phase of what is missing.
+
+    Args:
+        output, target: features ``{name: (N,C,h,w)}``, as :class:`~cpips.losses.FeatureExtractor` gives them.
+        windows: sides of the windows, in cells, from small to large; fastest where each is a multiple of the one before.
+        means: weight of the means.
+        eps: floor of the denominators, in squared units of the features: differences of features far below its root hardly
+            count.
+        reduction: ``'mean'``, ``'sum'`` over the N, or ``'none'`` for ``(N,)``.
+
+    Raises:
+        ImageError: features of other names, or shapes that differ.
+        ModelError: unusable windows, weights, eps or reduction.
+
+    Example:
+        >>> from cpips.losses import texture_loss
+        >>> grain, other = torch.randn(2, 1, 4, 16, 16)
+        >>> flat = torch.zeros(1, 4, 16, 16)
+        >>> texture_loss({"y": other}, {"y": grain}) < texture_loss({"y": flat}, {"y": grain})   # of L2 it is the reverse
+        tensor(True)
+    """
+    check_windows(windows)
+    check_taps(output, target)
+    for name in output:
+        if output[name].shape != target[name].shape:
+            raise ImageError(f"the features at {name} have shapes {tuple(output[name].shape)} and "
+                             f"{tuple(target[name].shape)}: expected one")
+    parts = [compare(statistics(output[name], windows), statistics(target[name], windows), _weight(means), positive(eps))
+             for name in output]
+    return reduced(torch.stack(parts).mean(0), reduction)
+
+
+def fine_features(encoder: AnalysisTransform, image: Tensor) -> Tensor:
+    """Features of the first layer with filters of half the size: those of the image enlarged twice, in steps of FINE px.
+
+    The enlarged image repeats each pixel, so a filter's weights on the copies of a pixel add up to one weight.
+    """
+    convolution, normalization = encoder.g_a[0], encoder.g_a[1]
+    weight = convolution.weight
+    weight = F.pad(weight, (0, weight.shape[3] % 2, 0, weight.shape[2] % 2))
+    weight = weight.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).sum((3, 5))
+    features: Tensor = normalization(F.conv2d(image.to(weight.dtype), weight, convolution.bias, stride=FINE,
+                                              padding=weight.shape[3] // 2))
+    return features
+
+
+def statistics(feature: Tensor, windows: Sequence[int]) -> list[Tensor]:
+    """Means ``<f>`` and ``<f^2>`` of a feature map ``(N,C,h,w)`` as ``(N,2C,h/k,w/k)`` for each window, and for the whole map.
+
+    A window that reaches over the border holds the cells that are there.
+    """
+    feature = wide(feature)
+    squares, (height, width) = feature * feature, feature.shape[2:]
+    found: list[Tensor] = []
+    side = 0  # of the last windows, from which those of larger ones follow if they are all whole: less to read
+    for window in windows:
+        if side and not (window % side or height % side or width % side):
+            moments = F.avg_pool2d(found[-1], window // side, ceil_mode=True)
+        else:
+            moments = torch.cat([F.avg_pool2d(map_, window, ceil_mode=True) for map_ in (feature, squares)], 1)
+        found.append(moments)
+        side = window
+    if height % side or width % side:
+        return [*found, torch.cat([map_.mean((2, 3), keepdim=True) for map_ in (feature, squares)], 1)]
+    return [*found, found[-1].mean((2, 3), keepdim=True)]
+
+
+def compare(output: Sequence[Tensor], target: Sequence[Tensor], means: float, eps: float) -> Tensor:
+    """Losses ``(N,)`` of what :func:`statistics` gave for two maps."""
+    total: Any = 0.0
+    for ours, theirs in zip(output, target):
+        (m, p), (n, q) = ours.chunk(2, 1), theirs.chunk(2, 1)
+        s, t = ((energy + _TINY * eps).sqrt() for energy in (p, q))
+        total = total + _relative(s, t, eps).mean((1, 2, 3))
+        if means:
+            total = total + means * _relative(m, n, eps).mean((1, 2, 3))
+    return total / len(output)
+
+
+def _relative(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    return (a - b).square() / (a.square() + b.square() + eps)
+
+
+def check_windows(windows: Sequence[int]) -> tuple[int, ...]:
+    """``windows`` as a tuple.
+
+    Raises:
+        ModelError: none, or not growing integers of 1 or more.
+    """
+    found = (windows,) if isinstance(windows, int) else tuple(windows)
+    usable = all(isinstance(window, int) and not isinstance(window, bool) and window > 0 for window in found)
+    if not found or not usable or any(b <= a for a, b in zip(found, found[1:])):
+        raise ModelError(f"windows is {windows!r}: expected sides in cells that grow, such as (4, 8)")
+    return found
+
+
+def _weight(means: float) -> float:
+    if not isinstance(means, (int, float)) or not 0 <= means < float("inf"):
+        raise ModelError(f"means is {means!r}: expected a weight, 0 or a positive number")
+    return float(means)
+
+
+class TextureLoss(FeatureLoss):
+    """:func:`texture_loss` of images ``(N,3,H,W)`` in [0,1], with features of a codec's encoder: it sharpens what L1 blurs.
+
+    ::
+
+        loss = CombinedLoss({"l1": torch.nn.L1Loss(), "texture": TextureLoss()})     # restoration, autoencoders, codecs
+
+    L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features
+    are those of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). With the default
+    ``unit`` the gradient is about three times as long as that of the mean absolute difference, on photographs that were reduced
+    by four and enlarged again (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
+
+    Args:
+        model: as :class:`~cpips.losses.FeatureExtractor` takes it (an encoder or a backbone), or an extractor.
+        taps: default: all but the latent; of a backbone, all.
+        scales: 1 for the images' own size, 2 for half of it, too ...
+        fine: features of the first layer's filters at half their size, too, in steps of 3 px. Not with a backbone.
+        windows, means, eps: see :func:`texture_loss`.
+        unit: what the formula is multiplied with, so that a weight of 1 beside L1 serves.
+        checkpoint, persistent, offline: see :class:`~cpips.losses.FeatureExtractor`.
+        reduction, check, value_range: see :class:`~cpips.losses.Loss`.
+
+    Raises:
+        ModelError: an unknown name (the message has the nearest) or setting.
+        WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> from cpips.losses import TextureLoss
+        >>> loss = TextureLoss("random")
+        >>> output = torch.rand(2, 3, 32, 32, requires_grad=True)
+        >>> loss(output, torch.rand(2, 3, 32, 32)).backward()
+        >>> output.grad.isfinite().all().item()
+        True
+    """
+
+    def __init__(
+        self,
+        model: pretrained.Source | FeatureExtractor = pretrained.DEFAULT_MODEL,
+        *,
+        taps: str | Sequence[str] | None = None,
+        scales: int = SCALES,
+        fine: bool = True,
+        windows: Sequence[int] = WINDOWS,
+        means: float = MEANS,
+        eps: float = EPS,
+        unit: float = UNIT,
+        checkpoint: bool = False,
+        persistent: bool = False,
+        offline: bool | None = None,
+        reduction: str = "mean",
+        check: str = "auto",
+        value_range: ValueRange = UNIT_RANGE,
+    ):
+        super().__init__(reduction=reduction, check=check, value_range=value_range)
+        backbone = FeatureExtractor.of(model, checkpoint=checkpoint, persistent=persistent, offline=offline)
+        codec = isinstance(backbone.net, AnalysisTransform)
+        if not isinstance(scales, int) or isinstance(scales, bool) or scales < 1:
+            raise ModelError(f"scales is {scales!r}: expected 1 or more sizes at which the images are compared")
+        self.backbone, self.scales, self.fine = backbone, scales, fine and codec
+        # not as self.extractor: a sum of losses shares features of one size, and these are of several
+        self.extractor = None
+        self.taps = backbone.choose(taps if taps is not None else backbone.taps[:-1] if codec else backbone.taps)
+        self.windows, self.means, self.eps, self.unit = check_windows(windows), _weight(means), positive(eps), positive(unit)
+        self.name, self.min_side = f"{backbone.name} texture", 1 if codec else backbone.min_side << (scales - 1)
+        self._key = f"{backbone.key}|texture|{'+'.join(self.taps)}|{scales}|{self.fine}|{self.windows}"
+
+    def forward(self, output: Tensor, target: Target) -> Tensor:  # type: ignore[override]  # its features are of several sizes
+        """Scalar, or ``(N,)`` with ``reduction='none'``.
+
+        Args:
+            output: ``(N,3,H,W)``.
+            target: as ``output``, or what :meth:`embed` made of it; one image is compared with each of the output's.
+
+        Raises:
+            ImageError: images that cannot be compared; the message says what it got and how to fix it.
+        """
+        return self._forward(output, target, None, None)
+
+    def _extracted(self, image: Tensor) -> Features:
+        """Maps by name, the finest first."""
+        maps = {}
+        net = self.backbone.net
+        if self.fine and isinstance(net, AnalysisTransform):
+            maps["fine"] = fine_features(net, image)
+        for scale in range(self.scales):
+            image = F.avg_pool2d(image, 2, ceil_mode=True) if scale else image
+            maps.update({f"{tap}/{1 << scale}": feature for tap, feature in self.backbone(image, self.taps).items()})
+        return maps
+
+    def _embed(self, target: Tensor, features: Features | None) -> Embedding:
+        kept = [part for feature in self._extracted(target).values() for part in statistics(feature, self.windows)]
+        return Embedding(tuple(kept), (), (target.shape[2], target.shape[3]), self._key)
+
+    def _compare(self, features: Features, target: Embedding) -> Tensor:
+        count, parts = len(self.windows) + 1, []
+        for i, feature in enumerate(features.values()):
+            with no_autocast(feature):
+                parts.append(compare(statistics(feature, self.windows), target.features[count * i : count * (i + 1)],
+                                     self.means, self.eps))
+        return self.unit * torch.stack(parts).mean(0)
