@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 
 import typer
 
+from cpips._utils import interrupts
 from cpips._utils.console import (
     ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, ForceOption, JsonOption, counting, fail,
     print_json, print_table, put, say)
@@ -425,5 +426,6 @@ def _print_check(found: Report) -> None:
 
 
 def main() -> None:
-    """Run the command line of this process; always ends in SystemExit."""
+    """Run the command line of this process; always ends in SystemExit, or by the signal of Ctrl-C."""
+    interrupts.quiet()
     app()

@@ -267,20 +267,22 @@ def _kinds(folder: Path) -> dict[str, tuple[bytes, Callable[[Path], Any], Any]]:
 # ---- commands that are killed, interrupted, and out of room ----------------------------------------------------------
 
 
-def _command(args: list[str], folder: str, log: str) -> None:
+def _command(args: list[str], folder: str, log: str, begun: Any) -> None:
     """In a process of its own: a command, and nothing on the terminal."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has it ignored
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that starts this in the background has it ignored
+    begun.set()  # before, Ctrl-C would meet the machinery of processes
     os.chdir(folder)
     os.environ["CPIPS_OFFLINE"] = "1"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1), os.dup2(handle, 2)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    sys.argv = args
     if args[0] == "bapps-eval":
-        from bapps_eval.cli import app
+        from bapps_eval.__main__ import main
     else:
-        from cpips.cli.app import app
-    app(args[1:])
+        from cpips.cli import main
+    main()
 
 
 class Commands:
@@ -292,8 +294,10 @@ class Commands:
         self.context.set_forkserver_preload(PRELOAD)
 
     def start(self, args: list[str], folder: Path) -> Any:
-        process = self.context.Process(target=_command, args=(args, str(folder), str(self.log)))
+        begun = self.context.Event()
+        process = self.context.Process(target=_command, args=(args, str(folder), str(self.log), begun))
         process.start()
+        begun.wait(60)
         return process
 
     def run(self, args: list[str], folder: Path, seconds: float = 600) -> int | None:

@@ -73,7 +73,6 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        trainer.save()
         if first:
             say(f"interrupted at step {trainer.step} of {steps}: saved; the same command continues from there")
         raise
@@ -84,33 +83,43 @@ def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, mak
 
 @contextmanager
 def _stop_between_steps(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the step: a checkpoint of half a step would not resume to the same weights.
+    """Let Ctrl-C wait for the end of the step, and save: a checkpoint of half a step would not resume to the same weights.
 
-    A second Ctrl-C stops at once and leaves the last checkpoint.
+    A second Ctrl-C stops at once and leaves the last checkpoint. So does the first one after the last step, whose
+    checkpoint is there: the export of the weights is taken up again from it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     import torch
 
-    asked = False
-    step = trainer.train_step
+    asked, complete = False, trainer.step >= trainer.config.steps
+    step, save = trainer.train_step, trainer.save
 
     def ask(number: int, frame: Any) -> None:
         nonlocal asked
         if asked:
-            signal.signal(signal.SIGINT, before)
             raise SystemExit(130)
         asked = True
+        if complete:
+            raise KeyboardInterrupt
 
     def checked(parts: list[tuple[int, dict[str, Any]]]) -> dict[str, float]:
         # processes hear of Ctrl-C at different steps, and one that stopped alone would leave the others waiting for it
         heard = torch.tensor(float(asked), device=trainer.fabric.device)
         if trainer.fabric.all_reduce(heard, reduce_op="sum"):
+            save()
             raise KeyboardInterrupt
         return step(parts)
 
-    trainer.train_step = checked  # type: ignore[method-assign]
+    def saved() -> None:
+        nonlocal complete
+        save()
+        complete = trainer.step >= trainer.config.steps
+        if complete and asked:
+            raise KeyboardInterrupt
+
+    trainer.train_step, trainer.save = checked, saved  # type: ignore[method-assign]
     before = signal.signal(signal.SIGINT, ask)
     try:
         yield
