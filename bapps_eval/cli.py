@@ -263,13 +263,11 @@ def results(
     force: ForceOption = False,
 ) -> None:
     """Write one small file per metric and data set, DIR/DATASET/METRIC.json, to publish and for the leaderboard."""
-    import json
+    from cpips._utils.io import check_output
 
-    from cpips._utils.io import check_output, read_text
+    from .results import entry, read_costs, result_path, write
 
-    from .results import entry, result_path, write
-
-    known = json.loads(read_text(costs)) if costs else {}
+    known = read_costs(costs) if costs else {}
     found = read_runs(runs)
     for one in found:
         if (path := result_path(output, {"dataset": one.dataset, "metric": one.metric})).exists():
