@@ -330,8 +330,15 @@ def _jobs(folder: Path) -> dict[str, Job]:
     rows = [(f"photos/{a}", f"photos/{b}") for a in names for b in names]
     with (folder / "pairs.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("ref", "img"), *rows])
+    (folder / "noisy").mkdir()
+    judged = []
+    for i in range(72):  # six copies of each photo, the noise of which is what the opinions follow
+        name, level = names[i // 6], 6 + 8 * (i % 6)
+        pixels = np.asarray(Image.open(folder / "photos" / name), np.int16) + rng.integers(-level, level + 1, (80, 96, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "noisy" / f"{i:02d}.png", compress_level=1)
+        judged.append((f"photos/{name}", f"noisy/{i:02d}.png", round(5 - level / 12 + rng.normal(0, 0.2), 3)))
     with (folder / "set.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("ref", "image", "mos"), *((*row, (7 * i) % 13) for i, row in enumerate(rows[:72]))])
+        csv.writer(stream).writerows([("ref", "image", "mos"), *judged])
     (folder / "train.toml").write_text('name = "t"\ndata = ["photos"]\nlmbda = 0.01\nN = 8\nM = 12\nlog_every = 2\n'
                                        "checkpoint_every = 3\n[[stages]]\nsteps = 24\ncrop = 64\nbatch = 1\n")
     (folder / "fit.toml").write_text('name = "t"\nmodel = "cpips-lite"\nseed = 0\njudges = "mos"\ndata = "set.csv"\n')

@@ -813,6 +813,13 @@ def test_other_default_devices(pair):
     assert torch.allclose(maps.mean((1, 2, 3)), expected)
 
 
+@pytest.mark.parametrize("name", ["quantize", "root", "persistent", "checkpoint"])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_switches_are_true_or_false(name, value):
+    with pytest.raises(ModelError, match=f"{name} is {value!r}: expected True or False"):
+        cpips.CPIPS("random", **{name: value})
+
+
 @pytest.mark.parametrize("scales", [100, 11, True, 0, 2.0])
 def test_scales_that_cannot_be(scales):
     with pytest.raises(ModelError, match="expected an integer from 1 to 10"):
