@@ -230,7 +230,7 @@ def _jnd_samples(runs: Sequence[Distances], resamples: int) -> dict[str, NDArray
     return found
 
 
-def _jnd(run: Distances, samples: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], NDArray[Any]]:
+def _jnd(run: Distances, samples: dict[str, NDArray[Any]]) -> tuple[dict[str, Any], NDArray[Any]]:
     d, same, groups = run.closeness[:, 0], run.opinions, run.groups
     points, told = {}, {}
     for family in samples:

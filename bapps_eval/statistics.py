@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -87,7 +87,8 @@ def resample_counts(clusters: Sequence[Any] | NDArray[Any], resamples: int, seed
         r = min(chunk, resamples - begin)
         drawn = rng.integers(k, size=(r, k)) + k * np.arange(r)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=r * k).reshape(r, k)
-        yield counts.astype(np.uint8 if counts.max() < 256 else np.int32).take(member, 1)
+        small: NDArray[Any] = counts.astype(np.uint8) if counts.max() < 256 else counts.astype(np.int32)
+        yield np.take(small, member, 1)
 
 
 def bootstrap_srcc(d: NDArray[Any], quality: NDArray[Any], clusters: Sequence[Any] | NDArray[Any],
@@ -201,15 +202,19 @@ class _Ranks:
     def __init__(self, values: NDArray[Any]):
         _, group = np.unique(values, return_inverse=True)
         self.order = np.argsort(group, kind="stable")
-        self.place = np.argsort(self.order)
-        self.sizes = np.bincount(group)
-        self.ends = None if len(self.sizes) == len(values) else np.cumsum(self.sizes) - 1
+        tied = int(group.max()) + 1 < len(values)
+        self.sizes = np.bincount(group) if tied else None
+        self.ends = np.cumsum(self.sizes) - 1 if tied else None
+
+    @cached_property
+    def place(self) -> NDArray[Any]:
+        return np.argsort(self.order)
 
     def doubled(self, counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """``(r,n)`` twice the mid-ranks of the items, less one; ``(r,)`` sums of the cubes of the groups of ties, None
         where no values are tied."""
         taken, upper = self._upper(counts)
-        if self.ends is None:
+        if self.ends is None or self.sizes is None:
             return (2.0 * upper - taken).take(self.place, 1), None
         both, sizes = _groups(upper.take(self.ends, 1))
         return np.repeat(both, self.sizes, 1).take(self.place, 1), (sizes**3).sum(1)
