@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from contextlib import contextmanager
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import typer
 from typer.core import TyperGroup
@@ -31,25 +31,31 @@ class Commands(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # of a terminal that knows few characters
-        with _closed_streams(), interrupts.noted() as interrupted:
-            try:
-                code = super().main(args or ["--help"], prog_name or self.program, standalone_mode=False, **extra)
-                _flush()  # of --help, too
-            except (KeyboardInterrupt, typer.Abort):
-                code = 130
-            except BrokenPipeError:
-                _drop(sys.stdout)
-                code = 141
-            except Exception as error:
-                if debug:
-                    say("".join(traceback.format_exception(error)).rstrip())
-                if not interrupted():
-                    fail(_describe(_unprinted(error)), self.program)
-                code = 2
-            code = code if isinstance(code, int) else 0
-            if code and interrupted():
-                code = 130
+        try:
+            with _closed_streams(), interrupts.noted() as interrupted:
+                code = self._code(args, prog_name or self.program, debug, extra, interrupted)
+        except KeyboardInterrupt:  # pressed again, while an error was being printed
+            code = 130
         sys.exit(code)
+
+    def _code(self, args: Sequence[str], name: str, debug: bool, extra: dict[str, Any], interrupted: Callable[[], bool]) -> int:
+        """Run a command; return its exit code."""
+        try:
+            code = super().main(args or ["--help"], name, standalone_mode=False, **extra)
+            _flush()  # of --help, too
+        except (KeyboardInterrupt, typer.Abort):
+            return 130
+        except BrokenPipeError:
+            _drop(sys.stdout)
+            return 141
+        except Exception as error:
+            if debug:
+                say("".join(traceback.format_exception(error)).rstrip())
+            if not interrupted():
+                fail(_describe(_unprinted(error)), self.program)
+            code = 2
+        code = code if isinstance(code, int) else 0
+        return 130 if code and interrupted() else code
 
     def invoke(self, ctx: Any) -> Any:  # Click's context, or that of the Click which typer carries
         try:
