@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 
 import typer
 
+from cpips._utils import interrupts
 from cpips._utils.console import (
     ActorsOption, AddressOption, DeviceOption, DtypeOption, EngineOption, ForceOption, JsonOption, counting, fail,
     print_json, print_table, put, say)
@@ -262,13 +263,11 @@ def results(
     force: ForceOption = False,
 ) -> None:
     """Write one small file per metric and data set, DIR/DATASET/METRIC.json, to publish and for the leaderboard."""
-    import json
+    from cpips._utils.io import check_output
 
-    from cpips._utils.io import check_output, read_text
+    from .results import entry, read_costs, result_path, write
 
-    from .results import entry, result_path, write
-
-    known = json.loads(read_text(costs)) if costs else {}
+    known = read_costs(costs) if costs else {}
     found = read_runs(runs)
     for one in found:
         if (path := result_path(output, {"dataset": one.dataset, "metric": one.metric})).exists():
@@ -425,5 +424,6 @@ def _print_check(found: Report) -> None:
 
 
 def main() -> None:
-    """Run the command line of this process; always ends in SystemExit."""
+    """Run the command line of this process; always ends in SystemExit, or by the signal of Ctrl-C."""
+    interrupts.quiet()
     app()

@@ -68,6 +68,23 @@ def entry(run: Distances, *, resamples: int = RESAMPLES, cost: Mapping[str, Any]
     )
 
 
+def read_costs(path: Path) -> dict[str, dict[str, Any]]:
+    """Costs by the names of metrics, as :func:`entry` takes them.
+
+    Raises:
+        ResultError: the file holds something else.
+        OSError: it cannot be opened.
+    """
+    try:
+        found = json.loads(read_text(path))
+        if all(isinstance(name, str) and float(cost["kmac"]) >= 0 and isinstance(cost["source"], str) for name, cost in found.items()):
+            return dict(found)
+        problem = "a kmac below 0, or a source that is no text"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise ResultError(f'{path} holds no costs ({problem}): expected JSON such as {{"lpips-alex": {{"kmac": 28, "source": "counted"}}}}')
+
+
 def values_digest(run: Distances) -> str:
     """SHA-256 over ids and distances at six significant digits: the same on machines that differ in rounding."""
     sha = hashlib.sha256()

@@ -48,13 +48,34 @@ def score(distances: Distances, resamples: int = statistics.RESAMPLES) -> dict[s
         >>> round(score(run('exact', 0.0), resamples=100)['srcc'], 6)
         1.0
     """
-    return _scored(distances, resamples)[0]
+    return _scored([distances], resamples)[0][0]
 
 
-def _scored(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
-    """What :func:`score` gives, and the bootstrap samples of its headline."""
-    told, drawn = {"2afc": _two_afc, "jnd": _jnd, "mos": _mos}[run.task](run, resamples)
-    return {"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **told}, drawn
+def _scored(runs: Sequence[Distances], resamples: int) -> list[tuple[dict[str, Any], NDArray[Any]]]:
+    """What :func:`score` gives of each run, and the bootstrap samples of its headline; all are of one data set."""
+    first = runs[0]
+    if any(not np.array_equal(run.opinions, first.opinions) or list(run.ids) != list(first.ids) for run in runs):
+        return [each for run in runs for each in _scored([run], resamples)]
+    work: Callable[[int], tuple[dict[str, Any], NDArray[Any]]]
+    if first.task == "2afc":
+        def work(i: int) -> tuple[dict[str, Any], NDArray[Any]]:
+            return _two_afc(runs[i], resamples)
+    elif first.task == "jnd":
+        families = _jnd_samples(runs, resamples)
+
+        def work(i: int) -> tuple[dict[str, Any], NDArray[Any]]:
+            return _jnd(runs[i], {family: samples[i] for family, samples in families.items()})
+    else:
+        by = "reference" if len(set(first.references.tolist())) >= FEW_REFERENCES else "item"
+        drawn = statistics.bootstrap_srccs([run.closeness[:, 0] for run in runs], first.quality,
+                                           first.references if by == "reference" else first.ids, resamples, _seed(first))
+
+        def work(i: int) -> tuple[dict[str, Any], NDArray[Any]]:
+            return _mos(runs[i], drawn[i], by)
+    with ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1)) as pool:  # numpy and scipy leave the interpreter to others
+        found = list(pool.map(work, range(len(runs))))
+    return [({"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **told}, samples)
+            for run, (told, samples) in zip(runs, found)]
 
 
 def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
@@ -99,9 +120,7 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DistancesError(f"{', '.join(twice)} was given twice for {first.dataset['name']}: leave one of the runs out")
-    with ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1)) as pool:  # numpy and scipy leave the interpreter to others
-        scored = list(pool.map(lambda run: _scored(run, resamples), runs))
-    found = sorted(((run, *each) for run, each in zip(runs, scored)), key=lambda each: -each[1]["headline"]["score"])
+    found = sorted(((run, *each) for run, each in zip(runs, _scored(runs, resamples))), key=lambda each: -each[1]["headline"]["score"])
     best = found[0]
     best[1]["against_best"] = None
     for one in found[1:]:
@@ -201,15 +220,22 @@ def _credits(run: Distances) -> NDArray[Any]:
 # ---- JND ------------------------------------------------------------------------------------------------------------
 
 
-def _jnd(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
+def _jnd_samples(runs: Sequence[Distances], resamples: int) -> dict[str, NDArray[Any]]:
+    """Per family ``(runs,resamples)`` average precisions."""
+    first, found = runs[0], {}
+    for family in sorted(set(first.groups.tolist()), key=_paper_order(MEANS_2AFC["All"])):
+        mine = first.groups == family
+        found[family] = statistics.bootstrap_average_precisions(
+            [run.closeness[mine, 0] for run in runs], first.opinions[mine], np.asarray(first.ids)[mine], resamples, _seed(first))
+    return found
+
+
+def _jnd(run: Distances, samples: dict[str, NDArray[Any]]) -> tuple[dict[str, Any], NDArray[Any]]:
     d, same, groups = run.closeness[:, 0], run.opinions, run.groups
-    families = sorted(set(groups.tolist()), key=_paper_order(MEANS_2AFC["All"]))
-    points, samples, told = {}, {}, {}
-    for family in families:
+    points, told = {}, {}
+    for family in samples:
         mine = groups == family
         points[family] = scores.jnd_average_precision(d[mine], same[mine])
-        samples[family] = statistics.bootstrap_average_precision(
-            d[mine], same[mine], np.asarray(run.ids)[mine], resamples, _seed(run))
         told[family] = {"score": points[family], "interval": _interval(samples[family]), "items": int(mine.sum()),
                         "ties": _ties(d[mine])}
     drawn = np.mean(list(samples.values()), 0)
@@ -224,7 +250,7 @@ def _jnd(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
 # ---- MOS ------------------------------------------------------------------------------------------------------------
 
 
-def _mos(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
+def _mos(run: Distances, drawn: NDArray[Any], by: str) -> tuple[dict[str, Any], NDArray[Any]]:
     d, quality = run.closeness[:, 0], run.quality
     rank = scores.srcc(d, quality)
     found: dict[str, Any] = {"srcc": rank, "krcc": scores.krcc(d, quality), "pwrc": opinions.pwrc(d, quality, run.sigma),
@@ -240,8 +266,6 @@ def _mos(run: Distances, resamples: int) -> tuple[dict[str, Any], NDArray[Any]]:
         sorted_d, sorted_quality, None if run.sigma is None else run.sigma[order], fitted)
     found |= {"outlier_ratio": None if errors is None else float(np.mean(np.abs(errors) > opinions.NORMAL_95)),
               "z_rmse": None if errors is None else float(np.sqrt(np.mean(errors**2)))}
-    by = "reference" if len(set(run.references.tolist())) >= FEW_REFERENCES else "item"
-    drawn = statistics.bootstrap_srcc(d, quality, run.references if by == "reference" else run.ids, resamples, _seed(run))
     interval = _interval(drawn)
     return {**found, "interval": interval, "resampled": by, "bands": _bands(run, sorted_d, sorted_quality, fitted),
             "groups": _per(run, run.groups), "per_reference": _per(run, run.references),
@@ -260,11 +284,12 @@ def _bands(run: Distances, d: NDArray[Any], quality: NDArray[Any], fitted: NDArr
 
 def _per(run: Distances, labels: NDArray[Any]) -> dict[str, float | None]:
     """SRCC within each label; None where there are too few items, or all alike."""
+    names, member = np.unique(labels, return_inverse=True)
+    parts = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
     found: dict[str, float | None] = {}
-    for label in sorted(set(labels.tolist())):
-        mine = labels == label
+    for label, mine in zip(names.tolist(), parts):
         d, quality = run.closeness[mine, 0], run.quality[mine]
-        enough = mine.sum() >= 6 and len(set(d.tolist())) > 1 and len(set(quality.tolist())) > 1
+        enough = len(mine) >= 6 and len(set(d.tolist())) > 1 and len(set(quality.tolist())) > 1
         found[label] = scores.srcc(d, quality) if enough else None
     return found
 

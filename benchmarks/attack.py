@@ -267,20 +267,22 @@ def _kinds(folder: Path) -> dict[str, tuple[bytes, Callable[[Path], Any], Any]]:
 # ---- commands that are killed, interrupted, and out of room ----------------------------------------------------------
 
 
-def _command(args: list[str], folder: str, log: str) -> None:
+def _command(args: list[str], folder: str, log: str, begun: Any) -> None:
     """In a process of its own: a command, and nothing on the terminal."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has it ignored
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that starts this in the background has it ignored
+    begun.set()  # before, Ctrl-C would meet the machinery of processes
     os.chdir(folder)
     os.environ["CPIPS_OFFLINE"] = "1"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1), os.dup2(handle, 2)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    sys.argv = args
     if args[0] == "bapps-eval":
-        from bapps_eval.cli import app
+        from bapps_eval.__main__ import main
     else:
-        from cpips.cli.app import app
-    app(args[1:])
+        from cpips.cli import main
+    main()
 
 
 class Commands:
@@ -292,8 +294,10 @@ class Commands:
         self.context.set_forkserver_preload(PRELOAD)
 
     def start(self, args: list[str], folder: Path) -> Any:
-        process = self.context.Process(target=_command, args=(args, str(folder), str(self.log)))
+        begun = self.context.Event()
+        process = self.context.Process(target=_command, args=(args, str(folder), str(self.log), begun))
         process.start()
+        begun.wait(60)
         return process
 
     def run(self, args: list[str], folder: Path, seconds: float = 600) -> int | None:
@@ -326,8 +330,15 @@ def _jobs(folder: Path) -> dict[str, Job]:
     rows = [(f"photos/{a}", f"photos/{b}") for a in names for b in names]
     with (folder / "pairs.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("ref", "img"), *rows])
+    (folder / "noisy").mkdir()
+    judged = []
+    for i in range(72):  # six copies of each photo, the noise of which is what the opinions follow
+        name, level = names[i // 6], 6 + 8 * (i % 6)
+        pixels = np.asarray(Image.open(folder / "photos" / name), np.int16) + rng.integers(-level, level + 1, (80, 96, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "noisy" / f"{i:02d}.png", compress_level=1)
+        judged.append((f"photos/{name}", f"noisy/{i:02d}.png", round(5 - level / 12 + rng.normal(0, 0.2), 3)))
     with (folder / "set.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("ref", "image", "mos"), *((*row, (7 * i) % 13) for i, row in enumerate(rows[:72]))])
+        csv.writer(stream).writerows([("ref", "image", "mos"), *judged])
     (folder / "train.toml").write_text('name = "t"\ndata = ["photos"]\nlmbda = 0.01\nN = 8\nM = 12\nlog_every = 2\n'
                                        "checkpoint_every = 3\n[[stages]]\nsteps = 24\ncrop = 64\nbatch = 1\n")
     (folder / "fit.toml").write_text('name = "t"\nmodel = "cpips-lite"\nseed = 0\njudges = "mos"\ndata = "set.csv"\n')

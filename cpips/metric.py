@@ -108,6 +108,9 @@ class CPIPS(FeatureMetric):
             raise ModelError(f"form {form!r} is unknown: choose from {', '.join(FORMS)}")
         if scales is not None and (not isinstance(scales, int) or isinstance(scales, bool) or not 1 <= scales <= MAX_SCALES):
             raise ModelError(f"scales is {scales!r}: expected an integer from 1 to {MAX_SCALES}")
+        for name, value in (("quantize", quantize), ("root", root), ("persistent", persistent), ("checkpoint", checkpoint)):
+            if not isinstance(value, bool):  # 'no' would count as True
+                raise ModelError(f"{name} is {value!r}: expected True or False")
         if not eps > 0 or not math.isfinite(eps):
             raise ModelError(f"eps is {eps!r}: expected a small positive number; it keeps gradients finite")
         self.tiling = Tiling(strip, checkpoint)

@@ -148,6 +148,45 @@ def test_an_interrupt_is_130(call, monkeypatch):
     call("compare", "ref.png", "near.png", code=130)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal's; where the tests run in the background of a shell it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("error", [ImportError("numpy failed to import"), OSError(5, "read"), cpips.CpipsError("no such thing")])
+def test_an_interrupt_that_a_library_turned_into_an_error_is_130(call, monkeypatch, ctrl_c, error):
+    def interrupted(*args, **kwargs):
+        try:
+            ctrl_c()
+        except KeyboardInterrupt:
+            raise error
+
+    monkeypatch.setattr(cpips.batch, "score_pairs", interrupted)
+    result = call("compare", "ref.png", "near.png", code=130)
+    assert "error" not in result.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("program,commands", [("cpips.cli", "cpips.cli.app"), ("bapps_eval.__main__", "bapps_eval.cli")])
+def test_an_interrupt_while_commands_are_imported_prints_no_traceback(program, commands):
+    code = f"""
+import builtins, importlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+program, load = importlib.import_module({program!r}), builtins.__import__
+def interrupted(name, *args, **kwargs):
+    if {commands!r}.endswith(name) and "." not in name.strip("."):
+        signal.raise_signal(signal.SIGINT)
+    return load(name, *args, **kwargs)
+builtins.__import__ = interrupted
+program.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and done.stderr == "", done.stderr
+
+
 def test_a_fault_is_one_line_and_a_traceback_with_debug(call, monkeypatch):
     def fault(*args, **kwargs):
         raise RuntimeError("something\nbroke")
@@ -267,6 +306,36 @@ def config(tmp_path):
     path.write_text('name = "tiny"\ndata = ["photos"]\nlmbda = 0.01\nN = 4\nM = 6\nlog_every = 2\n'
                     "[[stages]]\nsteps = 6\ncrop = 64\nbatch = 1\n")
     return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["data", "last step", "export", "export, resumed"])
+def test_an_interrupt_in_any_phase_of_training_is_130_and_goes_on(call, compressai, config, tmp_path, monkeypatch, ctrl_c, phase):
+    from cpips.training import trainer
+
+    args = ["train", config, "--data-root", tmp_path / "data", "-o", tmp_path / "run", "--threads", 1]
+
+    def pressed(function, when=lambda *args: True):
+        def wrapped(*args, **kwargs):
+            if when(*args):
+                ctrl_c()
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    if phase == "data":
+        monkeypatch.setattr(trainer, "Crops", pressed(trainer.Crops))
+    elif phase == "last step":
+        monkeypatch.setattr(trainer.Trainer, "train_step", pressed(trainer.Trainer.train_step, lambda self, parts: self.step == 5))
+    else:
+        monkeypatch.setattr(trainer, "save_file", pressed(trainer.save_file))
+    for _ in range(2 if phase == "export, resumed" else 1):
+        result = call(*args, code=130)
+        assert ("interrupted at step 6 of 6: saved" in result.stderr) == (phase != "data") and "error" not in result.stderr
+    assert (tmp_path / "run" / "last.pt").exists() == (phase != "data")
+    monkeypatch.undo()
+    call(*args)
+    assert (tmp_path / "run" / "codec.safetensors").is_file() and not list((tmp_path / "run").glob(".*"))
 
 
 @pytest.mark.slow

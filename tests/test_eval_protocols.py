@@ -53,6 +53,14 @@ def numbers_of(value, name: str = "") -> dict[str, float]:
     return {name: float(value)} if isinstance(value, (int, float)) and not isinstance(value, bool) else {}
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '"a"', "null", '{"m": 3}', '{"m": {"kmac": "much", "source": ""}}', '{"m": {"kmac": -1, "source": ""}}',
+                                  '{"m": {"kmac": 1}}', "[" * 100000])
+def test_costs_that_are_none_are_refused_by_name(tmp_path, text):
+    (tmp_path / "costs.json").write_text(text)
+    with pytest.raises(ResultError, match="costs.json holds no costs"):
+        results.read_costs(tmp_path / "costs.json")
+
+
 @pytest.mark.parametrize("task", CHANGES)
 def test_a_number_that_moves_needs_a_new_version(task):
     """``protocol_numbers.json`` has all numbers of each version on fixed data; those of a new version are added there."""

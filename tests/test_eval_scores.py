@@ -336,6 +336,32 @@ def test_bootstrap_average_precision_is_that_of_repeating_items():
     assert found == pytest.approx(slow, abs=1e-12)
 
 
+@pytest.mark.parametrize("clusters", [None, 150])
+@pytest.mark.parametrize("ties", [False, True])
+def test_metrics_share_the_resamples(ties, clusters):
+    """Several metrics at once, some of which tie items, over more than one chunk of resamples: each as alone, and as by hand."""
+    rng = np.random.default_rng(0)
+    n = 600
+    quality = rng.uniform(1, 5, n).round(1 if ties else 9)
+    distances = [-quality + rng.normal(0, 1, n), (-quality + rng.normal(0, 1, n)).round(), rng.random(n)]
+    labels = np.arange(n) if clusters is None else rng.integers(0, clusters, n)
+    found = statistics.bootstrap_srccs(distances, quality, labels, 400, seed=3)
+    counts = np.concatenate(list(statistics.resample_counts(labels, 400, seed=3))).astype(int)
+    assert found.shape == (3, 400) and len(list(statistics.resample_counts(labels, 400, seed=3))) > 1
+    for d, drawn in zip(distances, found):
+        assert (statistics.bootstrap_srcc(d, quality, labels, 400, seed=3) == drawn).all()
+        for i in (0, 1, 199, 399):
+            slow = stats.spearmanr(np.repeat(-d, counts[i]), np.repeat(quality, counts[i])).statistic
+            assert drawn[i] == pytest.approx(slow, abs=1e-12)
+    same = rng.integers(0, 4, n) / 3
+    found = statistics.bootstrap_average_precisions(distances, same, labels, 400, seed=3)
+    for d, drawn in zip(distances, found):
+        assert (statistics.bootstrap_average_precision(d, same, labels, 400, seed=3) == drawn).all()
+        for i in (0, 1, 199, 399):
+            slow = bapps_eval.jnd_average_precision(np.repeat(d, counts[i]), np.repeat(same, counts[i]))
+            assert drawn[i] == pytest.approx(slow, abs=1e-12)
+
+
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(0)
     held = 0

@@ -4,6 +4,7 @@ and never an error of anything but the row that holds it."""
 from __future__ import annotations
 
 import csv
+import errno
 import http.server
 import io
 import json
@@ -743,6 +744,44 @@ def test_results_that_cannot_be_printed_are_an_error(pictures):
     assert done.returncode == 2 and "No space left" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+@pytest.mark.parametrize("redirection,said", [(">/dev/full", "stdout: No space left on device"), (">&-", "stdout: Bad file descriptor")])
+@pytest.mark.parametrize("command", ["cpips models", "cpips models --json", "cpips --version", "cpips --help", "bapps_eval datasets"])
+def test_a_stdout_that_takes_nothing_is_an_error(command, redirection, said):
+    done = subprocess.run(f"{sys.executable} -m {command} {redirection}", shell=True, capture_output=True, text=True,
+                          env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"})
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of Unix")
+def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path):
+    code = ("import os, sys; from cpips._utils import program\n"
+            "with program._closed_streams(): print(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT) > 2, file=open(sys.argv[2], 'w'))")
+    subprocess.run(f"{sys.executable} -c \"{code}\" {tmp_path}/a {tmp_path}/told >&- 2>&-", shell=True, check=True)
+    assert (tmp_path / "told").read_text() == "True\n"
+
+
+def test_a_full_disk_names_the_journal(tmp_path, monkeypatch):
+    """Closing a buffered file tries once more to write what could not be written, and its error names no file."""
+    from cpips._utils import journal
+
+    class Full(io.BytesIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def close(self):
+            super().close()
+            self.flush()
+
+        def fileno(self):
+            raise OSError
+
+    monkeypatch.setattr(journal, "open_to_append", lambda path: Full())
+    monkeypatch.setattr(journal, "take_lock", lambda stream: True)
+    with pytest.raises(OSError, match="No space left on device: .*scores.csv.journal.jsonl"):
+        journal.Journal(tmp_path / "scores.csv.journal.jsonl", {"rows": 1}, dict)
+
+
 # ---- settings and tensors -------------------------------------------------------------------------------------------
 
 
@@ -772,6 +811,13 @@ def test_other_default_devices(pair):
         torch.set_default_device(None)
     assert metric.device.type == "cpu" and torch.equal(distances, expected)
     assert torch.allclose(maps.mean((1, 2, 3)), expected)
+
+
+@pytest.mark.parametrize("name", ["quantize", "root", "persistent", "checkpoint"])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_switches_are_true_or_false(name, value):
+    with pytest.raises(ModelError, match=f"{name} is {value!r}: expected True or False"):
+        cpips.CPIPS("random", **{name: value})
 
 
 @pytest.mark.parametrize("scales", [100, 11, True, 0, 2.0])

@@ -217,9 +217,9 @@ def test_a_named_pipe_in_a_row_is_that_rows_error(folder):
 
 
 @needs_pipes
-@pytest.mark.parametrize("kind", ["2afc", "table", "distances"])
+@pytest.mark.parametrize("kind", ["2afc", "table", "distances", "set", "folder"])
 def test_named_pipes_in_data_sets(folder, kind):
-    pipe = folder / {"2afc": "judge.npy", "table": "scores.csv", "distances": "run.parquet"}[kind]
+    pipe = folder / {"2afc": "judge.npy", "table": "scores.csv", "distances": "run.parquet", "set": "set.csv", "folder": "bapps"}[kind]
     os.mkfifo(pipe)
     with pytest.raises((CpipsError, OSError), match="named pipe"):
         if kind == "2afc":
@@ -230,6 +230,10 @@ def test_named_pipes_in_data_sets(folder, kind):
             from bapps_eval.layouts.common import read_csv
 
             read_csv(pipe)
+        elif kind in ("set", "folder"):
+            from bapps_eval.layouts import open_datasets
+
+            open_datasets(pipe)
         else:
             from bapps_eval import distances
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cpips._utils.io import check_regular
+
 from ..dataset import Dataset, DatasetError
 from ..resize import check_rule
 from . import bapps, mos, packed, recent, tables
@@ -54,6 +56,7 @@ def find(path: Path, *, split: str = "val", resize: str | None = None) -> list[F
 
     Raises:
         DatasetError: nothing known lies there; ``resize`` is not a rule.
+        OSError: it is a named pipe or a device, or cannot be opened.
     """
     path = Path(path)
     if resize is not None:
@@ -63,6 +66,8 @@ def find(path: Path, *, split: str = "val", resize: str | None = None) -> list[F
             raise DatasetError(str(error)) from None
     if not path.exists():
         raise DatasetError(f"no such file or folder: {path}")
+    if not path.is_dir():
+        check_regular(path)
     if found := _find(path, split, resize):
         return found
     if path.is_file():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator, Optional, 
 import typer
 
 from ..printable import one_line, printable, printable_json
+from .io import naming
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,10 +64,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes:
     """
     terminal = console()
     if terminal is None:
-        for row in (columns, *rows):
-            print("\t".join(map(one_line, row)))
-        for note in notes:
-            print(f"# {one_line(note)}")
+        with naming("stdout"):
+            for row in (columns, *rows):
+                print("\t".join(map(one_line, row)))
+            for note in notes:
+                print(f"# {one_line(note)}")
         return
     from rich import box
     from rich.table import Table
@@ -111,12 +113,15 @@ def print_json(value: Any) -> None:
 
     from .io import finite
 
-    print(printable_json(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)))
+    text = printable_json(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    with naming("stdout"):
+        print(text)
 
 
 def put(text: object) -> None:
     """Print a result on stdout."""
-    print(printable(text))
+    with naming("stdout"):
+        print(printable(text))
 
 
 def say(text: str, style: str = "") -> None:

@@ -35,9 +35,10 @@ class Appended:
             if restart:
                 self._check_own()
                 self.stream.truncate(0)
-            read()
+            with naming(path):
+                read()
         except BaseException:
-            self.stream.close()
+            self.close()
             raise
 
     def _check_own(self) -> None:
@@ -57,7 +58,7 @@ class Appended:
             self.stream.flush()  # a kill loses nothing that the kernel has
 
     def remove(self) -> None:
-        self.stream.close()
+        self.close()
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:

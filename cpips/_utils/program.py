@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
-from typing import Any, Sequence
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Sequence
 
 import typer
 from typer.core import TyperGroup
 
-from .console import fail, say
+from . import interrupts
+from .console import fail, put, say
 
 
 class Commands(TyperGroup):
@@ -28,15 +32,30 @@ class Commands(TyperGroup):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # of a terminal that knows few characters
         try:
-            code = super().main(args or ["--help"], prog_name or self.program, standalone_mode=False, **extra)
-        except (KeyboardInterrupt, typer.Abort):
+            with _closed_streams(), interrupts.noted() as interrupted:
+                code = self._code(args, prog_name or self.program, debug, extra, interrupted)
+        except KeyboardInterrupt:  # pressed again, while an error was being printed
             code = 130
+        sys.exit(code)
+
+    def _code(self, args: Sequence[str], name: str, debug: bool, extra: dict[str, Any], interrupted: Callable[[], bool]) -> int:
+        """Run a command; return its exit code."""
+        try:
+            code = super().main(args or ["--help"], name, standalone_mode=False, **extra)
+            _flush()  # of --help, too
+        except (KeyboardInterrupt, typer.Abort):
+            return 130
+        except BrokenPipeError:
+            _drop(sys.stdout)
+            return 141
         except Exception as error:
             if debug:
                 say("".join(traceback.format_exception(error)).rstrip())
-            fail(_describe(error), self.program)
+            if not interrupted():
+                fail(_describe(_unprinted(error)), self.program)
             code = 2
-        sys.exit(code if isinstance(code, int) else 0)
+        code = code if isinstance(code, int) else 0
+        return 130 if code and interrupted() else code
 
     def invoke(self, ctx: Any) -> Any:  # Click's context, or that of the Click which typer carries
         try:
@@ -46,10 +65,30 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # cpips ... | head
             _drop(sys.stdout)
             raise typer.Exit(141)
-        except OSError as error:
-            if error.filename is None:
-                _flush()  # of stdout, if it fails again: then the error says so
-            raise
+
+
+class _Closed(io.TextIOBase):
+    """A stdout that was closed when the program began: Python would lose what is printed there without a word."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+
+
+@contextmanager
+def _closed_streams() -> Iterator[None]:
+    """Streams that the caller has closed: no file gets their numbers, and what is printed on stdout is an error."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        yield
+        return
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # libraries print to these numbers: into a file of the user's
+        pass
+    os.close(handle)
+    before = sys.stdout
+    sys.stdout = _Closed() if before is None else before
+    try:
+        yield
+    finally:
+        sys.stdout = before
 
 
 def _flush() -> None:
@@ -58,12 +97,21 @@ def _flush() -> None:
         return
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
         _drop(sys.stdout)
         error.filename = error.filename or "stdout"
         raise
+
+
+def _unprinted(error: Exception) -> Exception:
+    """The error of stdout in its place, if there is one: it may be what was raised, and Python would meet it once more."""
+    try:
+        _flush()
+    except OSError as again:
+        return again if isinstance(error, OSError) and error.filename is None else error
+    return error
 
 
 def _drop(stream: Any) -> None:
@@ -99,7 +147,7 @@ def version_option(program: str) -> Any:
         if wanted:
             from .._version import __version__
 
-            typer.echo(f"{program} {__version__}")
+            put(f"{program} {__version__}")
             raise typer.Exit
 
     return typer.Option("--version", callback=told, is_eager=True, help="Print the version.")

@@ -2,7 +2,10 @@
 
 
 def main() -> None:
-    """Run the command line of this process; always ends in SystemExit."""
+    """Run the command line of this process; always ends in SystemExit, or by the signal of Ctrl-C."""
+    from .._utils import interrupts
+
+    interrupts.quiet()
     from .app import app
 
     app()
