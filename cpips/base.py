@@ -237,6 +237,20 @@ class FullReferenceMetric(ImageModule):
         return d0, d1
 
     @property
+    def has_quality(self) -> bool:
+        """Whether :meth:`quality_of` has a fit to human ratings."""
+        return False
+
+    def quality_of(self, distance: Tensor) -> Tensor:
+        """The opinion that is expected of images at these distances; see :meth:`cpips.CPIPS.quality_of`.
+
+        Raises:
+            ModelError: this metric has no fit to human ratings.
+        """
+        raise ModelError(f"{self.name} with these settings has no fit to human ratings: use a model that was trained with "
+                         "them (cpips-lite) and its own settings")
+
+    @property
     def signature(self) -> str:
         """One line that says what was measured; print it beside scores."""
         return f"{self.name}|cpips {__version__}|resize none"

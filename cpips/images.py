@@ -10,6 +10,8 @@ guesses returns a number for wrong input. Two stages:
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import os
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ Background = Union[None, str, Sequence[float]]
 ImageLike = Union[Tensor, "np.ndarray[Any, Any]", Image.Image, str, "os.PathLike[str]", Sequence[Any]]
 
 RANGE_TOLERANCE = 1e-4  # rounding of a resize or a half-precision round trip; nothing that a person could see
+_JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")  # how a codestream and a container begin
 _MPO_FORMATS = {"MPO"}  # phone photographs: the first frame is the photograph, the others previews
 
 
@@ -94,17 +97,26 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 def _opened(source: BinaryIO, name: str, size: int) -> Image.Image:
     integrity.check_png(source, name)
+    if source.read(12).startswith(_JXL):
+        register_plugins()
+    source.seek(0)
     try:
         image = Image.open(source)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_bomb_message(name)) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that Pillow can read ({size} bytes): "
-                         "save it as PNG, JPEG, WebP, TIFF or BMP") from None
+                         "save it as PNG, JPEG, WebP, TIFF or BMP (JPEG XL needs pillow-jxl-plugin)") from None
     except Exception as error:
         raise ImageError(_damage_message(name, error)) from error
     integrity.check_tail(source, image.format or "", str(image.info.get("compression", "")), name, size)
     return image
+
+
+def register_plugins() -> None:
+    """Make Pillow read and write JPEG XL where pillow-jxl-plugin is installed."""
+    if importlib.util.find_spec("pillow_jxl") is not None:
+        importlib.import_module("pillow_jxl")
 
 
 def from_pil(image: Image.Image, background: Background = None, name: str = "image") -> Tensor:

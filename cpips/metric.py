@@ -22,7 +22,7 @@ from typing import Any, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from . import contrast, forms, images, pretrained
+from . import contrast, forms, images, opinion, pretrained
 from ._version import __version__
 from .base import FullReferenceMetric
 from .cells import cell_mean, check_mask, root_slope, wide
@@ -188,10 +188,25 @@ class CPIPS(FullReferenceMetric):
             ModelError: as :meth:`quality`.
         """
         if self._quality_fit is None:
-            raise ModelError(f"{self.name} with these settings has no fit to people's opinions: use a model that was trained "
-                             "with them (cpips-lite, cpips-base) and its own settings")
+            return super().quality_of(distance)
         middle, steepness = self._quality_fit
         return 1 + 4 / (1 + (distance / middle) ** steepness)
+
+    def visibility(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
+        """The probability that a person sees a difference, ``(N,)`` in [0,1]: that their opinion is below 4.5.
+
+        The model is that of :mod:`cpips.opinion`: opinions of single people are normal about :meth:`quality`.
+
+        Raises:
+            ModelError, ImageError: as :meth:`quality`.
+
+        Example:
+            >>> import cpips, torch
+            >>> image = torch.rand(1, 3, 64, 64)
+            >>> cpips.CPIPS().visibility(image, image).item()
+            0.0
+        """
+        return opinion.visibility(self.quality(reference, image))
 
     def embed(self, image: images.ImageLike) -> Embedding:
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""

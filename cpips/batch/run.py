@@ -78,7 +78,7 @@ def score_table(
             resumed += len(journals[name].rows)
             results[name] = _score(table, one, journals[name], batch_size, workers, max_pixels, progress)
         write_table(output, table, results if isinstance(metric, Mapping) else results["distance"],
-                    "; ".join(one.signature for one in metrics.values()))
+                    "; ".join(one.signature for one in metrics.values()), metrics)
         for journal in journals.values():
             journal.remove()
     failed = [(row, error) for row, error in enumerate(errors_of(results)) if error is not None]

@@ -9,8 +9,9 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Sequence, Union
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence, Union
 
+from .. import opinion
 from .._compat import moved_names
 from .._utils import io as files
 from .._utils.io import IMAGE_SUFFIXES, MAX_ROWS, atomic, json_line, list_images, stamp
@@ -24,7 +25,9 @@ IMAGE_COLUMNS = ("image", "img", "distorted", "dist", "dist_image", "distorted_i
 ADDED = ("distance", "error", "signature")
 OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from ..base import FullReferenceMetric
+else:
     __getattr__ = moved_names(__name__)
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -217,19 +220,21 @@ def check_output(path: Path) -> None:
         import_pyarrow()
 
 
-def write_table(path: Path, table: Table, results: Results, signature: str) -> None:
+def write_table(path: Path, table: Table, results: Results, signature: str,
+                metrics: Mapping[str, FullReferenceMetric] | None = None) -> None:
     """All columns of ``table``, then ``distance``, ``error`` and ``signature``; appears under its name only when whole.
 
-    Results of several metrics come by the names of their columns, which stand in place of ``distance``.
+    Results of several metrics come by the names of their columns, which stand in place of ``distance``. ``metrics``, by the
+    same names (``distance`` for one): of those with a fit to human ratings, ``quality`` and ``visibility`` follow.
 
     Columns of a CSV that hold nothing but numbers become numbers in Parquet and JSON lines. JSON knows no infinity
     (the PSNR of equal images): there it is the string "Infinity".
     """
     suffix = path.suffix.lower()
-    columns = {**(table.columns if suffix == ".csv" else typed_columns(table)), **added(results, signature)}
+    columns = {**(table.columns if suffix == ".csv" else typed_columns(table)), **added(results, signature, metrics, table.columns)}
     with atomic(path) as stream:
         if suffix == ".parquet":
-            import_pyarrow()[1].write_table(arrow_table(columns, list(_by_name(results))), stream)
+            import_pyarrow()[1].write_table(arrow_table(columns, numeric(results, metrics, table.columns)), stream)
             return
         text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
         if suffix == ".csv":
@@ -248,11 +253,32 @@ def typed_columns(table: Table) -> dict[str, list[Any]]:
     return {name: _typed(column) for name, column in table.columns.items()}
 
 
-def added(results: Results, signature: str) -> dict[str, list[Any]]:
-    """The columns that an output has besides those of its table."""
+def added(results: Results, signature: str, metrics: Mapping[str, FullReferenceMetric] | None = None,
+          taken: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The columns that an output has besides those of its table, whose names are ``taken``."""
     errors = errors_of(results)
-    return {**{name: [r.distance for r in rows] for name, rows in _by_name(results).items()}, "error": errors,
-            "signature": [signature] * len(errors)}
+    return {**{name: [r.distance for r in rows] for name, rows in _by_name(results).items()},
+            **_opinions(_by_name(results), metrics or {}, taken), "error": errors, "signature": [signature] * len(errors)}
+
+
+def numeric(results: Results, metrics: Mapping[str, FullReferenceMetric] | None = None,
+            taken: Collection[str] = ()) -> list[str]:
+    """The names of those of them that hold numbers."""
+    return [name for name in added(results, "", metrics, taken) if name not in ("error", "signature")]
+
+
+def _opinions(results: Mapping[str, Sequence[Result]], metrics: Mapping[str, FullReferenceMetric],
+              taken: Collection[str]) -> dict[str, list[Any]]:
+    """Quality and visibility of the results of each metric that has a fit to human ratings."""
+    columns: dict[str, list[Any]] = {}
+    for name, metric in metrics.items():
+        if not metric.has_quality:
+            continue
+        found = [opinion.facts(metric, row.distance) for row in results[name]]
+        own = len(metrics) == 1 and not {"quality", "visibility"} & set(taken)  # a table of JPEGs may have a "quality"
+        for key in ("quality", "visibility"):
+            columns[key if own else f"{metric.name} {key}"] = [facts.get(key) for facts in found]
+    return columns
 
 
 def errors_of(results: Results) -> list[str | None]:

@@ -13,6 +13,7 @@ from . import (
     compare,
     demo,
     distort,
+    encode,
     examples,
     export,
     index,
@@ -46,7 +47,7 @@ def _cpips(
 
 
 for _module in (
-    compare, map, view, score, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
+    compare, map, view, score, encode, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
     report, distort,
 ):
     _module.add_to(app)

@@ -8,7 +8,7 @@ import typer
 
 from .._utils.console import (
     BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
-    print_table)
+    print_table, rated)
 from .codec import CodecOption, codec_files, read_picture
 from .metric import MetricsOption, WeightsOption, make_metrics
 
@@ -32,7 +32,8 @@ def compare(
 
     If all files are .cpz files, they are compared on their entropy-decoded latents, and no image is decoded; with --codec,
     images are accepted too and encoded. Otherwise .cpz files are decoded first. An image that cannot be compared gets an
-    error in its row, and the command continues.
+    error in its row, and the command continues. A model with a fit to human ratings also gives the expected opinion (5
+    imperceptible ... 1 very annoying), its words, and the share of people who see a difference.
     """
     from ..codec.container import is_compressed
 
@@ -74,6 +75,8 @@ def _pairs(original: Any, images: Sequence[str], background: str | None, codec: 
 
 def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullReferenceMetric],
            results: Mapping[str, Sequence[Result]], as_json: bool) -> None:
+    from .. import opinion
+
     errors = [{name: rows[i].error for name, rows in results.items() if rows[i].error is not None}
               for i in range(len(images))]
     failed = [i for i, told in enumerate(errors) if told]
@@ -82,11 +85,15 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
         facts = [{"signature": m.signature, "metric": m.name, "lower_is_better": m.lower_is_better} for m in measures.values()]
         if len(measures) == 1:
             [rows] = results.values()
-            found = [{"image": image, **({"distance": r.distance} if r.error is None else {"error": r.error})}
-                     for image, r in zip(images, rows)]
+            [measure] = measures.values()
+            found = [{"image": image, **({"distance": r.distance, **opinion.facts(measure, r.distance)} if r.error is None
+                                         else {"error": r.error})} for image, r in zip(images, rows)]
             print_json({**facts[0], "reference": reference, "results": found})
         else:
+            graded = {name: measure for name, measure in measures.items() if measure.has_quality}
             found = [{"image": image, "distances": {name: rows[i].distance for name, rows in results.items()},
+                      **({"opinions": {name: opinion.facts(m, results[name][i].distance) for name, m in graded.items()}}
+                         if graded else {}),
                       **({"errors": errors[i]} if errors[i] else {})} for i, image in enumerate(images)]
             print_json({"metrics": facts, "reference": reference, "results": found})
     elif any(len(told) < len(results) for told in errors):
@@ -94,7 +101,11 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
                    else f"{name} (higher is closer)" for name, measure in measures.items()]
         cells = [[f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
                  for row in zip(*results.values())]
-        print_table(["image", *columns], [[image, *row] for image, row in zip(images, cells)],
+        graded = {name: measure for name, measure in measures.items() if measure.has_quality}
+        told = [[rated(facts) if (facts := opinion.facts(m, results[name][i].distance)) else "" for name, m in graded.items()]
+                for i in range(len(images))]
+        grades = ["quality" if len(graded) == 1 else f"{name} quality" for name in graded]
+        print_table(["image", *columns, *grades], [[image, *row, *more] for image, row, more in zip(images, cells, told)],
                     notes=[m.signature for m in measures.values()], right=columns, marked=failed)
     for i in failed:
         for error in dict.fromkeys(str(error) for error in errors[i].values()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, number, print_json, say)
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, number, print_json, rated, say)
 from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def heat_map(
         print_json(facts)
     else:
         print(number(facts["distance"]))
+        if "quality" in facts:
+            say(rated(facts))
         say(f"wrote the figure {output}" + (f" and the map {raw}" if raw else ""))
 
 
@@ -57,6 +59,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     import torch
     from PIL import Image
 
+    from .. import opinion
     from .._utils.io import atomic
     from ..errors import ImageError, ModelError
     from ..images import check_same_size, load
@@ -80,7 +83,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
         with atomic(raw) as stream:
             np.save(stream, values)
     return {"signature": metric.signature, "metric": metric.name, "reference": str(reference), "image": str(image),
-            "distance": float(f"{distance:.9g}"), "vmax": heatmap.scale_of(values, vmax).vmax,
+            "distance": float(f"{distance:.9g}"), **opinion.facts(metric, distance), "vmax": heatmap.scale_of(values, vmax).vmax,
             "size": [values.shape[1], values.shape[0]], "output": str(output), "raw": str(raw) if raw else None}
 
 
