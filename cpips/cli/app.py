@@ -24,6 +24,7 @@ from . import (
     refine,
     report,
     score,
+    sweep,
     train,
     tune_decoder,
     view,
@@ -47,7 +48,7 @@ def _cpips(
 
 
 for _module in (
-    compare, map, view, score, encode, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
+    compare, map, view, score, encode, sweep, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
     report, distort,
 ):
     _module.add_to(app)
