@@ -67,7 +67,7 @@ class CPIPS(FullReferenceMetric):
             size), and encode each again in the backward pass, from the images: memory grows with the tile, for the
             time of one more forward pass.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
-        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
+        reduction, check, background, icc: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
@@ -92,8 +92,9 @@ class CPIPS(FullReferenceMetric):
         reduction: str = "none",
         check: str = "auto",
         background: images.Background = None,
+        icc: bool = True,
     ):
-        super().__init__(reduction=reduction, check=check, background=background)
+        super().__init__(reduction=reduction, check=check, background=background, icc=icc)
         if form is not None and form not in FORMS:
             raise ModelError(f"form {form!r} is unknown: choose from {', '.join(FORMS)}")
         if scales is not None and (not isinstance(scales, int) or isinstance(scales, bool) or not 1 <= scales <= MAX_SCALES):
@@ -270,7 +271,7 @@ class CPIPS(FullReferenceMetric):
             values = torch.cat([weight.flatten() for weight in weights]).to("cpu", torch.float32).numpy().tobytes()
             extras.append(f"channel weights {hashlib.sha256(values).hexdigest()[:12]}")
         dtype = str(self.encoder.dtype).removeprefix("torch.")
-        return f"cpips:{self.name}|sha256 {self.digest[:12]}|{'|'.join(extras)}|{dtype}|resize none|cpips {__version__}"
+        return f"cpips:{self.name}|sha256 {self.digest[:12]}|{'|'.join(extras)}|{dtype}|resize none{self._colors}|cpips {__version__}"
 
     # ---- the parts, in the order in which they run --------------------------------------------------------------------
 

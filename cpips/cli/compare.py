@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
+    BackgroundOption, DeviceOption, DtypeOption, IccOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
     print_table, rated)
 from .codec import CodecOption, codec_files, read_picture
 from .metric import MetricsOption, WeightsOption, make_metrics
@@ -25,6 +25,7 @@ def compare(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    icc: IccOption = True,
     codec: CodecOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,14 +52,15 @@ def compare(
     else:
         from ..batch import score_pairs
 
-        measures = make_metrics(metrics, device, dtype, background, weights)
-        original = read_picture(reference, background, codec)[None]  # the one image without which nothing goes
-        results = {name: list(score_pairs(_pairs(original, images, background, codec), measure))
+        measures = make_metrics(metrics, device, dtype, background, weights, icc)
+        original = read_picture(reference, background, codec, icc)[None]  # the one image without which nothing goes
+        results = {name: list(score_pairs(_pairs(original, images, background, codec, icc), measure))
                    for name, measure in measures.items()}
     _print(reference, images, measures, results, as_json)
 
 
-def _pairs(original: Any, images: Sequence[str], background: str | None, codec: str | None) -> Iterator[Any]:
+def _pairs(original: Any, images: Sequence[str], background: str | None, codec: str | None,
+           icc: bool) -> Iterator[Any]:
     """Each image with the reference; a .cpz file decoded, or the reason why it cannot be."""
     from ..codec.container import is_compressed
     from ..errors import CpipsError
@@ -68,7 +70,7 @@ def _pairs(original: Any, images: Sequence[str], background: str | None, codec: 
             yield original, image
             continue
         try:
-            yield original, read_picture(image, background, codec)[None]
+            yield original, read_picture(image, background, codec, icc)[None]
         except (CpipsError, OSError) as error:
             yield str(error)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, counting, fail, number, print_json, print_table, rated,
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, counting, fail, number, print_json, print_table, rated,
     say)
 from .metric import MetricOption, WeightsOption, make_metric
 
@@ -57,6 +57,7 @@ def encode(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    icc: IccOption = True,
     force: ForceOption = False,
     restart: Annotated[bool, typer.Option("--restart", help="Of a folder: discard the results of an interrupted run.")] = False,
     as_json: JsonOption = False,
@@ -82,16 +83,16 @@ def encode(
             raise EncodingError("--table, --restart and --suffix belong to a folder, and the input is not one")
         check_output(output, [source, metric], force=force)
         chosen = _encoder(format, encoder, decoder, settings, output.suffix)
-        _one(source, output, chosen, goal, make_metric(metric, device, dtype, background, weights), encodes, nearest, as_json)
+        _one(source, output, chosen, goal, make_metric(metric, device, dtype, background, weights, icc), encodes, nearest, as_json)
         return
     chosen = _encoder(format, encoder, decoder, settings, suffix or "", folder=True)
     paths, outputs = _files_of(source, output, chosen)
     if output.exists() and not output.is_dir():
         raise EncodingError(f"{output} is a file, and {source} a folder: name a folder")
-    made = make_metric(metric, device, dtype, background, weights)
+    made = make_metric(metric, device, dtype, background, weights, icc)
     output.mkdir(parents=True, exist_ok=True)
     _many(paths, outputs, chosen, goal, made, table or output / "encode.csv", as_json, encodes=encodes,
-          fixed=None if fixed == "none" else fixed, nearest=nearest, background=background, force=force, restart=restart)
+          fixed=None if fixed == "none" else fixed, nearest=nearest, force=force, restart=restart)
 
 
 def _encoder(format: str | None, template: str | None, decoder: str | None, settings: str, suffix: str,
@@ -140,7 +141,7 @@ def _one(source: Path, output: Path, encoder: Encoder, goal: Goal, metric: Any, 
          as_json: bool) -> None:
     from ..encoding import Search
 
-    found = Search(source, encoder, metric, background=metric.background).run(goal, encodes)
+    found = Search(source, encoder, metric).run(goal, encodes)
     written = found.met or nearest
     if written:
         found.save(output)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, number, print_json, rated, say)
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, number, print_json, rated, say)
 from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def heat_map(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    icc: IccOption = True,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,7 +39,7 @@ def heat_map(
     from .._utils.io import check_outputs
 
     check_outputs([output, raw], [reference, image, metric], force=force)
-    facts = draw_map(make_metric(metric, device, dtype, background, weights), reference, image, output, raw=raw, vmax=vmax)
+    facts = draw_map(make_metric(metric, device, dtype, background, weights, icc), reference, image, output, raw=raw, vmax=vmax)
     if as_json:
         print_json(facts)
     else:
@@ -69,7 +70,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
         raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
     if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ImageError(f"{output}: the suffix sets the format, and {output.suffix!r} is not an image format: use .png")
-    x, y = (load(path, metric.background)[None] for path in (reference, image))
+    x, y = (load(path, metric.background, metric.icc)[None] for path in (reference, image))
     check_same_size(x, y)
     with torch.inference_mode():
         maps = metric.map(x.to(metric.device), y.to(metric.device))  # type: ignore[operator]  # it has one, see above

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, counting, fail, print_json, print_table, say)
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, counting, fail, print_json, print_table, say)
 from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def sweep(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    icc: IccOption = True,
     force: ForceOption = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an interrupted run.")] = False,
     as_json: JsonOption = False,
@@ -71,7 +72,7 @@ def sweep(
         raise EncodingError(f"the anchor {anchor!r} is not among the codecs {', '.join(encoders)}: choose one of them")
     if output.exists():
         check_outputs([output / name for name in OUTPUTS], [folder, metric], force=force)
-    made = make_metric(metric, device, dtype, background, weights)
+    made = make_metric(metric, device, dtype, background, weights, icc)
     output.mkdir(parents=True, exist_ok=True)
     total, done = len(paths) * len(encoders), 0
     with counting("encoding") as advance:
@@ -82,7 +83,7 @@ def sweep(
             advance(measured.error, total)
 
         try:
-            found = run_sweep(paths, encoders, made, output / OUTPUTS[0], points=points, background=background, restart=restart,
+            found = run_sweep(paths, encoders, made, output / OUTPUTS[0], points=points, restart=restart,
                               progress=count)
         except KeyboardInterrupt:
             say(f"interrupted: {done} of {total} images and codecs are done; the same command continues from there")
@@ -92,7 +93,7 @@ def sweep(
     for error in errors[:5]:
         fail(error)
     summary = summarize(found, made, anchor)
-    write_page(output / OUTPUTS[2], summary, found, encoders, made, pictures=pictures, background=background)
+    write_page(output / OUTPUTS[2], summary, found, encoders, made, pictures=pictures)
     write_json(output / OUTPUTS[0], summary, encoders, made)
     finish(output / OUTPUTS[0])
     if as_json:

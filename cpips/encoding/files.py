@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from .. import images
 from .._utils.io import OutputError, atomic, check_output, stamp
 from .._utils.journal import Journal, journal_path
 from ..base import FullReferenceMetric
@@ -74,7 +73,6 @@ def encode_files(
     encodes: int = ENCODES,
     fixed: Setting | str | None = "best",
     nearest: bool = False,
-    background: images.Background = None,
     force: bool = False,
     restart: bool = False,
     progress: Callable[[int, Row], None] = lambda row, result: None,
@@ -119,7 +117,7 @@ def encode_files(
     begun = journal_path(table).exists() and not restart
     _check(paths, outputs, table, force=force, begun=begun)
     header = {"journal": 1, "encode": encoder.description, "goal": str(goal), "signature": metric.signature, "encodes": encodes,
-              "nearest": nearest, "background": background, "rows": len(paths),
+              "nearest": nearest, "background": metric.background, "rows": len(paths),
               "images": [os.fspath(path.absolute()) for path in paths], "outputs": [os.fspath(path.absolute()) for path in outputs]}
     journal = Journal(journal_path(table), header, _row, restart, lambda i: stamp(paths[i]), table)
     with closing(journal):
@@ -129,18 +127,18 @@ def encode_files(
                 check_output(output, paths)
         for i, row in enumerate(rows):
             if row.output and not Path(row.output).is_file():  # removed since
-                _write(paths[i], Path(row.output), encoder, row, metric, background)
+                _write(paths[i], Path(row.output), encoder, row, metric)
             progress(i, row)
         start = None
         for i in range(len(rows), len(paths)):
             mark = stamp(paths[i])
-            row = _encode(paths[i], outputs[i], encoder, goal, metric, encodes, nearest, background, start)
+            row = _encode(paths[i], outputs[i], encoder, goal, metric, encodes, nearest, start)
             journal.append(stamp=mark, result=asdict(row))
             rows.append(row)
             if row.met and row.setting is not None:
                 start = encoder.place(row.setting)  # neighbors in a folder are alike
             progress(i, row)
-        rows, saved = _compared(rows, paths, encoder, goal, metric, fixed, background)
+        rows, saved = _compared(rows, paths, encoder, goal, metric, fixed)
         _write_table(table, rows)
         journal.remove()
     return rows, saved
@@ -158,9 +156,9 @@ def _check(paths: Sequence[Path], outputs: Sequence[Path], table: Path, *, force
 
 
 def _encode(path: Path, output: Path, encoder: Encoder, goal: Goal, metric: FullReferenceMetric, encodes: int, nearest: bool,
-            background: images.Background, start: int | None) -> Row:
+            start: int | None) -> Row:
     try:
-        found = Search(path, encoder, metric, background=background).run(goal, encodes, start)
+        found = Search(path, encoder, metric).run(goal, encodes, start)
     except CpipsError as error:
         return Row(str(path), "", error=str(error))
     if found.met or nearest:
@@ -183,18 +181,17 @@ def _row(entry: dict[str, Any]) -> Row:
     return Row(**found)
 
 
-def _write(path: Path, output: Path, encoder: Encoder, row: Row, metric: FullReferenceMetric,
-           background: images.Background) -> None:
+def _write(path: Path, output: Path, encoder: Encoder, row: Row, metric: FullReferenceMetric) -> None:
     """The file of a row once more."""
     assert row.setting is not None
-    data = Search(path, encoder, metric, background=background).file(encoder.place(row.setting))
+    data = Search(path, encoder, metric).file(encoder.place(row.setting))
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic(output) as stream:
         stream.write(data)
 
 
 def _compared(rows: list[Row], paths: Sequence[Path], encoder: Encoder, goal: Goal, metric: FullReferenceMetric,
-              fixed: Setting | str | None, background: images.Background) -> tuple[list[Row], Saved | None]:
+              fixed: Setting | str | None) -> tuple[list[Row], Saved | None]:
     """The rows with what the fixed setting gives, and the sums."""
     places = [encoder.place(row.setting) for row in rows if row.met and row.setting is not None]
     if fixed is None or not places:
@@ -210,7 +207,7 @@ def _compared(rows: list[Row], paths: Sequence[Path], encoder: Encoder, goal: Go
         if encoder.place(row.setting) == place:
             there, good = row.bytes, row.met
         else:
-            search = Search(path, encoder, metric, background=background)
+            search = Search(path, encoder, metric)
             there = len(search.file(place))
             good = there <= goal.value if goal.kind == "bytes" else search.excess(place, goal) >= 0
         met, size, ours = met + good, size + there, ours + row.bytes

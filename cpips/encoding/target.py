@@ -119,7 +119,6 @@ def encode_to(
     format: str | Encoder = "jpeg",
     metric: FullReferenceMetric | None = None,
     encodes: int = ENCODES,
-    background: images.Background = None,
 ) -> Encoded:
     """Encode an image at the setting that just meets a target; the reference is embedded once.
 
@@ -130,9 +129,8 @@ def encode_to(
         target_psnr: the least PSNR in dB.
         max_bytes: the largest file; gives the best setting that fits.
         format: as :func:`open_encoder` takes it, or an :class:`Encoder`.
-        metric: default: ``cpips.CPIPS()``.
+        metric: default: ``cpips.CPIPS()``. Its ``background`` and ``icc`` say how the image is read.
         encodes: most encodes.
-        background: what to composite transparent images on.
 
     Returns:
         The file; ``met`` is False where no setting meets the target, and the file is then the nearest.
@@ -153,15 +151,14 @@ def encode_to(
         raise EncodingError(f"expected one of target, target_distance, target_psnr and max_bytes, got {len(given)} of them")
     [(kind, value)] = given.items()
     encoder = open_encoder(format) if isinstance(format, str) else format
-    return Search(image, encoder, metric or CPIPS(), background=background).run(Goal(kind, float(value)), encodes)
+    return Search(image, encoder, metric or CPIPS()).run(Goal(kind, float(value)), encodes)
 
 
 class Search:
     """One image and one encoder: encodes at settings, and measures what comes out; nothing twice."""
 
-    def __init__(self, image: images.ImageLike, encoder: Encoder, metric: FullReferenceMetric, *,
-                 background: images.Background = None):
-        batch = images.as_batch(image, background=background)
+    def __init__(self, image: images.ImageLike, encoder: Encoder, metric: FullReferenceMetric):
+        batch = images.as_batch(image, background=metric.background, icc=metric.icc)
         if len(batch) != 1:
             raise ImageError(f"expected a single image, got a batch of {len(batch)}: encode the images one by one")
         images.check_values(batch)

@@ -16,7 +16,6 @@ from PIL import Image, features
 from PIL import __version__ as pillow
 from torch import Tensor
 
-from .. import images
 from .._utils.io import atomic, finite
 from .._utils.optional import needing
 from ..base import FullReferenceMetric
@@ -33,7 +32,7 @@ _HERE = Path(__file__).parent
 
 
 def write_page(path: Path, summary: Summary, found: Sequence[Measured], encoders: Mapping[str, Encoder],
-               metric: FullReferenceMetric, *, pictures: int = 2, background: images.Background = None) -> Path:
+               metric: FullReferenceMetric, *, pictures: int = 2) -> Path:
     """Write a self-contained HTML page: BD-rates, curves with intervals, and images at equal size; atomically.
 
     Args:
@@ -63,7 +62,7 @@ def write_page(path: Path, summary: Summary, found: Sequence[Measured], encoders
     across = "bits per pixel (log scale)"
     rows = [{"name": name, "cells": [_cell(summary.bd[name].get(axis), name == summary.anchor) for axis in AXES]}
             for name in summary.curves]
-    shots = [_shot(image, summary, found, encoders, metric, background) for image in _spread(summary.images, pictures)]
+    shots = [_shot(image, summary, found, encoders, metric) for image in _spread(summary.images, pictures)]
     points = [(name, point.setting, f"{point.bits_per_pixel:.4f}", f"{point.metric:.4g}", f"{point.psnr:.2f}")
               for name, curve in summary.curves.items() for point in curve]
     page = render("sweep.html", _HERE, summary=summary, names=list(summary.curves), scale=scale, rated=metric.has_quality, rows=rows,
@@ -134,11 +133,10 @@ def _line(plots: Any, name: str, curve: Sequence[CurvePoint], axis: str, scale: 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
     places = np.linspace(0, len(names) - 1, min(count, len(names)) + 2)[1:-1] if count else []
-    return [names[round(float(place))] for place in places]
+    return list(dict.fromkeys(names[round(float(place))] for place in places))
 
 
-def _shot(image: str, summary: Summary, found: Sequence[Measured], encoders: Mapping[str, Encoder], metric: FullReferenceMetric,
-          background: images.Background) -> dict[str, Any]:
+def _shot(image: str, summary: Summary, found: Sequence[Measured], encoders: Mapping[str, Encoder], metric: FullReferenceMetric) -> dict[str, Any]:
     """An image and what each codec makes of it in one number of bytes."""
     of = {one.codec: one for one in found if one.image == image}
     anchor = of[summary.anchor].points
@@ -148,7 +146,7 @@ def _shot(image: str, summary: Summary, found: Sequence[Measured], encoders: Map
     pictures = []
     embedding = None
     for name, encoder in encoders.items():
-        search = Search(image, encoder, metric, background=background)
+        search = Search(image, encoder, metric)
         search.embedding = embedding
         if not pictures:
             pictures.append(_picture("original", search.reference[0], f"{search.width} x {search.height} px"))

@@ -10,7 +10,6 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from .. import images
 from .._utils.io import stamp
 from .._utils.journal import Journal, journal_path
 from ..base import FullReferenceMetric
@@ -65,7 +64,6 @@ def run_sweep(
     output: Path,
     *,
     points: int = POINTS,
-    background: images.Background = None,
     restart: bool = False,
     progress: Callable[[int, Measured], None] = lambda row, measured: None,
 ) -> list[Measured]:
@@ -96,7 +94,7 @@ def run_sweep(
     if points < 2:
         raise EncodingError(f"points is {points}: expected 2 or more settings of a codec (BD-rates need 4)")
     pairs = [(path, name) for path in paths for name in encoders]
-    header = {"journal": 1, "signature": metric.signature, "points": points, "background": background, "rows": len(pairs),
+    header = {"journal": 1, "signature": metric.signature, "points": points, "background": metric.background, "rows": len(pairs),
               "images": [os.fspath(path.absolute()) for path in paths],
               "codecs": {name: encoder.description for name, encoder in encoders.items()}}
     journal = Journal(journal_path(output), header, _measured, restart, lambda i: stamp(pairs[i][0]), output)
@@ -109,7 +107,7 @@ def run_sweep(
             path, name = pairs[i]
             mark = stamp(path)
             try:
-                search = Search(path, encoders[name], metric, background=background)
+                search = Search(path, encoders[name], metric)
                 if embedding is not None and embedding[0] == path:
                     search.embedding = embedding[1]
                 one = Measured(str(path), name, tuple(_point(search, place) for place in ladder(encoders[name], points)))
