@@ -104,7 +104,7 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
         cells = [[f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
                  for row in zip(*results.values())]
         graded = {name: measure for name, measure in measures.items() if measure.has_quality}
-        told = [[rated(facts) if (facts := opinion.facts(m, results[name][i].distance)) else "" for name, m in graded.items()]
+        told = [[rated(grade) if (grade := opinion.facts(m, results[name][i].distance)) else "" for name, m in graded.items()]
                 for i in range(len(images))]
         grades = ["quality" if len(graded) == 1 else f"{name} quality" for name in graded]
         print_table(["image", *columns, *grades], [[image, *row, *more] for image, row, more in zip(images, cells, told)],

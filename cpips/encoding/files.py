@@ -168,11 +168,12 @@ def _encode(path: Path, output: Path, encoder: Encoder, goal: Goal, metric: Full
 
 
 def _row_of(path: Path, output: Path | None, found: Encoded) -> Row:
-    rounded = {key: value if value is None else float(f"{value:.6g}")
-               for key, value in (("bits_per_pixel", found.bits_per_pixel), ("quality", found.quality),
-                                  ("visibility", found.visibility), ("distance", found.distance), ("psnr", found.psnr))}
-    return Row(str(path), "" if output is None else str(output), found.setting, found.met, found.bytes, encodes=found.encodes,
-               **rounded)  # type: ignore[arg-type]  # all of them are numbers
+    return Row(str(path), "" if output is None else str(output), found.setting, found.met, found.bytes, _short(found.bits_per_pixel),
+               _short(found.quality), _short(found.visibility), _short(found.distance), _short(found.psnr), found.encodes)
+
+
+def _short(value: float | None) -> float | None:
+    return value if value is None else float(f"{value:.6g}")
 
 
 def _row(entry: dict[str, Any]) -> Row:

@@ -95,7 +95,7 @@ def summarize(found: Sequence[Measured], metric: FullReferenceMetric, anchor: st
         low, high = ({key: np.quantile(array[1:], share, axis=0) if len(names) > 1 else array[0]
                       for key, array in means.items()} for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         curves[codec] = tuple(
-            CurvePoint(setting, *(float(means[key][0, i]) for key in ("rate", "metric")),
+            CurvePoint(setting, float(means["rate"][0, i]), float(means["metric"][0, i]),
                        (float(low["metric"][i]), float(high["metric"][i])), float(means["psnr"][0, i]),
                        (float(low["psnr"][i]), float(high["psnr"][i])))
             for i, setting in enumerate(settings))

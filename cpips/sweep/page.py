@@ -132,7 +132,7 @@ def _line(plots: Any, name: str, curve: Sequence[CurvePoint], axis: str, scale: 
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
-    places = np.linspace(0, len(names) - 1, min(count, len(names)) + 2)[1:-1] if count else []
+    places = np.linspace(0, len(names) - 1, min(count, len(names)) + 2)[1:-1]
     return list(dict.fromkeys(names[round(float(place))] for place in places))
 
 
@@ -143,7 +143,7 @@ def _shot(image: str, summary: Summary, found: Sequence[Measured], encoders: Map
     middle = anchor[len(anchor) // 3]
     near = min(anchor, key=lambda point: abs(point.quality - SHOWN)) if metric.has_quality else middle  # type: ignore[operator]
     limit = near.bytes
-    pictures = []
+    pictures: list[dict[str, Any]] = []
     embedding = None
     for name, encoder in encoders.items():
         search = Search(image, encoder, metric)
