@@ -89,7 +89,10 @@ def encode(
     paths, outputs = _files_of(source, output, chosen)
     if output.exists() and not output.is_dir():
         raise EncodingError(f"{output} is a file, and {source} a folder: name a folder")
+    if table is not None:
+        check_output(table, [source, metric], force=force)
     made = make_metric(metric, device, dtype, background, weights, icc)
+    goal.check(made)
     output.mkdir(parents=True, exist_ok=True)
     _many(paths, outputs, chosen, goal, made, table or output / "encode.csv", as_json, encodes=encodes,
           fixed=None if fixed == "none" else fixed, nearest=nearest, force=force, restart=restart)
