@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Callable, Mapping
 
-STEP = 8  # settings to go on from the first trial, while nothing is known of the slope
-
 
 def smallest(excess: Callable[[int], float], count: int, start: int, budget: int,
-             known: Mapping[int, float] | None = None) -> dict[int, float]:
+             known: Mapping[int, float] | None = None, slope: float = 0.05) -> dict[int, float]:
     """Try settings ``0 ... count - 1`` until one meets the target and the one below it does not.
 
     The bracket (a setting that fails, a larger one that meets) shrinks with each trial. The next trial is where the line
@@ -22,6 +20,7 @@ def smallest(excess: Callable[[int], float], count: int, start: int, budget: int
         start: the first trial.
         budget: most calls of ``excess``.
         known: results of earlier trials.
+        slope: about how much of the excess a setting makes, with which the search goes on from the first trial.
 
     Returns:
         The excess of all settings that were tried, and of the known ones.
@@ -37,7 +36,7 @@ def smallest(excess: Callable[[int], float], count: int, start: int, budget: int
             reach = 2 ** (left - 1)
             middle = (low + high) // 2
             least, most = max(low + 1, high - reach), min(high - 1, low + reach)
-            guess = min(max(_guess(found, low, high, count, start), least), most) if least <= most else middle
+            guess = min(max(_guess(found, low, high, count, start, slope), least), most) if least <= most else middle
         found[guess] = excess(guess)
         low, high = _bracket(found, count)
     return found
@@ -54,7 +53,7 @@ def _contradictory(found: Mapping[int, float]) -> bool:
     return any(a >= 0 > b for a, b in zip(values, values[1:]))
 
 
-def _guess(found: Mapping[int, float], low: int, high: int, count: int, start: int) -> int:
+def _guess(found: Mapping[int, float], low: int, high: int, count: int, start: int, usual: float) -> int:
     if not found:
         return start
     if low >= 0 and high < count:
@@ -62,8 +61,7 @@ def _guess(found: Mapping[int, float], low: int, high: int, count: int, start: i
         share = -a / (b - a) if b > a and math.isfinite(b - a) else 0.5
         return low + math.ceil(share * (high - low))
     near = sorted(found, key=lambda i: abs(found[i]))[:2]  # all fail, or all meet: along the line through the two nearest
-    slope = (found[near[0]] - found[near[1]]) / (near[0] - near[1]) if len(near) > 1 else 0.0
-    if slope > 0 and math.isfinite(slope):
-        guess = math.ceil(near[0] - found[near[0]] / slope)
-        return guess + (guess == low) - (guess == high)
-    return low + STEP if high == count else high - STEP
+    slope = (found[near[0]] - found[near[1]]) / (near[0] - near[1]) if len(near) > 1 else usual
+    place = near[0] - found[near[0]] / (slope if slope > 0 and math.isfinite(slope) else usual)
+    # one setting beyond: the bracket then has two real ends
+    return max(low + 1, math.ceil(min(place, count)) + 1) if high == count else min(high - 1, math.floor(max(place, -1)) - 1)

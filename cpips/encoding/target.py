@@ -21,6 +21,7 @@ from .search import smallest
 
 ENCODES = 8  # of an image, at most
 _FLOOR = 1e-9  # under logarithms
+_SPANS = {"quality": 6.0, "distance": 6.0, "psnr": 20.0, "bytes": 4.5}  # of the excess over all settings, about
 KINDS = {"quality": "--target", "distance": "--target-distance", "psnr": "--target-psnr", "bytes": "--max-bytes"}
 
 
@@ -182,13 +183,14 @@ class Search:
         goal.check(self.metric)
         count = len(self.encoder.settings)
         start = self.encoder.start if start is None else start
+        slope = _SPANS[goal.kind] / count
         if goal.kind == "bytes":  # the largest setting that fits is the smallest of the reversed list
             found = {count - 1 - i: value for i, value in smallest(
                 lambda i: math.log(goal.value / len(self.file(count - 1 - i))), count, count - 1 - start, encodes,
-                {count - 1 - i: math.log(goal.value / len(data)) for i, data in self.files.items()}).items()}
+                {count - 1 - i: math.log(goal.value / len(data)) for i, data in self.files.items()}, slope).items()}
         else:
             found = smallest(lambda i: self.excess(i, goal), count, start, encodes,
-                             {i: self.excess(i, goal) for i in self.files})
+                             {i: self.excess(i, goal) for i in self.files}, slope)
         meeting = [i for i, value in found.items() if value >= 0]
         if goal.kind == "bytes":
             best = max(meeting) if meeting else min(found, key=lambda i: len(self.file(i)))
