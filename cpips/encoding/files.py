@@ -178,7 +178,8 @@ def _short(value: float | None) -> float | None:
 
 def _row(entry: dict[str, Any]) -> Row:
     """A row as the journal keeps it; infinities are strings there."""
-    found = {key: float(value) if value in ("Infinity", "-Infinity", "NaN") else value for key, value in entry["result"].items()}
+    found: dict[str, Any] = {
+        key: float(value) if value in ("Infinity", "-Infinity", "NaN") else value for key, value in entry["result"].items()}
     return Row(**found)
 
 

@@ -151,7 +151,8 @@ def _figure(path: Path, groups: Sequence[Group], metric: FullReferenceMetric, si
         x: Any = list(group.rates) if sized else [place] * len(group.values)
         axes.plot(x, group.values, ".", color=color, alpha=0.3, markersize=5)
         value, (low, high) = _center(group, metric)
-        axes.errorbar([group.bits_per_pixel if sized else place], [value], [[max(0.0, value - low)], [max(0.0, high - value)]],
+        center: Any = group.bits_per_pixel if sized else place
+        axes.errorbar([center], [value], [[max(0.0, value - low)], [max(0.0, high - value)]],
                       fmt="o", color=color, markersize=8, capsize=4, label=f"{group.name} ({len(group.values)})")
     if sized:
         axes.set(xscale="log", xlabel="bits per pixel")
