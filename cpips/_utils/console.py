@@ -142,16 +142,3 @@ def fail(message: str, program: str = "cpips") -> None:
 def number(value: float) -> str:
     """Six digits: more than two machines agree on."""
     return f"{value:.6g}" if abs(value) < 1e-4 or abs(value) >= 1e4 else f"{value:.6f}"
-
-
-def rated(facts: dict[str, Any]) -> str:
-    """What :func:`cpips.opinion.facts` says, in words, after a small bar."""
-    from ..opinion import bar
-
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    try:
-        "█·".encode(encoding)
-        drawn = bar(facts["quality"], full="█", empty="·")
-    except (UnicodeEncodeError, LookupError):
-        drawn = bar(facts["quality"])
-    return f"{drawn} {facts['quality']:.2f} {facts['words']}; {facts['visibility']:.0%} see a difference"

@@ -8,9 +8,9 @@ import typer
 
 from .._utils.console import (
     BackgroundOption, DeviceOption, DtypeOption, IccOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
-    print_table, rated)
+    print_table)
 from .codec import CodecOption, codec_files, read_picture
-from .metric import MetricsOption, WeightsOption, make_metrics
+from .metric import MetricsOption, WeightsOption, make_metrics, rated
 
 if TYPE_CHECKING:
     from ..base import FullReferenceMetric

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, counting, fail, number, print_json, print_table, rated,
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, counting, fail, number, print_json, print_table,
     say)
-from .metric import MetricOption, WeightsOption, make_metric
+from .metric import MetricOption, WeightsOption, make_metric, rated
 
 if TYPE_CHECKING:
     from ..encoding import Encoded, Encoder, Goal

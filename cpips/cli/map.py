@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, number, print_json, rated, say)
-from .metric import MetricOption, WeightsOption, make_metric
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, number, print_json, say)
+from .metric import MetricOption, WeightsOption, make_metric, rated
 
 if TYPE_CHECKING:
     from ..base import FullReferenceMetric

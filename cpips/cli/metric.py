@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 
 import typer
 
@@ -71,3 +72,16 @@ def _check_background(background: str | None) -> None:
         from .. import images
 
         images.composite(torch.zeros(4, 1, 1), background)
+
+
+def rated(facts: dict[str, Any]) -> str:
+    """What :func:`cpips.opinion.facts` says, in words, after a small bar."""
+    from ..opinion import bar
+
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    try:
+        "█·".encode(encoding)
+        drawn = bar(facts["quality"], full="█", empty="·")
+    except (UnicodeEncodeError, LookupError):
+        drawn = bar(facts["quality"])
+    return f"{drawn} {facts['quality']:.2f} {facts['words']}; {facts['visibility']:.0%} see a difference"

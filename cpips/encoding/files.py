@@ -1,4 +1,4 @@
-"""Many images to a target: a journal makes a run that was interrupted resume, a table tells what came of each image."""
+"""Many images to a target: a journal makes a run that was interrupted resume, a table has the result of each image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .target import ENCODES, Encoded, Goal, Search
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one image. ``bytes`` and what was measured are those of the nearest file where the target is not met; then
+    """The result of one image. ``bytes`` and what was measured are those of the nearest file where the target is not met; then
     ``output`` is empty unless the nearest was asked for. ``fixed_bytes`` and ``fixed_met`` are those of the one fixed setting
     that the run is compared with."""
 

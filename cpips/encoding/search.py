@@ -20,7 +20,7 @@ def smallest(excess: Callable[[int], float], count: int, start: int, budget: int
         start: the first trial.
         budget: most calls of ``excess``.
         known: results of earlier trials.
-        slope: about how much of the excess a setting makes, with which the search goes on from the first trial.
+        slope: about how much of the excess a setting makes, which leads from the first trial to the second.
 
     Returns:
         The excess of all settings that were tried, and of the known ones.

@@ -44,7 +44,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a sweep: a curve for each codec, and BD-rates against ``anchor``.
+    """The result of a sweep: a curve for each codec, and BD-rates against ``anchor``.
 
     ``scale`` says what the curves' ``metric`` is: the expected opinion, or else the metric's own value, negated where lower is
     closer, so that more is always better. ``images`` are those that all codecs could encode.
