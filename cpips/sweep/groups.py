@@ -156,6 +156,8 @@ def _figure(path: Path, groups: Sequence[Group], metric: FullReferenceMetric, si
                       fmt="o", color=color, markersize=8, capsize=4, label=f"{group.name} ({len(group.values)})")
     if sized:
         axes.set(xscale="log", xlabel="bits per pixel")
+        for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            formatted(lambda value, _: f"{value:g}")
     else:
         axes.set_xticks(range(len(groups)), [group.name for group in groups], rotation=20 if len(groups) > 4 else 0)
     axes.set(ylabel=up, title="Mean and 95 % interval of each group; dots are images")
