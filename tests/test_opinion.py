@@ -88,7 +88,7 @@ def test_view_map_and_score_have_it_too(pair):
     view = json.loads(call("view", "ref.png", "img.jpg", "-o", "v.html", "--no-open", "--json").stdout)
     assert view["results"][0]["opinions"]["cpips-lite"]["quality"] == pytest.approx(quality, abs=1e-3)
     with open("v.html", encoding="utf-8") as stream:
-        assert f"(quality {quality:.2f})" in stream.read()
+        assert f'"quality {quality:.2f}, {opinion.words(quality)}"' in stream.read()
     mapped = json.loads(call("map", "ref.png", "img.jpg", "-o", "m.png", "--json").stdout)
     assert mapped["quality"] == pytest.approx(quality, abs=1e-3)
     with open("p.csv", "w") as stream:

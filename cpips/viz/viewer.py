@@ -122,7 +122,7 @@ def _content(reference: Picture, pictures: Sequence[Picture], metrics: Sequence[
                 "vmax": max((row[i]["vmax"] for row in measured if "vmax" in row[i]), default=None)}
                for i, metric in enumerate(metrics)]
     rows = [{"name": shown(picture.name), "uri": _uri(picture.pixels),
-             "values": [_short(found["value"]) + _grade(metric, found["value"]) for metric, found in zip(metrics, row)],
+             "values": [_short(found["value"]) for found in row], "grade": _grade(metrics[0], row[0]["value"]),
              "order": [finite(found["value"]) for found in row],
              "maps": [_heat(found) for found in row]}
             for picture, row in zip(pictures, measured)]
@@ -141,9 +141,9 @@ def _heat(found: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _grade(metric: FullReferenceMetric, value: float) -> str:
-    """The expected opinion beside a distance, where there is one."""
+    """The expected opinion that a distance stands for, where there is one."""
     facts = opinion.facts(metric, value)
-    return f" (quality {facts['quality']:.2f})" if facts else ""
+    return f"quality {facts['quality']:.2f}, {facts['words']}" if facts else ""
 
 
 def _short(value: float) -> str:
