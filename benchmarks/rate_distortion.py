@@ -1,19 +1,19 @@
 """Rate and distortion of the shipped codecs on Kodak, compared with JPEG, WebP, AVIF and the official codec.
 
-    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped]
+    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped | --classical]
 
 Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
 at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
 BD-rate (and BD-PSNR) by the package ``bjontegaard``: how many more bits the plain qualities need at equal PSNR, and how
 many dB more they have at equal rate, over the range that both curves cover. `cpips-lite@0.1` was trained for one rate; its
-curve is that of its quantizer's steps, files all the same. JPEG is measured with and without chroma
-subsampling; WebP has no choice, and on these images 4:4:4 changes little for AVIF, which is taken as Pillow writes it.
+curve is that of its quantizer's steps, files all the same. JPEG, WebP and AVIF are those of the codec table of
+:mod:`cpips.encoding.formats`, which `cpips encode` and `cpips sweep` share: JPEG and AVIF with and without chroma subsampling, AVIF
+slow. ``--classical`` measures these again and keeps the rest.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
 import torch
@@ -27,34 +27,44 @@ from _common import DATA, at_rate, codec_file, is_plain, kept, save, shipped, ta
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec
 from cpips.codec.model import Codec
+from cpips.encoding import list_formats, open_encoder
 from cpips.images import from_pil
 from cpips.training import official
 
 LADDER = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
-CLASSICAL = {  # name: Pillow's format, settings, qualities
-    "JPEG": ("JPEG", {"optimize": True, "subsampling": "4:2:0"}, LADDER),
-    "JPEG 4:4:4": ("JPEG", {"optimize": True, "subsampling": "4:4:4"}, LADDER),
-    "WebP": ("WEBP", {"method": 6}, (0, *LADDER)),
-    "AVIF": ("AVIF", {"speed": 6, "subsampling": "4:2:0"}, LADDER),
+CLASSICAL = {  # name: format of the codec table, qualities
+    "JPEG": ("jpeg", LADDER),
+    "JPEG 4:4:4": ("jpeg-444", LADDER),
+    "WebP": ("webp", (0, *LADDER)),
+    "AVIF": ("avif", LADDER),
+    "AVIF 4:2:0": ("avif-420", LADDER),
 }
 STEPPED = "cpips-lite@0.1"
 STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantizer
 UNDERTRAINED = 0.5  # dB below the official codec at the same rate
 
 
-def curve(kind: str, settings: dict, qualities: tuple[int, ...], paths: list[Path]) -> list[dict]:
-    """Mean rate and PSNR of Pillow's ``kind`` at each quality."""
+def curve(name: str, qualities: tuple[int, ...], paths: list[Path]) -> list[dict]:
+    """Mean rate and PSNR of a format of the codec table at each quality."""
+    encoder = open_encoder(name)
     images = [Image.open(path).convert("RGB") for path in paths]
     points = []
     for quality in qualities:
         bpp = psnr = 0.0
         for image in images:
-            stream = io.BytesIO()
-            image.save(stream, kind, quality=quality, **settings)
-            bpp += 8 * stream.tell() / (image.width * image.height * len(images))
-            psnr += psnr_8bit(from_pil(image), from_pil(Image.open(stream))) / len(images)
+            data = encoder.encode(image, quality)
+            bpp += 8 * len(data) / (image.width * image.height * len(images))
+            psnr += psnr_8bit(from_pil(image), encoder.decode(data)) / len(images)
         points.append({"quality": quality, "bpp": round(bpp, 4), "psnr": round(psnr, 3)})
     return points
+
+
+def classical(paths: list[Path]) -> dict:
+    """The curves of the formats that can be written here, how they are written, and by which libraries."""
+    here = {name: row for name, row in CLASSICAL.items() if row[0] in list_formats()}
+    return {"pillow": pillow, "libraries": {name: features.version(name) for name in ("libjpeg_turbo", "webp", "avif")},
+            "settings": {name: open_encoder(spec).description for name, (spec, _) in here.items()},
+            "curves": {name: curve(*row, paths) for name, row in here.items()}}
 
 
 def ms_ssim(image: torch.Tensor, decoded: torch.Tensor) -> float:
@@ -120,7 +130,7 @@ def stepped(name: str, paths: list[Path]) -> list[dict]:
 
 def report(result: dict) -> str:
     """Markdown: a row for each codec, what the others reach at its rate, and the BD-rates."""
-    others = [name for name in result["curves"] if name != "JPEG 4:4:4"]
+    others = [name for name in result["curves"] if name not in ("JPEG 4:4:4", "AVIF 4:2:0")]
     rows = []
     for name, c in result["codecs"].items():
         there = [f"{value:.2f}" if (value := c["psnr_at_our_rate"][other]) else "-" for other in others]
@@ -144,7 +154,7 @@ def report(result: dict) -> str:
 
 def plot(result: dict, path: Path) -> None:
     styles = {"JPEG": ("#b08d57", "-"), "JPEG 4:4:4": ("#b08d57", ":"), "WebP": ("#5b8c5a", "-"),
-              "AVIF": ("#7b5ea7", "-"), "official": ("#444444", "--")}
+              "AVIF": ("#7b5ea7", "-"), "AVIF 4:2:0": ("#7b5ea7", ":"), "official": ("#444444", "--")}
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for name, points in result["curves"].items():
@@ -172,19 +182,24 @@ def plot(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def measured(paths: list[Path]) -> dict:
-    """All curves and codecs."""
-    curves = {name: curve(kind, *rest, paths) for name, (kind, *rest) in CLASSICAL.items()
-              if kind == "JPEG" or features.check(kind.lower())}
-    curves["official"] = [point._asdict() for point in official.POINTS]
-    result = {
-        "what": "mean bits per pixel of real files and mean RGB PSNR on Kodak", "images": len(paths), "pillow": pillow,
-        "libraries": {name: features.version(name) for name in ("libjpeg_turbo", "webp", "avif")},
-        "settings": {name: settings for name, (_, settings, _) in CLASSICAL.items()},
-        "official_source": official.SOURCE,
-        "codecs": {name: measure(name, paths, curves) for name in shipped() if codec_file(name)}, "curves": curves,
-        "stepped": stepped(STEPPED, paths),
-    }
+def measured(paths: list[Path], kept_codecs: dict | None = None) -> dict:
+    """All curves and codecs.
+
+    Args:
+        kept_codecs: an earlier result, whose codecs of ours are not measured again.
+    """
+    found = classical(paths)
+    curves = found["curves"] | {"official": [point._asdict() for point in official.POINTS]}
+    result = {"what": "mean bits per pixel of real files and mean RGB PSNR on Kodak", "images": len(paths), **found,
+              "official_source": official.SOURCE, "curves": curves}
+    if kept_codecs is None:
+        result |= {"codecs": {name: measure(name, paths, curves) for name in shipped() if codec_file(name)},
+                   "stepped": stepped(STEPPED, paths)}
+    else:
+        result |= {key: kept_codecs[key] for key in ("codecs", "stepped")}
+        for codec in result["codecs"].values():
+            there = {other: at_rate(codec["bpp"], points) for other, points in curves.items()}
+            codec["psnr_at_our_rate"] = {other: value and round(value, 3) for other, value in there.items()}
     ours = [c for name, c in result["codecs"].items() if is_plain(name)]
     result["bd"] = {name: bjontegaard(ours, points) for name, points in curves.items()}
     return result
@@ -195,12 +210,13 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("docs/rate_distortion.png"))
     parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
     parser.add_argument("--stepped", action="store_true", help="only the curve over the quantizer's steps; the rest as kept")
+    parser.add_argument("--classical", action="store_true", help="only JPEG, WebP and AVIF; our codecs as kept")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
     if args.stepped:
         result = kept("rate_distortion") | {"stepped": stepped(STEPPED, paths)}
     else:
-        result = measured(paths)
+        result = measured(paths, kept("rate_distortion") if args.classical else None)
     print(report(result))
     plot(result, args.plot)
     if args.limit is None:

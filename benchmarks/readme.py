@@ -368,10 +368,15 @@ def attack() -> str:
     return f"{written('attack')}\n\n({machine(kept('attack'))}.)"
 
 
+def encode() -> str:
+    return f"{written('encode')}\n\n({machine(kept('encode'))}.)"
+
+
 PAGES = {
     "README.md": (hero, summary, formula),
     "docs/index.md": (hero,),
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
+    "docs/encode.md": (encode,),
     "docs/calibration.md": (judged, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses, losses_training),

@@ -42,13 +42,13 @@ class ImageModule(nn.Module, metaclass=_BuiltAnywhere):
     min_side: int = 1
     _noun = "metric"
 
-    def __init__(self, *, reduction: str, check: str = "auto", background: images.Background = None):
+    def __init__(self, *, reduction: str, check: str = "auto", background: images.Background = None, icc: bool = True):
         super().__init__()
         if check not in ("auto", "strict", "off"):
             raise ModelError(f"check {check!r} is unknown: choose 'auto', 'strict' or 'off'")
         if background is not None:
             images.colour(background)
-        self.reduction, self.check, self.background = check_reduction(reduction), check, background
+        self.reduction, self.check, self.background, self.icc = check_reduction(reduction), check, background, bool(icc)
         super().train(False)
 
     def train(self: Module, mode: bool = True) -> Module:
@@ -73,7 +73,7 @@ class ImageModule(nn.Module, metaclass=_BuiltAnywhere):
     # ---- inputs and outputs -----------------------------------------------------------------------------------------
 
     def _prepare(self, image: images.ImageLike, name: str = "image") -> Tensor:
-        batch = images.as_batch(image, background=self.background, name=name)
+        batch = images.as_batch(image, background=self.background, name=name, icc=self.icc)
         device = self.device
         if not isinstance(image, Tensor):
             batch = batch.to(device)
@@ -120,6 +120,8 @@ class FullReferenceMetric(ImageModule):
             reading would stall a GPU or break a graph, such an image gets the distance NaN instead. ``'strict'``
             reads them on a GPU too. ``'off'`` trusts the caller.
         background: what to composite images with alpha on; ``None`` refuses them.
+        icc: whether color profiles of files and PIL images are applied, as :func:`cpips.images.load` does. ``False`` takes the
+            numbers as sRGB, and stands in the signature.
 
     Facts, each tested: ``lower_is_better``, ``differentiable`` (finite gradients everywhere), ``symmetric``,
     ``min_side`` (smallest image side in px), ``is_metric``: of whole images of one size, d(x,z) <= d(x,y) + d(y,z) is
@@ -153,8 +155,8 @@ class FullReferenceMetric(ImageModule):
         """``differentiable``, as torchmetrics has it."""
         return self.differentiable
 
-    def __init__(self, *, reduction: str = "none", check: str = "auto", background: images.Background = None):
-        super().__init__(reduction=reduction, check=check, background=background)
+    def __init__(self, *, reduction: str = "none", check: str = "auto", background: images.Background = None, icc: bool = True):
+        super().__init__(reduction=reduction, check=check, background=background, icc=icc)
 
     # ---- what a subclass gives ------------------------------------------------------------------------------------
 
@@ -237,9 +239,28 @@ class FullReferenceMetric(ImageModule):
         return d0, d1
 
     @property
+    def has_quality(self) -> bool:
+        """Whether :meth:`quality_of` has a fit to human ratings."""
+        return False
+
+    def quality_of(self, distance: Tensor) -> Tensor:
+        """The opinion that is expected of images at these distances; see :meth:`cpips.CPIPS.quality_of`.
+
+        Raises:
+            ModelError: this metric has no fit to human ratings.
+        """
+        raise ModelError(f"{self.name} with these settings has no fit to human ratings: use a model that was trained with "
+                         "them (cpips-lite) and its own settings")
+
+    @property
     def signature(self) -> str:
         """One line that says what was measured; print it beside scores."""
-        return f"{self.name}|cpips {__version__}|resize none"
+        return f"{self.name}|cpips {__version__}|resize none{self._colors}"
+
+    @property
+    def _colors(self) -> str:
+        """What the signature says of the reading of files, where it is not as usual."""
+        return "" if self.icc else "|color profiles ignored"
 
 
 class FeatureMetric(FullReferenceMetric):

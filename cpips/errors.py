@@ -31,5 +31,9 @@ class RateError(CpipsError, ValueError):
     """A rate that an image cannot be compressed to."""
 
 
+class EncodingError(CpipsError, RuntimeError):
+    """An image encoder that is not available, or that failed on an image."""
+
+
 class TableError(CpipsError, ValueError):
     """A table, folder or output that cannot be used; the message says why."""

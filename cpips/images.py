@@ -10,9 +10,12 @@ guesses returns a number for wrong input. Two stages:
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import os
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, BinaryIO, Iterator, Sequence, Union
 
 import numpy as np
@@ -21,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from . import integrity
+from . import integrity, sixteen
 from ._utils.io import open_regular
 from .errors import ImageError, MissingImageError
 
@@ -29,13 +32,20 @@ Background = Union[None, str, Sequence[float]]
 ImageLike = Union[Tensor, "np.ndarray[Any, Any]", Image.Image, str, "os.PathLike[str]", Sequence[Any]]
 
 RANGE_TOLERANCE = 1e-4  # rounding of a resize or a half-precision round trip; nothing that a person could see
+_JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")  # how a codestream and a container begin
+_ORIENTATION = 0x0112  # EXIF's tag
+_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # of an image, by Pillow's mode, and of its profile
+_COLOR_MODES = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "RGBX": "RGB", "L": "L", "LA": "L", "1": "L", "I;16": "L",
+                "I;16B": "L", "I;16L": "L", "CMYK": "CMYK"}
+_ROUNDING = 2  # of 255, by which a transform of sRGB to itself may be off
+_Transform = tuple[str, Any]
 _MPO_FORMATS = {"MPO"}  # phone photographs: the first frame is the photograph, the others previews
 
 
 # ---- files and PIL images -------------------------------------------------------------------------------------------
 
 
-def load_image(path: str | os.PathLike[str], background: Background = None) -> Tensor:
+def load_image(path: str | os.PathLike[str], background: Background = None, *, icc: bool = True) -> Tensor:
     """Read an image file as a batch of one, ``(1,3,H,W)`` float32 RGB in [0,1], which metrics and losses take.
 
     Arguments, conversions and errors are those of :func:`load`, which gives ``(3,H,W)``.
@@ -47,32 +57,35 @@ def load_image(path: str | os.PathLike[str], background: Background = None) -> T
         >>> image.shape[-3:], image.amax().item()
         (torch.Size([3, 32, 48]), 1.0)
     """
-    return load(path, background)[None]
+    return load(path, background, icc)[None]
 
 
-def load(path: str | os.PathLike[str], background: Background = None) -> Tensor:
+def load(path: str | os.PathLike[str], background: Background = None, icc: bool = True) -> Tensor:
     """Read an image file as ``(3,H,W)`` float32 RGB in [0,1].
 
-    8-bit and 16-bit gray, palette, bilevel, RGB, CMYK and YCbCr files are converted to RGB; EXIF orientation is
-    applied; embedded color profiles are not. (16-bit *color* PNG is read at 8 bits a channel: Pillow keeps no more.)
+    8-bit and 16-bit gray, palette, bilevel, RGB, CMYK and YCbCr files are converted to RGB; EXIF orientation and embedded color
+    profiles are applied. PNG and TIFF files of 16 bits a channel keep them, but for those with a profile of another color space
+    than sRGB, and TIFF files with separate planes, which are read at 8.
 
     Args:
         background: what to composite transparent images on: a color name or hex string that Pillow knows, or three
             floats in [0,1]. ``None`` refuses images with alpha.
+        icc: whether an embedded color profile is converted to sRGB, by LittleCMS: relative colorimetric, with black point
+            compensation. ``False`` takes the numbers as sRGB, whatever the profile says.
 
     Raises:
         MissingImageError: no such file; an ImageError and a FileNotFoundError.
         ImageError: a directory, named pipe or device, not an image, truncated, damaged (:mod:`cpips.integrity`),
-            animated, with alpha, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+            animated, with alpha, with a color profile that cannot be read, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     with opened(path) as image:
-        return from_pil(image, background, name=str(path))
+        return from_pil(image, background, str(path), icc)
 
 
-def decode(content: bytes, background: Background = None, name: str = "image") -> Tensor:
+def decode(content: bytes, background: Background = None, name: str = "image", icc: bool = True) -> Tensor:
     """The content of an image file as :func:`load` gives it; ``name`` is what its errors call it."""
     with _opened(io.BytesIO(content), name, len(content)) as image:
-        return from_pil(image, background, name)
+        return from_pil(image, background, name, icc)
 
 
 @contextmanager
@@ -94,27 +107,38 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 def _opened(source: BinaryIO, name: str, size: int) -> Image.Image:
     integrity.check_png(source, name)
+    if source.read(12).startswith(_JXL):
+        register_plugins()
+    source.seek(0)
     try:
         image = Image.open(source)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(_bomb_message(name)) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that Pillow can read ({size} bytes): "
-                         "save it as PNG, JPEG, WebP, TIFF or BMP") from None
+                         "save it as PNG, JPEG, WebP, TIFF or BMP (JPEG XL needs pillow-jxl-plugin)") from None
     except Exception as error:
         raise ImageError(_damage_message(name, error)) from error
     integrity.check_tail(source, image.format or "", str(image.info.get("compression", "")), name, size)
     return image
 
 
-def from_pil(image: Image.Image, background: Background = None, name: str = "image") -> Tensor:
+def register_plugins() -> None:
+    """Make Pillow read and write JPEG XL where pillow-jxl-plugin is installed."""
+    if importlib.util.find_spec("pillow_jxl") is not None:
+        importlib.import_module("pillow_jxl")
+
+
+def from_pil(image: Image.Image, background: Background = None, name: str = "image", icc: bool = True) -> Tensor:
     """``(3,H,W)`` float32 in [0,1] of a PIL image; conversions and errors as for :func:`load`."""
     if image.width < 1 or image.height < 1:
         raise ImageError(f"{name} has no pixels ({image.width}x{image.height})")
     _check_size(image, name)
     try:
         frames = 1 if image.format in _MPO_FORMATS else getattr(image, "n_frames", 1)
+        deep = sixteen.samples(image) if frames == 1 else None
         if frames == 1:
+            orientation = image.getexif().get(_ORIENTATION, 1)
             image = ImageOps.exif_transpose(image)  # decodes it, too
     except Exception as error:
         raise ImageError(_damage_message(name, error)) from error
@@ -127,6 +151,11 @@ def from_pil(image: Image.Image, background: Background = None, name: str = "ima
     if transparent and background is None:
         raise ImageError(f"{name} has an alpha channel (mode {image.mode}), and a distance needs opaque pixels: "
                          "composite it, with background='white' or --background white")
+    transform = _to_srgb(image, name) if icc and image.info.get("icc_profile") else None
+    if deep is not None and transform is None:
+        return _from_samples(_turned(deep, orientation), image.info.get("transparency"), background)
+    if transform is not None:
+        image = _converted(image, transform)
     if image.mode.startswith("I;16"):
         samples = np.asarray(image).astype(np.float32)
         grey = torch.from_numpy(samples / 65535).expand(3, -1, -1)
@@ -141,6 +170,78 @@ def from_pil(image: Image.Image, background: Background = None, name: str = "ima
         raise ImageError(f"{name} has mode {image.mode}, which Pillow cannot convert ({error}): "
                          "convert it to RGB or RGBA yourself") from error
     return composite(pixels, background) if transparent else pixels
+
+
+def _from_samples(deep: sixteen.Samples, key: Any, background: Background) -> Tensor:
+    """``(3,H,W)`` in [0,1] of ``(H,W,C)`` samples of 16 bits, of which ``key`` is the color that is transparent."""
+    pixels = torch.from_numpy(np.ascontiguousarray(deep.transpose(2, 0, 1)).astype(np.float32)) / 65535
+    if len(pixels) == 2:
+        pixels = pixels[[0, 0, 0, 1]]
+    if len(pixels) == 3 and key is not None:
+        alpha = torch.from_numpy((deep != np.asarray(key, np.uint16)).any(2).astype(np.float32))
+        pixels = torch.cat([pixels, alpha[None]])
+    return composite(pixels, background) if len(pixels) == 4 else pixels
+
+
+def _turned(deep: sixteen.Samples, orientation: int) -> sixteen.Samples:
+    """Samples ``(H,W,C)`` as EXIF says that they are to be seen."""
+    if orientation in (5, 6, 7, 8):
+        deep = deep.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        deep = deep[:, ::-1]
+    return deep[::-1] if orientation in (3, 4, 7, 8) else deep
+
+
+def _to_srgb(image: Image.Image, name: str) -> _Transform | None:
+    """How the colors of an image become those of sRGB; None where they are sRGB, or the profile is of another kind of image."""
+    mode = _COLOR_MODES.get(image.mode)
+    if mode is None:
+        return None
+    try:
+        return _transform(image.info["icc_profile"], mode)
+    except Exception as error:  # LittleCMS has errors of its own
+        raise ImageError(f"{name} has a color profile that cannot be applied ({' '.join(str(error).split())}): remove it, or take "
+                         "the numbers as sRGB with icc=False (--no-icc)") from error
+
+
+@lru_cache(maxsize=8)
+def _transform(profile: bytes, mode: str) -> _Transform | None:
+    from PIL import ImageCms
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if source.profile.xcolor_space.strip() != _SPACES[mode]:
+        return None
+    # without its cache, which threads cannot share
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOCACHE
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB",
+                                        ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
+    if mode != "CMYK":  # sRGB by another name, of which there are many
+        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+        cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(27, 27, 3)
+        probe = Image.fromarray(cube if mode == "RGB" else np.ascontiguousarray(cube[..., 0]))
+        found = ImageCms.applyTransform(probe, transform)
+        if found is not None and np.abs(np.asarray(found).astype(int) - np.asarray(probe.convert("RGB"))).max() <= _ROUNDING:
+            return None
+    return mode, transform
+
+
+def _converted(image: Image.Image, transform: _Transform) -> Image.Image:
+    """An image in sRGB: RGB, or RGBA where it is transparent; 8 bits a channel."""
+    from PIL import ImageCms
+
+    mode, made = transform
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data and mode != "CMYK" else None
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image)
+        alpha = None if alpha is None else Image.fromarray(((samples != image.info["transparency"]) * 255).astype(np.uint8))
+        image = Image.fromarray(((samples.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    converted = ImageCms.applyTransform(image.convert(mode), made)
+    assert converted is not None  # it is not in place
+    converted.info.pop("icc_profile", None)
+    converted.info.pop("transparency", None)
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
 
 
 def composite(image: Tensor, background: Background) -> Tensor:
@@ -192,11 +293,11 @@ def _bomb_message(name: str, size: str = "") -> str:
 # ---- one image or batch in, (N,3,H,W) out ------------------------------------------------------------------------------
 
 
-def as_batch(image: ImageLike, *, background: Background = None, name: str = "image") -> Tensor:
+def as_batch(image: ImageLike, *, background: Background = None, name: str = "image", icc: bool = True) -> Tensor:
     """Any accepted image as a batch ``(N,3,H,W)``, float; its values are not looked at yet.
 
     Accepted: tensor ``(N,3,H,W)``; array ``(H,W,3)`` or ``(N,H,W,3)``; PIL image; path; a list or tuple of single
-    images of one size. Floats are taken to be in [0,1], uint8 is divided by 255.
+    images of one size. Floats are taken to be in [0,1], uint8 is divided by 255. ``icc`` as of :func:`load`.
 
     Raises:
         ImageError: anything else; the message says what it got and how to fix it.
@@ -206,11 +307,11 @@ def as_batch(image: ImageLike, *, background: Background = None, name: str = "im
     if isinstance(image, np.ndarray):
         return _from_array(image, name)
     if isinstance(image, Image.Image):
-        return from_pil(image, background, name)[None]
+        return from_pil(image, background, name, icc)[None]
     if isinstance(image, (str, os.PathLike)):
-        return load(image, background)[None]
+        return load(image, background, icc)[None]
     if isinstance(image, (list, tuple)):
-        return _from_list(image, background, name)
+        return _from_list(image, background, name, icc)
     raise ImageError(f"{name} is a {type(image).__name__}: expected a tensor, numpy array, PIL image, path, "
                      "or a list of those")
 
@@ -277,7 +378,7 @@ def _from_array(x: np.ndarray[Any, Any], name: str) -> Tensor:
     return _floating(batch.permute(0, 3, 1, 2).contiguous(), came)
 
 
-def _from_list(images: Sequence[Any], background: Background, name: str) -> Tensor:
+def _from_list(images: Sequence[Any], background: Background, name: str, icc: bool = True) -> Tensor:
     if not images:
         raise ImageError(f"{name} is an empty list: expected at least one image")
     batches = []
@@ -286,7 +387,7 @@ def _from_list(images: Sequence[Any], background: Background, name: str) -> Tens
             image = image[None]
         elif isinstance(image, (list, tuple)):
             raise ImageError(f"{name}[{i}] is a {type(image).__name__}: lists hold images, not lists")
-        batch = as_batch(image, background=background, name=f"{name}[{i}]")
+        batch = as_batch(image, background=background, name=f"{name}[{i}]", icc=icc)
         if len(batch) != 1:
             raise ImageError(f"{name}[{i}] holds {len(batch)} images: a list holds single images; "
                              "pass one batch (N,3,H,W) instead")

@@ -22,7 +22,7 @@ from typing import Any, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from . import contrast, forms, images, pretrained
+from . import contrast, forms, images, opinion, pretrained
 from ._version import __version__
 from .base import FeatureMetric
 from .cells import cell_mean, check_mask, root_slope, wide
@@ -67,7 +67,7 @@ class CPIPS(FeatureMetric):
             size), and encode each again in the backward pass, from the images: memory grows with the tile, for the
             time of one more forward pass.
         offline: ``True`` forbids downloads (default: the environment variable ``CPIPS_OFFLINE``).
-        reduction, check, background: see :class:`~cpips.base.FullReferenceMetric`.
+        reduction, check, background, icc: see :class:`~cpips.base.FullReferenceMetric`.
 
     Raises:
         ModelError: an unknown name (the message has the nearest) or setting.
@@ -102,8 +102,9 @@ class CPIPS(FeatureMetric):
         reduction: str = "none",
         check: str = "auto",
         background: images.Background = None,
+        icc: bool = True,
     ):
-        super().__init__(reduction=reduction, check=check, background=background)
+        super().__init__(reduction=reduction, check=check, background=background, icc=icc)
         if form is not None and form not in FORMS:
             raise ModelError(f"form {form!r} is unknown: choose from {', '.join(FORMS)}")
         if scales is not None and (not isinstance(scales, int) or isinstance(scales, bool) or not 1 <= scales <= MAX_SCALES):
@@ -201,10 +202,25 @@ class CPIPS(FeatureMetric):
             ModelError: as :meth:`quality`.
         """
         if self._quality_fit is None:
-            raise ModelError(f"{self.name} with these settings has no fit to people's opinions: use a model that was trained "
-                             "with them (cpips-lite) and its own settings")
+            return super().quality_of(distance)
         middle, steepness = self._quality_fit
         return 1 + 4 / (1 + (distance / middle) ** steepness)
+
+    def visibility(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
+        """The probability that a person sees a difference, ``(N,)`` in [0,1]: that their opinion is below 4.5.
+
+        The model is that of :mod:`cpips.opinion`: opinions of single people are normal about :meth:`quality`.
+
+        Raises:
+            ModelError, ImageError: as :meth:`quality`.
+
+        Example:
+            >>> import cpips, torch
+            >>> image = torch.rand(1, 3, 64, 64)
+            >>> cpips.CPIPS().visibility(image, image).item()
+            0.0
+        """
+        return opinion.visibility(self.quality(reference, image))
 
     def embed(self, image: images.ImageLike) -> Embedding:
         """The features that :meth:`distance` and :meth:`pairwise` compare; encode once, compare often."""
@@ -257,7 +273,7 @@ class CPIPS(FeatureMetric):
             values = torch.cat([weight.flatten() for weight in weights]).to("cpu", torch.float32).numpy().tobytes()
             extras.append(f"channel weights {hashlib.sha256(values).hexdigest()[:12]}")
         dtype = str(self.encoder.dtype).removeprefix("torch.")
-        return f"cpips:{self.name}|sha256 {self.digest[:12]}|{'|'.join(extras)}|{dtype}|resize none|cpips {__version__}"
+        return f"cpips:{self.name}|sha256 {self.digest[:12]}|{'|'.join(extras)}|{dtype}|resize none{self._colors}|cpips {__version__}"
 
     # ---- the parts, in the order in which they run --------------------------------------------------------------------
 

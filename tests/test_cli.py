@@ -68,7 +68,7 @@ def error_of(result) -> str:
 def test_compare_prints_a_table_in_the_order_given(call):
     metric = cpips.CPIPS()
     lines = call("compare", "ref.png", "far.png", "near.png", "ref.png").stdout.splitlines()
-    assert lines[0] == "image\tdistance" and lines[-1] == f"# {metric.signature}"
+    assert lines[0] == "image\tdistance\tquality" and lines[-1] == f"# {metric.signature}"
     rows = [line.split("\t") for line in lines[1:-1]]
     assert [row[0] for row in rows] == ["far.png", "near.png", "ref.png"]
     expected = [metric("ref.png", name).item() for name in ("far.png", "near.png", "ref.png")]

@@ -13,8 +13,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips._version", "cpips._compat", "cpips.errors", "cpips.printable"),
     ("cpips._utils",),
     # core
-    ("cpips.integrity", "cpips.web", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells",
-     "cpips.head", "cpips.tiling", "cpips.contrast", "cpips.pretrained", "cpips.base", "cpips.metric"),
+    ("cpips.integrity", "cpips.sixteen", "cpips.web", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells",
+     "cpips.head", "cpips.opinion", "cpips.tiling", "cpips.contrast", "cpips.pretrained", "cpips.base", "cpips.metric"),
     ("cpips.distortions",),
     ("cpips.baselines",),
     ("cpips.registry",),
@@ -23,7 +23,9 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips.batch", "cpips.viz"),
     ("cpips.realism",),
     ("cpips.codec",),
+    ("cpips.encoding",),
     ("bapps_eval",),
+    ("cpips.sweep",),
     ("cpips.training",),
     ("cpips.cli", "cpips.__main__", "bapps_eval.cli", "bapps_eval.__main__"),
 ]

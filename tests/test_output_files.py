@@ -77,6 +77,16 @@ OVERWRITES = [
     ("realism pictures pictures --save-reference pictures/a.png --force", "is an input"),
     ("report metric mse -o text.txt", "exists"),
     ("score pairs.csv -o pairs.csv --force", "is an input"),
+    ("score pairs.csv -o new.csv --plot img.png", "exists"),
+    ("score pairs.csv -o new.csv --plot pairs.csv --force", "choose from"),
+    ("encode ref.png -o img.jp2 --target 4", "exists"),
+    ("encode ref.png -o ref.png --target 4 --force", "is an input"),
+    ("encode ref.png -o img.png --target 4", "exists"),
+    ("encode pictures -o out --target 4 --format jpeg --table text.txt", "exists"),
+    ("encode jpegs -o jpegs --target 4 --format jpeg --force", "is an input"),
+    ("encode pictures -o text.txt --target 4 --format jpeg", "is a file"),
+    ("sweep pictures -o swept", "sweep.json exists"),
+    ("sweep pictures -o text.txt", "is a file"),
     ("score pairs.csv -o old.csv", "exists"),
     ("demo -o .", "reference.png exists"),
     ("compress ref.png -o pictures", "is a folder"),
@@ -88,7 +98,10 @@ OVERWRITES = [
 def test_no_command_writes_over_a_file_that_it_was_not_told_to_replace(folder, line, said):
     (folder / "pictures").mkdir()
     save_image(folder / "pictures" / "a.png")
-    for name in ("ref.cpz", "model.onnx", "old.csv", "reference.png"):
+    (folder / "jpegs").mkdir()
+    (folder / "swept").mkdir()
+    save_image(folder / "jpegs" / "a.jpg")
+    for name in ("ref.cpz", "model.onnx", "old.csv", "reference.png", "img.jp2", "swept/sweep.json"):
         (folder / name).write_text("mine")
     write_csv(folder / "pairs.csv", [("ref.png", "img.png")])
     before = contents(folder)

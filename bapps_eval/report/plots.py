@@ -112,6 +112,50 @@ def scatter(metric: str, distance: NDArray[Any], opinion: NDArray[Any], groups: 
         yaxis={"title": {"text": html.escape(up, False)}}))
 
 
+@dataclass(frozen=True)
+class Line:
+    """A curve: a place on each axis for each point, intervals of the height, and what is said of a point."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    hover: Sequence[str]
+
+
+def curves(title: str, lines: Sequence[Line], *, across: str, up: str, log: bool = True, connect: bool = True) -> Markup:
+    """Curves with intervals, a color each, and a legend beneath.
+
+    Args:
+        across, up: titles of the axes.
+        log: whether the axis across is logarithmic.
+        connect: draw lines between the points.
+    """
+    traces = []
+    for i, line in enumerate(lines):
+        colour, symbol = style(i)
+        traces.append(dict(
+            type="scatter", mode="lines+markers" if connect else "markers", name=html.escape(line.name, False), x=list(line.x),
+            y=list(line.y), line={"color": f"var(--{colour})", "width": 1.8, "dash": "solid" if i < 8 else "dash"},
+            marker={"color": f"var(--{colour})", "symbol": symbol, "size": 6 if connect else 9},
+            error_y=dict(type="data", symmetric=False, array=[h - y for y, h in zip(line.y, line.high)],
+                         arrayminus=[y - low for y, low in zip(line.y, line.low)], color=f"var(--{colour})", thickness=1, width=2),
+            hoverinfo="text", hovertext=[f"{html.escape(line.name, False)}<br>{html.escape(text, False)}" for text in line.hover]))
+    told = f"{title}: {up} against {across} of {', '.join(line.name for line in lines)}"
+    values = [value for line in lines for value in line.x if value > 0]
+    axis: dict[str, Any] = {"title": {"text": html.escape(across, False)}}
+    if log and values:
+        ticks = [float(f"{step}e{power}") for power in range(-4, 5) for step in (1, 2, 5)]
+        axis |= dict(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks],
+                     range=[math.log10(min(values) / 1.15), math.log10(max(values) * 1.15)])
+    rows = -(-sum(len(line.name) + 6 for line in lines) // 70)
+    return _plot(told, traces, dict(
+        meta=f"curves {title}", height=430 + 20 * rows, margin=dict(l=58, r=14, t=10, b=70 + 20 * rows), showlegend=True,
+        legend=dict(orientation="h", yref="container", y=0, yanchor="bottom", x=0, bgcolor="rgba(0,0,0,0)"),
+        xaxis=axis, yaxis={"title": {"text": html.escape(up, False)}}))
+
+
 def style(i: int) -> tuple[str, str]:
     """Color and symbol of the i-th group: eight colors, then squares, then triangles."""
     return f"g{i % 8}", list(SYMBOLS)[i // 8 % len(SYMBOLS)]

@@ -27,6 +27,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 BackgroundOption = Annotated[Optional[str], typer.Option(
     metavar="COLOUR", show_default=False,
     help="Lay images with alpha over this color ('white', '#ff8000'). Default: such images are refused.")]
+IccOption = Annotated[bool, typer.Option(
+    "--icc/--no-icc", help="Apply the color profiles of files; the signature says where they are ignored.")]
 
 EngineOption = Annotated[str, typer.Option(metavar="ENGINE", help="local, or ray: Ray Data, on many machines.")]
 ActorsOption = Annotated[Optional[int], typer.Option(

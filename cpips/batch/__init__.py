@@ -2,6 +2,7 @@
 
 from .pairs import Result, score_pairs
 from .run import Summary, score_table
-from .tables import Table, read_folders, read_table
+from .tables import Table, read_folders, read_places, read_table, with_sizes
 
-__all__ = ["Result", "Summary", "Table", "read_folders", "read_table", "score_pairs", "score_table"]
+__all__ = ["Result", "Summary", "Table", "read_folders", "read_places", "read_table", "score_pairs", "score_table",
+           "with_sizes"]

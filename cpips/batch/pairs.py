@@ -131,7 +131,7 @@ def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, w
                 if last is None or last[0] != key:
                     last = (key, pool.submit(_decode, reference, metric, access))
                 decoding = (last[1], pool.submit(_decode, image, metric, access))
-                window.append(_Item(block, key, _pixels(image), decoding))
+                window.append(_Item(block, key, pixels_of(image), decoding))
             if not window:
                 return
             if window[0].result is None:
@@ -200,15 +200,15 @@ def _key(image: Any) -> Hashable:
 
 def _decode(image: images.ImageLike, metric: FullReferenceMetric, access: Access | None) -> Tensor:
     if is_url(image):
-        batch = fetch(image, metric.background, access)
+        batch = fetch(image, metric.background, access, metric.icc)
     else:
-        batch = images.as_batch(image, background=metric.background)
+        batch = images.as_batch(image, background=metric.background, icc=metric.icc)
     if len(batch) != 1:
         raise ImageError(f"a pair holds single images, got a batch of {len(batch)}")
     return batch
 
 
-def _pixels(image: images.ImageLike) -> int:
+def pixels_of(image: images.ImageLike) -> int:
     """How large the image is, before it is decoded; 0 where that is not to be had."""
     try:
         if isinstance(image, (str, os.PathLike)):

@@ -12,10 +12,11 @@ from typing import Any, Iterator, Sequence
 
 from .._utils.io import atomic, open_to_append, read_bytes
 from .._utils.journal import lock
+from ..base import FullReferenceMetric
 from ..errors import TableError
 from . import urls
 from .pairs import Result
-from .tables import OUTPUT_SUFFIXES, Table, added, arrow_table, import_pyarrow, stamps, typed_columns
+from .tables import OUTPUT_SUFFIXES, Table, added, arrow_table, import_pyarrow, numeric, stamps, typed_columns
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that begin so
 _LOCK = "_lock"
@@ -33,13 +34,15 @@ class Parts:
         folder: a path, or a URL that fsspec can write to.
         header: what the run is; a folder of another one is refused.
         part_rows: the default for a new output; one that is gone on with keeps its own.
+        metric: if it has a fit to human ratings, parts also have its quality and visibility.
 
     Raises:
         TableError: the folder holds something else, another run, or a complete one.
     """
 
     def __init__(self, folder: Path | str, table: Table, header: dict[str, Any], part_rows: int, *, force: bool = False,
-                 restart: bool = False):
+                 restart: bool = False, metric: FullReferenceMetric | None = None):
+        self.metrics = {} if metric is None else {"distance": metric}
         self.files = _Files(folder)
         header = json.loads(json.dumps(header))
         kept = self._manifest()
@@ -105,7 +108,8 @@ class Parts:
         if len(results) != len(rows):
             raise ValueError(f"part {part} has {len(rows)} rows, got {len(results)} results")
         table = self._columns.slice(rows.start, len(rows))
-        more = arrow_table(added(results, self.header["signature"]))
+        given = results, self.metrics, self.table.columns
+        more = arrow_table(added(results, self.header["signature"], *given[1:]), numeric(*given))
         for name in more.column_names:
             table = table.append_column(name, more[name])
         stream = io.BytesIO()

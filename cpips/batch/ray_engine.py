@@ -118,7 +118,7 @@ def score_parts(
 
     with held(output), pool(settings) as actors:
         parts = Parts(output, table, header, _part_rows(len(table), part_rows, batch_size, actors.count),
-                      force=force, restart=restart)
+                      force=force, restart=restart, metric=metric)
         resumed = 0
         for part, results in parts.kept():
             resumed += len(results)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from .._utils.journal import Journal, journal_path
 from ..base import FullReferenceMetric
@@ -19,13 +19,15 @@ from .tables import Table, check_output, errors_of, stamps, write_table
 @dataclass(frozen=True)
 class Summary:
     """What a run did: rows in all, rows that have an error (and the first few of them), of how many results (over all metrics)
-    were taken from journals, and how many there were not, as the images of the first of them have changed since."""
+    were taken from journals, how many there were not, as the images of the first of them have changed since, and the results by
+    metric (not of a run on many machines)."""
 
     rows: int
     failed: int
     resumed: int
     errors: tuple[tuple[int, str], ...]
     stale: int = 0
+    results: Mapping[str, Sequence[Result]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def score_table(
@@ -78,11 +80,11 @@ def score_table(
             resumed += len(journals[name].rows)
             results[name] = _score(table, one, journals[name], batch_size, workers, max_pixels, progress)
         write_table(output, table, results if isinstance(metric, Mapping) else results["distance"],
-                    "; ".join(one.signature for one in metrics.values()))
+                    "; ".join(one.signature for one in metrics.values()), metrics)
         for journal in journals.values():
             journal.remove()
     failed = [(row, error) for row, error in enumerate(errors_of(results)) if error is not None]
-    return Summary(len(table), len(failed), resumed, tuple(failed[:5]), sum(journal.stale for journal in journals.values()))
+    return Summary(len(table), len(failed), resumed, tuple(failed[:5]), sum(journal.stale for journal in journals.values()), results)
 
 
 def _score(table: Table, metric: FullReferenceMetric, journal: Journal[Result], batch_size: int, workers: int, max_pixels: int,

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
+import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Sequence, Union
+from typing import TYPE_CHECKING, Any, Collection, Mapping, Sequence, Union
 
+from .. import opinion
 from .._compat import moved_names
 from .._utils import io as files
 from .._utils.io import IMAGE_SUFFIXES, MAX_ROWS, atomic, json_line, list_images, stamp
 from ..errors import CpipsError, TableError
 from ..printable import no_formula
 from . import urls
-from .pairs import Result
+from .pairs import Result, pixels_of
 
 REFERENCE_COLUMNS = ("reference", "ref", "ref_image", "reference_image", "original", "p0")
 IMAGE_COLUMNS = ("image", "img", "distorted", "dist", "dist_image", "distorted_image", "test", "p1")
 ADDED = ("distance", "error", "signature")
 OUTPUT_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from ..base import FullReferenceMetric
+else:
     __getattr__ = moved_names(__name__)
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -38,6 +43,7 @@ class Table:
     columns: dict[str, list[Any]]
     pairs: list[tuple[Path | str, Path | str] | str]  # in a tuple, str is a URL
     access: urls.Access = field(default_factory=urls.Access)  # which URLs its rows may name
+    found: dict[str, list[Any]] = field(default_factory=dict)  # columns that are found of the files, after the others
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -178,6 +184,72 @@ def read_folders(references: Path, images: Path) -> Table:
     return Table({"reference": [row[0] for row in rows], "image": [row[1] for row in rows]}, [row[2] for row in rows])
 
 
+def read_places(references: Path, places: Sequence[str]) -> Table:
+    """Pair the images of folders, files and patterns with those of a folder of references; the column ``group`` says whence.
+
+    A folder is a group, and so are the files of one folder. Images in folders are paired by their path without suffix, files by
+    their name, of which the reference's may be the beginning: ``kodim01_q30.jpg`` belongs to ``kodim01.png``.
+
+    Args:
+        places: folders, image files, or patterns as of :mod:`glob`.
+
+    Raises:
+        TableError: a place that is not there, or without images.
+    """
+    folders: list[Path] = []
+    groups: dict[Path, list[Path]] = {}
+    for place in places:
+        matches = [Path(place)] if os.path.exists(place) else sorted(map(Path, glob.glob(place, recursive=True)))
+        if not matches:
+            raise TableError(f"{place} is no folder, no file, and matches none: give folders of images, files or patterns")
+        for path in matches:
+            if path.is_dir():
+                folders.append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                groups.setdefault(path.parent, []).append(path)
+    if not folders and not groups:
+        raise TableError(f"no images in {', '.join(places)} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    parts = [(folder, read_folders(references, folder)) for folder in dict.fromkeys(folders)]
+    if groups:
+        ours = _images_below(references)
+        parts += [(folder, _paired_by_name(ours, files, references)) for folder, files in groups.items()]
+    short = [folder.name or str(folder) for folder, _ in parts]
+    names = short if len(set(short)) == len(short) else [str(folder) for folder, _ in parts]
+    columns = {name: [cell for _, part in parts for cell in part.columns[name]] for name in ("reference", "image")}
+    columns["group"] = [name for name, (_, part) in zip(names, parts) for _ in range(len(part))]
+    return Table(columns, [pair for _, part in parts for pair in part.pairs])
+
+
+def _paired_by_name(ours: Mapping[str, list[Path]], files: Sequence[Path], references: Path) -> Table:
+    pairs: list[tuple[Path | str, Path | str] | str] = []
+    for file in files:
+        stem = file.stem
+        near = [key for key in ours if stem == key or (stem.startswith(key) and not stem[len(key)].isalnum())]
+        best = max(near, key=len, default=None)
+        if best is None:
+            pairs.append(f"no reference {stem}.* in {references}, nor one whose name {file.name} begins with")
+        elif len(ours[best]) > 1:
+            pairs.append(f"more than one reference: {', '.join(path.name for path in ours[best])}")
+        else:
+            pairs.append((ours[best][0], file))
+    return Table({"reference": ["" if isinstance(pair, str) else str(pair[0]) for pair in pairs],
+                  "image": [str(file) for file in files]}, pairs)
+
+
+def with_sizes(table: Table) -> Table:
+    """The table with ``bytes`` and ``bits_per_pixel`` of its images, None of one that is no local image file."""
+    sizes: list[int | None] = []
+    rates: list[float | None] = []
+    for pair in table.pairs:
+        path = pair[1] if not isinstance(pair, str) and isinstance(pair[1], Path) else None
+        pixels = pixels_of(path) if path is not None else 0
+        known = stamp(path) if pixels else None  # a row whose file is not there, or no image, says so itself
+        sizes.append(known[0] if known else None)
+        rates.append(8 * known[0] / pixels if known else None)
+    taken = {"bytes", "bits_per_pixel"} & set(table.columns)
+    return table if taken else replace(table, found={"bytes": sizes, "bits_per_pixel": rates})
+
+
 def _images_below(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise TableError(f"{folder} is not a folder: give a table of pairs, or two folders")
@@ -204,19 +276,22 @@ def check_output(path: Path) -> None:
         import_pyarrow()
 
 
-def write_table(path: Path, table: Table, results: Results, signature: str) -> None:
+def write_table(path: Path, table: Table, results: Results, signature: str,
+                metrics: Mapping[str, FullReferenceMetric] | None = None) -> None:
     """All columns of ``table``, then ``distance``, ``error`` and ``signature``; appears under its name only when whole.
 
-    Results of several metrics come by the names of their columns, which stand in place of ``distance``.
+    Results of several metrics come by the names of their columns, which stand in place of ``distance``. ``metrics``, by the
+    same names (``distance`` for one): of those with a fit to human ratings, ``quality`` and ``visibility`` follow.
 
     Columns of a CSV that hold nothing but numbers become numbers in Parquet and JSON lines. JSON knows no infinity
     (the PSNR of equal images): there it is the string "Infinity".
     """
     suffix = path.suffix.lower()
-    columns = {**(table.columns if suffix == ".csv" else typed_columns(table)), **added(results, signature)}
+    columns = {**({**table.columns, **table.found} if suffix == ".csv" else typed_columns(table)),
+               **added(results, signature, metrics, table.columns)}
     with atomic(path) as stream:
         if suffix == ".parquet":
-            import_pyarrow()[1].write_table(arrow_table(columns, list(_by_name(results))), stream)
+            import_pyarrow()[1].write_table(arrow_table(columns, numeric(results, metrics, table.columns)), stream)
             return
         text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
         if suffix == ".csv":
@@ -232,14 +307,35 @@ def write_table(path: Path, table: Table, results: Results, signature: str) -> N
 
 def typed_columns(table: Table) -> dict[str, list[Any]]:
     """The columns of a table; those that hold nothing but numbers as numbers."""
-    return {name: _typed(column) for name, column in table.columns.items()}
+    return {**{name: _typed(column) for name, column in table.columns.items()}, **table.found}
 
 
-def added(results: Results, signature: str) -> dict[str, list[Any]]:
-    """The columns that an output has besides those of its table."""
+def added(results: Results, signature: str, metrics: Mapping[str, FullReferenceMetric] | None = None,
+          taken: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The columns that an output has besides those of its table, whose names are ``taken``."""
     errors = errors_of(results)
-    return {**{name: [r.distance for r in rows] for name, rows in _by_name(results).items()}, "error": errors,
-            "signature": [signature] * len(errors)}
+    return {**{name: [r.distance for r in rows] for name, rows in _by_name(results).items()},
+            **_opinions(_by_name(results), metrics or {}, taken), "error": errors, "signature": [signature] * len(errors)}
+
+
+def numeric(results: Results, metrics: Mapping[str, FullReferenceMetric] | None = None,
+            taken: Collection[str] = ()) -> list[str]:
+    """The names of those of them that hold numbers."""
+    return [name for name in added(results, "", metrics, taken) if name not in ("error", "signature")]
+
+
+def _opinions(results: Mapping[str, Sequence[Result]], metrics: Mapping[str, FullReferenceMetric],
+              taken: Collection[str]) -> dict[str, list[Any]]:
+    """Quality and visibility of the results of each metric that has a fit to human ratings."""
+    columns: dict[str, list[Any]] = {}
+    for name, metric in metrics.items():
+        if not metric.has_quality:
+            continue
+        found = [opinion.facts(metric, row.distance) for row in results[name]]
+        own = len(metrics) == 1 and not {"quality", "visibility"} & set(taken)  # a table of JPEGs may have a "quality"
+        for key in ("quality", "visibility"):
+            columns[key if own else f"{metric.name} {key}"] = [facts.get(key) for facts in found]
+    return columns
 
 
 def errors_of(results: Results) -> list[str | None]:

@@ -228,6 +228,6 @@ def _told(url: str, read: Callable[[], bytes]) -> bytes:
         raise OSError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def fetch(url: str, background: images.Background = None, access: Access | None = None) -> Tensor:
+def fetch(url: str, background: images.Background = None, access: Access | None = None, icc: bool = True) -> Tensor:
     """The image behind a URL as a batch of one; errors as for :func:`cpips.images.load`, and of :func:`read`."""
-    return images.decode(read(url, access, limit=IMAGE_BYTES, seconds=IMAGE_SECONDS), background, name=url)[None]
+    return images.decode(read(url, access, limit=IMAGE_BYTES, seconds=IMAGE_SECONDS), background, url, icc)[None]

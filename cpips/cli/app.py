@@ -13,6 +13,7 @@ from . import (
     compare,
     demo,
     distort,
+    encode,
     examples,
     export,
     index,
@@ -23,6 +24,7 @@ from . import (
     refine,
     report,
     score,
+    sweep,
     train,
     tune_decoder,
     view,
@@ -46,7 +48,7 @@ def _cpips(
 
 
 for _module in (
-    compare, map, view, score, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
+    compare, map, view, score, encode, sweep, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
     report, distort,
 ):
     if hasattr(_module, "add_to"):

@@ -33,13 +33,13 @@ def codec_files() -> ModuleType:
     return files
 
 
-def read_picture(path: str, background: str | None, codec: str | None) -> Tensor:
+def read_picture(path: str, background: str | None, codec: str | None, icc: bool = True) -> Tensor:
     """The image ``(3,H,W)`` in [0,1] of an image file, or that a .cpz file decodes to."""
     from ..codec.container import is_compressed
     from ..images import load
 
     if not is_compressed(path):
-        return load(path, background)
+        return load(path, background, icc)
     files = codec_files()
     return files.decompress(path, files.open_codec(codec) if codec else None)
 

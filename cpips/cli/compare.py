@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
+    BackgroundOption, DeviceOption, DtypeOption, IccOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
     print_table)
 from .codec import CodecOption, codec_files, read_picture
-from .metric import MetricsOption, WeightsOption, make_metrics
+from .metric import MetricsOption, WeightsOption, make_metrics, rated
 
 if TYPE_CHECKING:
     from ..base import FullReferenceMetric
@@ -25,6 +25,7 @@ def compare(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    icc: IccOption = True,
     codec: CodecOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,7 +33,8 @@ def compare(
 
     If all files are .cpz files, they are compared on their entropy-decoded latents, and no image is decoded; with --codec,
     images are accepted too and encoded. Otherwise .cpz files are decoded first. An image that cannot be compared gets an
-    error in its row, and the command continues.
+    error in its row, and the command continues. A model with a fit to human ratings also gives the expected opinion (5
+    imperceptible ... 1 very annoying), its words, and the share of people who see a difference.
     """
     from ..codec.container import is_compressed
 
@@ -50,14 +52,15 @@ def compare(
     else:
         from ..batch import score_pairs
 
-        measures = make_metrics(metrics, device, dtype, background, weights)
-        original = read_picture(reference, background, codec)[None]  # the one image without which nothing goes
-        results = {name: list(score_pairs(_pairs(original, images, background, codec), measure))
+        measures = make_metrics(metrics, device, dtype, background, weights, icc)
+        original = read_picture(reference, background, codec, icc)[None]  # the one image without which nothing goes
+        results = {name: list(score_pairs(_pairs(original, images, background, codec, icc), measure))
                    for name, measure in measures.items()}
     _print(reference, images, measures, results, as_json)
 
 
-def _pairs(original: Any, images: Sequence[str], background: str | None, codec: str | None) -> Iterator[Any]:
+def _pairs(original: Any, images: Sequence[str], background: str | None, codec: str | None,
+           icc: bool) -> Iterator[Any]:
     """Each image with the reference; a .cpz file decoded, or the reason why it cannot be."""
     from ..codec.container import is_compressed
     from ..errors import CpipsError
@@ -67,13 +70,15 @@ def _pairs(original: Any, images: Sequence[str], background: str | None, codec: 
             yield original, image
             continue
         try:
-            yield original, read_picture(image, background, codec)[None]
+            yield original, read_picture(image, background, codec, icc)[None]
         except (CpipsError, OSError) as error:
             yield str(error)
 
 
 def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullReferenceMetric],
            results: Mapping[str, Sequence[Result]], as_json: bool) -> None:
+    from .. import opinion
+
     errors = [{name: rows[i].error for name, rows in results.items() if rows[i].error is not None}
               for i in range(len(images))]
     failed = [i for i, told in enumerate(errors) if told]
@@ -82,11 +87,15 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
         facts = [{"signature": m.signature, "metric": m.name, "lower_is_better": m.lower_is_better} for m in measures.values()]
         if len(measures) == 1:
             [rows] = results.values()
-            found = [{"image": image, **({"distance": r.distance} if r.error is None else {"error": r.error})}
-                     for image, r in zip(images, rows)]
+            [measure] = measures.values()
+            found = [{"image": image, **({"distance": r.distance, **opinion.facts(measure, r.distance)} if r.error is None
+                                         else {"error": r.error})} for image, r in zip(images, rows)]
             print_json({**facts[0], "reference": reference, "results": found})
         else:
+            graded = {name: measure for name, measure in measures.items() if measure.has_quality}
             found = [{"image": image, "distances": {name: rows[i].distance for name, rows in results.items()},
+                      **({"opinions": {name: opinion.facts(m, results[name][i].distance) for name, m in graded.items()}}
+                         if graded else {}),
                       **({"errors": errors[i]} if errors[i] else {})} for i, image in enumerate(images)]
             print_json({"metrics": facts, "reference": reference, "results": found})
     elif any(len(told) < len(results) for told in errors):
@@ -94,7 +103,11 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
                    else f"{name} (higher is closer)" for name, measure in measures.items()]
         cells = [[f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
                  for row in zip(*results.values())]
-        print_table(["image", *columns], [[image, *row] for image, row in zip(images, cells)],
+        graded = {name: measure for name, measure in measures.items() if measure.has_quality}
+        told = [[rated(grade) if (grade := opinion.facts(m, results[name][i].distance)) else "" for name, m in graded.items()]
+                for i in range(len(images))]
+        grades = ["quality" if len(graded) == 1 else f"{name} quality" for name in graded]
+        print_table(["image", *columns, *grades], [[image, *row, *more] for image, row, more in zip(images, cells, told)],
                     notes=[m.signature for m in measures.values()], right=columns, marked=failed)
     for i in failed:
         for error in dict.fromkeys(str(error) for error in errors[i].values()):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, number, print_json, say)
-from .metric import MetricOption, WeightsOption, make_metric
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, JsonOption, number, print_json, say)
+from .metric import MetricOption, WeightsOption, make_metric, rated
 
 if TYPE_CHECKING:
     from ..base import FullReferenceMetric
@@ -31,6 +31,7 @@ def heat_map(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    icc: IccOption = True,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,11 +39,13 @@ def heat_map(
     from .._utils.io import check_outputs
 
     check_outputs([output, raw], [reference, image, metric], force=force)
-    facts = draw_map(make_metric(metric, device, dtype, background, weights), reference, image, output, raw=raw, vmax=vmax)
+    facts = draw_map(make_metric(metric, device, dtype, background, weights, icc), reference, image, output, raw=raw, vmax=vmax)
     if as_json:
         print_json(facts)
     else:
         print(number(facts["distance"]))
+        if "quality" in facts:
+            say(rated(facts))
         say(f"wrote the figure {output}" + (f" and the map {raw}" if raw else ""))
 
 
@@ -57,6 +60,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     import torch
     from PIL import Image
 
+    from .. import opinion
     from .._utils.io import atomic
     from ..errors import ImageError, ModelError
     from ..images import check_same_size, load
@@ -66,7 +70,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
         raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
     if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
         raise ImageError(f"{output}: the suffix sets the format, and {output.suffix!r} is not an image format: use .png")
-    x, y = (load(path, metric.background)[None] for path in (reference, image))
+    x, y = (load(path, metric.background, metric.icc)[None] for path in (reference, image))
     check_same_size(x, y)
     with torch.inference_mode():
         maps = metric.map(x.to(metric.device), y.to(metric.device))  # type: ignore[operator]  # it has one, see above
@@ -80,7 +84,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
         with atomic(raw) as stream:
             np.save(stream, values)
     return {"signature": metric.signature, "metric": metric.name, "reference": str(reference), "image": str(image),
-            "distance": float(f"{distance:.9g}"), "vmax": heatmap.scale_of(values, vmax).vmax,
+            "distance": float(f"{distance:.9g}"), **opinion.facts(metric, distance), "vmax": heatmap.scale_of(values, vmax).vmax,
             "size": [values.shape[1], values.shape[0]], "output": str(output), "raw": str(raw) if raw else None}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
 
 import typer
 
@@ -35,7 +36,7 @@ WeightsOption = Annotated[Optional[Path], typer.Option(
 
 
 def make_metric(name: str | None, device: str, dtype: str, background: str | None = None,
-                weights: Path | None = None) -> FullReferenceMetric:
+                weights: Path | None = None, icc: bool = True) -> FullReferenceMetric:
     """Create the metric that the options name.
 
     Raises:
@@ -44,11 +45,11 @@ def make_metric(name: str | None, device: str, dtype: str, background: str | Non
     from .. import create_metric, pretrained
 
     _check_background(background)
-    return place(create_metric(name or pretrained.DEFAULT_MODEL, weights, background=background), device, dtype)
+    return place(create_metric(name or pretrained.DEFAULT_MODEL, weights, background=background, icc=icc), device, dtype)
 
 
 def make_metrics(names: Sequence[str] | None, device: str, dtype: str, background: str | None = None,
-                 weights: Path | None = None) -> dict[str, FullReferenceMetric]:
+                 weights: Path | None = None, icc: bool = True) -> dict[str, FullReferenceMetric]:
     """Create several metrics, keyed by their names; where two names are equal, by what was typed.
 
     Raises:
@@ -57,7 +58,7 @@ def make_metrics(names: Sequence[str] | None, device: str, dtype: str, backgroun
     from ..pretrained import DEFAULT_MODEL
 
     specs = list(dict.fromkeys(names or [DEFAULT_MODEL]))
-    made = [make_metric(spec, device, dtype, background, weights) for spec in specs]
+    made = [make_metric(spec, device, dtype, background, weights, icc) for spec in specs]
     own = [metric.name for metric in made]
     return dict(zip(own if len(set(own)) == len(own) else specs, made))
 
@@ -71,3 +72,16 @@ def _check_background(background: str | None) -> None:
         from .. import images
 
         images.composite(torch.zeros(4, 1, 1), background)
+
+
+def rated(facts: dict[str, Any]) -> str:
+    """What :func:`cpips.opinion.facts` says, in words, after a small bar."""
+    from ..opinion import bar
+
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    try:
+        "█·".encode(encoding)
+        drawn = bar(facts["quality"], full="█", empty="·")
+    except (UnicodeEncodeError, LookupError):
+        drawn = bar(facts["quality"])
+    return f"{drawn} {facts['quality']:.2f} {facts['words']}; {facts['visibility']:.0%} see a difference"

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, ImagesArgument, JsonOption, ReferenceArgument, console,
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, IccOption, ImagesArgument, JsonOption, ReferenceArgument, console,
     print_json, put, say)
 from .codec import CodecOption, read_picture
 from .metric import WHAT, WeightsOption, complete_metric, make_metrics
@@ -29,6 +29,7 @@ def view(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     background: BackgroundOption = None,
+    icc: IccOption = True,
     codec: CodecOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -43,9 +44,9 @@ def view(
     from ..viz import Picture, write_page
 
     check_output(output, [reference, *images, codec, *(metrics or [])], force=force)
-    chosen = list(make_metrics(metrics or [DEFAULT_MODEL, "psnr"], device, dtype, background, weights).values())
+    chosen = list(make_metrics(metrics or [DEFAULT_MODEL, "psnr"], device, dtype, background, weights, icc).values())
     names = _names([reference, *images])
-    first, *others = (Picture(name, read_picture(path, background, codec)) for name, path in zip(names, (reference, *images)))
+    first, *others = (Picture(name, read_picture(path, background, codec, icc)) for name, path in zip(names, (reference, *images)))
     facts = write_page(first, others, output, chosen)
     size = output.stat().st_size
     if as_json:

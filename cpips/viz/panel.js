@@ -182,10 +182,11 @@ function drawLoupe() {
 // ---- after each drawing --------------------------------------------------------------------------------------------
 
 drawn.push(() => {
-  const { name, values } = data.images[view.image];
+  const { name, values, grade } = data.images[view.image];
   const { name: metric, lower } = data.metrics[0];
   $("image-name").textContent = name;
-  $("headline").replaceChildren(make("b", values[0]), `${metric}, ${lower ? "lower" : "higher"} is closer`);
+  $("headline").replaceChildren(make("b", values[0]), `${metric}, ${lower ? "lower" : "higher"} is closer`,
+                               ...(grade ? [make("br"), grade] : []));
   $("scale").textContent = `${Math.round(100 * view.scale * devicePixelRatio)}\u200a%`;
   const tag = $("right").querySelector(".tag");
   tag.textContent = view.held ? data.reference.name : name;

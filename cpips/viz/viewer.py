@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import opinion
 from .._utils.io import atomic, finite
 from .._version import __version__
 from ..base import FullReferenceMetric
@@ -79,9 +80,17 @@ def write_page(reference: Picture, pictures: Sequence[Picture], out: Path,
                      "lower_is_better": metric.lower_is_better} for metric in metrics],
         "results": [{"image": picture.name,
                      "distances": {metric.name: found["value"] for metric, found in zip(metrics, row)},
+                     **_opinions(metrics, row),
                      "largest": {metric.name: found["peaks"] for metric, found in zip(metrics, row) if "peaks" in found}}
                     for picture, row in zip(pictures, measured)],
     }
+
+
+def _opinions(metrics: Sequence[FullReferenceMetric], row: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Quality, words and visibility of an image by each metric that has a fit to human ratings."""
+    found = {metric.name: opinion.facts(metric, measured["value"]) for metric, measured in zip(metrics, row)
+             if metric.has_quality}
+    return {"opinions": found} if found else {}
 
 
 def shown(name: str) -> str:
@@ -113,7 +122,7 @@ def _content(reference: Picture, pictures: Sequence[Picture], metrics: Sequence[
                 "vmax": max((row[i]["vmax"] for row in measured if "vmax" in row[i]), default=None)}
                for i, metric in enumerate(metrics)]
     rows = [{"name": shown(picture.name), "uri": _uri(picture.pixels),
-             "values": [_short(found["value"]) for found in row],
+             "values": [_short(found["value"]) for found in row], "grade": _grade(metrics[0], row[0]["value"]),
              "order": [finite(found["value"]) for found in row],
              "maps": [_heat(found) for found in row]}
             for picture, row in zip(pictures, measured)]
@@ -129,6 +138,12 @@ def _heat(found: dict[str, Any]) -> dict[str, Any] | None:
     cells = found["cells"]
     return {"columns": cells.shape[1], "cells": [float(f"{value:.3g}") for value in cells.flat],
             "peaks": [{**peak, "text": _short(peak["value"])} for peak in found["peaks"]]}
+
+
+def _grade(metric: FullReferenceMetric, value: float) -> str:
+    """The expected opinion that a distance stands for, where there is one."""
+    facts = opinion.facts(metric, value)
+    return f"quality {facts['quality']:.2f}, {facts['words']}" if facts else ""
 
 
 def _short(value: float) -> str:
