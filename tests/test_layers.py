@@ -21,11 +21,11 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips",),  # the public names
     ("cpips.losses", "cpips.torchmetrics", "cpips.onnx", "cpips.exporting"),
     ("cpips.batch", "cpips.viz"),
-    ("cpips.realism",),
+    ("cpips.realism", "cpips.regression"),
     ("cpips.codec",),
     ("bapps_eval",),
     ("cpips.training",),
-    ("cpips.cli", "cpips.__main__", "bapps_eval.cli", "bapps_eval.__main__"),
+    ("cpips.cli", "cpips.__main__", "cpips.pytest_plugin", "bapps_eval.cli", "bapps_eval.__main__"),
 ]
 
 

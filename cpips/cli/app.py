@@ -9,6 +9,7 @@ import typer
 from .._utils.program import Commands, application, version_option
 from . import (
     calibrate,
+    check,
     codec,
     compare,
     demo,
@@ -46,7 +47,7 @@ def _cpips(
 
 
 for _module in (
-    compare, map, view, score, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
+    compare, check, map, view, score, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
     report, distort,
 ):
     _module.add_to(app)
