@@ -21,7 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips",),  # the public names
     ("cpips.losses", "cpips.torchmetrics", "cpips.onnx", "cpips.exporting"),
     ("cpips.batch", "cpips.viz"),
-    ("cpips.realism", "cpips.regression"),
+    ("cpips.realism", "cpips.regression", "cpips.frames"),
     ("cpips.codec",),
     ("bapps_eval",),
     ("cpips.training",),
