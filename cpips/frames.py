@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ._utils import notebook
 from ._utils.io import OutputError, atomic, check_output, check_regular, stamp
 from ._utils.journal import Journal, journal_path
-from ._utils.optional import needing
+from ._utils.optional import import_pandas, needing
 from .base import FullReferenceMetric
 from .errors import ImageError, ModelError
 from .metric import CPIPS
@@ -81,14 +82,18 @@ class FramesResult:
                 chosen.append(i)
         return [self.frames[i] for i in chosen]
 
+    def _repr_html_(self) -> str:
+        pooled = [(what, ", ".join(f"{name} {value:.6g}" for name, value in values.items())) for what, values in self.pooled().items()]
+        worst = [[frame.number, frame.time, frame.distance, frame.quality] for frame in self.worst()]
+        return notebook.panel(f"{len(self.frames)} frames", pooled, body=notebook.table(["worst frames", "time", "distance", "quality"], worst),
+                              notes=[self.signature, "no model of motion: each frame is compared on its own"])
+
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with the columns of the CSV.
 
         Raises:
             CpipsError: pandas is not installed.
         """
-        from ._utils.optional import import_pandas
-
         return import_pandas().DataFrame({"frame": [frame.number for frame in self.frames], "time": [frame.time for frame in self.frames],
                                           "distance": [frame.distance for frame in self.frames],
                                           "quality": [frame.quality for frame in self.frames]})

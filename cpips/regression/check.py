@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from .. import images
+from .._utils import notebook
 from .._utils.io import list_images
+from .._utils.optional import import_pandas
 from ..base import FullReferenceMetric
 from ..batch import Result, score_pairs
 from ..errors import CpipsError, ImageError, ModelError
 from ..metric import CPIPS
 from ..viz import WorstRegion, worst_region
 
+_COLUMNS = ("name", "status", "distance", "quality", "reason")
 OK, DIFFERENT, MISSING, EXTRA, ERROR = STATUSES = ("ok", "different", "missing", "extra", "error")
 BEST, WORST = 5.0, 1.0  # of the scale of quality
 
@@ -136,6 +139,22 @@ class Check:
         """0 all within the limits; 2 something could not be read or compared; 1 any other difference."""
         return 0 if self.ok else 2 if self.count(ERROR) else 1
 
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` of the outcomes.
+
+        Raises:
+            CpipsError: pandas is not installed.
+        """
+        rows = [outcome.to_dict() for outcome in self.outcomes]
+        return import_pandas().DataFrame({name: [row[name] for row in rows] for name in _COLUMNS})
+
+    def _repr_html_(self) -> str:
+        ordered = sorted(self.outcomes, key=lambda outcome: outcome.status == OK)  # those that are not ok first
+        rows = [[getattr(outcome, name) for name in _COLUMNS] for outcome in ordered]
+        said = ", ".join(f"{self.count(status)} {status}" for status in STATUSES if self.count(status))
+        return notebook.panel("all as expected" if self.ok else "not as expected", [("images", said)],
+                              body=notebook.table(_COLUMNS, rows), notes=[self.signature])
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {"signature": self.signature, "metric": self.metric, "limits": self.limits.to_dict(), "ok": self.ok,
@@ -168,7 +187,7 @@ def check_images(reference: images.ImageLike, image: images.ImageLike, limits: L
         'ok'
     """
     limits.check_metric(metric)
-    x, y = (_single(each, metric, of) for each, of in ((reference, "the reference"), (image, "the image")))
+    x, y = (images.single(each, metric.background, of) for each, of in ((reference, "the reference"), (image, "the image")))
     if x.shape != y.shape:
         return Outcome(name, DIFFERENT, sizes_differ(x, y))
     with torch.inference_mode():
@@ -186,15 +205,6 @@ def _outcome(name: str, distance: float, limits: Limits, metric: FullReferenceMe
         return Outcome(name, OK, "", distance, quality, reference=reference, image=image)
     values = map_of(metric, *pixels())
     return Outcome(name, DIFFERENT, reason, distance, quality, None if values is None else worst_region(values), reference, image)
-
-
-def _single(image: images.ImageLike, metric: FullReferenceMetric, of: str) -> Tensor:
-    if isinstance(image, Tensor) and image.dim() == 3:
-        image = image[None]
-    batch = images.as_batch(image, background=metric.background, name=of)
-    if len(batch) != 1:
-        raise ImageError(f"{of} is a batch of {len(batch)}: expected a single image; check them one by one")
-    return batch
 
 
 def sizes_differ(x: Tensor, y: Tensor) -> str:

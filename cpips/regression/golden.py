@@ -144,9 +144,7 @@ def write_golden(actual: images.ImageLike, golden: Path, background: images.Back
         with atomic(golden) as stream:
             stream.write(content)
         return
-    if isinstance(actual, torch.Tensor) and actual.dim() == 3:
-        actual = actual[None]
-    pixels = page.to_pil(images.as_batch(actual, background=background))
+    pixels = page.to_pil(images.single(actual, background))
     with atomic(golden) as stream:
         pixels.save(stream, "PNG")
 

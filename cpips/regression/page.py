@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -122,10 +121,8 @@ def to_pil(batch: Tensor) -> Image.Image:
 def _pixels(image: images.ImageLike | None, metric: FullReferenceMetric) -> Tensor | None:
     if image is None:
         return None
-    if isinstance(image, torch.Tensor) and image.dim() == 3:
-        image = image[None]
     try:
-        return images.as_batch(image, background=metric.background)
+        return images.single(image, metric.background)
     except (CpipsError, OSError):  # the outcome says what is wrong with it
         return None
 
