@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Generator, Mapping
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from ._utils.io import OutputError, atomic, check_output, check_regular, stamp
 from ._utils.journal import Journal, journal_path
 from ._utils.optional import import_pandas, needing
 from .base import FullReferenceMetric
+from .batch.pairs import qualities
 from .errors import ImageError, ModelError
-from .metric import CPIPS
 from .viz import heatmap, maps
 
 WORST = 3  # frames that are drawn
@@ -68,8 +68,8 @@ class FramesResult:
         ``p5``, ``p1`` and ``min``. Percentiles are those of a frame: nothing is interpolated.
         """
         found = {"distance": _pooled([frame.distance for frame in self.frames], self.lower_is_better)}
-        qualities = [frame.quality for frame in self.frames if frame.quality is not None]
-        return {**found, **({"quality": _pooled(qualities, False)} if qualities else {})}
+        rated = [frame.quality for frame in self.frames if frame.quality is not None]
+        return {**found, **({"quality": _pooled(rated, False)} if rated else {})}
 
     def worst(self, count: int = WORST, apart: int = 1) -> list[Frame]:
         """The worst frames, worst first, no two of them fewer than ``apart`` frames from each other."""
@@ -137,7 +137,7 @@ class Video:
         except av.FFmpegError as error:
             raise VideoError(f"{path} is not a video that FFmpeg's libraries can read ({error.strerror}): give another file") from None
 
-    def frames(self) -> Iterator[tuple[float | None, np.ndarray[Any, Any]]]:
+    def frames(self) -> Generator[tuple[float | None, np.ndarray[Any, Any]], None, None]:
         """(time in seconds, pixels ``(H,W,3)`` RGB, uint8, or uint16 if the video has more than 8 bits).
 
         Raises:
@@ -256,7 +256,7 @@ class _Pair:
     image: np.ndarray[Any, Any]
 
 
-def _pairs(x: Video, y: Video, every: int, offset: int, shortest: bool) -> Iterator[_Pair]:
+def _pairs(x: Video, y: Video, every: int, offset: int, shortest: bool) -> Generator[_Pair, None, None]:
     """The frames that belong together.
 
     Raises:
@@ -282,11 +282,8 @@ def _compare(batch: list[_Pair], metric: FullReferenceMetric) -> list[Frame]:
     x, y = (torch.stack([tensor_of(pixels) for pixels in side]).to(metric.device)
             for side in ([pair.reference for pair in batch], [pair.image for pair in batch]))
     with torch.inference_mode():
-        distances = metric(x, y, reduction="none")
-        qualities = metric.quality_of(distances) if isinstance(metric, CPIPS) and metric.has_quality else None
-    values = [float(str(value)) for value in distances.float().cpu().numpy()]
-    rated = [None] * len(batch) if qualities is None else [float(f"{value:.6g}") for value in qualities.double().cpu().tolist()]
-    return [Frame(pair.number, pair.time, value, quality) for pair, value, quality in zip(batch, values, rated)]
+        values = [float(str(value)) for value in metric(x, y, reduction="none").float().cpu().numpy()]
+    return [Frame(pair.number, pair.time, value, quality) for pair, value, quality in zip(batch, values, qualities(metric, values))]
 
 
 def tensor_of(pixels: np.ndarray[Any, Any]) -> Tensor:

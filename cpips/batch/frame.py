@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Sequence
-
-import torch
+from typing import Any, Callable
 
 from .. import create_metric
 from .._utils import notebook
 from .._utils.optional import import_pandas
 from ..base import FullReferenceMetric
 from ..errors import TableError
-from ..metric import CPIPS
 from ..pretrained import DEFAULT_MODEL
-from .pairs import Result, score_pairs
+from .pairs import Result, qualities, score_pairs
 from .tables import ADDED, IMAGE_COLUMNS, REFERENCE_COLUMNS, find_column, read_table
 
 
@@ -67,7 +64,9 @@ class Scores:
 
     def _repr_html_(self) -> str:
         known = sorted(value for value in self.distances if value is not None)
-        facts: list[tuple[str, object]] = [("pairs", len(self))] + ([("errors", self.failed)] if self.failed else [])
+        facts: list[tuple[str, object]] = [("pairs", len(self))]
+        if self.failed:
+            facts.append(("errors", self.failed))
         if known:
             facts += [("mean distance", sum(known) / len(known)), ("lowest, median, highest",
                       ", ".join(f"{value:.6g}" for value in (known[0], known[len(known) // 2], known[-1])))]
@@ -130,7 +129,8 @@ def score(
     for row, result in enumerate(score_pairs(places, measure, batch_size=batch_size, workers=workers, access=access)):
         results.append(result)
         progress(row, result)
-    return Scores(columns, tuple(results), _quality(measure, results), measure.name, measure.signature, index)
+    quality = qualities(measure, [result.distance for result in results])
+    return Scores(columns, tuple(results), tuple(quality), measure.name, measure.signature, index)
 
 
 def _columns(pairs: Any) -> dict[str, list[Any]]:
@@ -154,11 +154,3 @@ def _pair(reference: Any, image: Any, root: str | os.PathLike[str] | None, *name
             cell = Path(cell) if root is None else Path(root) / cell
         found.append(cell)
     return found[0], found[1]
-
-
-def _quality(metric: FullReferenceMetric, results: Sequence[Result]) -> tuple[float | None, ...]:
-    if not (isinstance(metric, CPIPS) and metric.has_quality):
-        return (None,) * len(results)
-    distances = torch.tensor([0.0 if result.distance is None else result.distance for result in results], dtype=torch.float64)
-    return tuple(None if result.distance is None else float(f"{value:.6g}")
-                 for result, value in zip(results, metric.quality_of(distances).tolist()))

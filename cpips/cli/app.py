@@ -48,7 +48,7 @@ def _cpips(
 
 
 for _module in (
-    compare, check, map, view, score, frames, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
-    report, distort,
+    compare, check, map, view, score, frames, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate,
+    probe, realism, report, distort,
 ):
     _module.add_to(app)

@@ -133,7 +133,7 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
         cells = [[f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
                  for row in zip(*results.values())]
         regions = _region_columns(maps)
-        cells = [[*row, *(number(facts["regions"][region]) if (facts := maps[name][i]) is not None else "" for name, region in regions)]
+        cells = [[*row, *(number(of["regions"][region]) if (of := maps[name][i]) is not None else "" for name, region in regions)]
                  for i, row in enumerate(cells)]
         columns += [region if len(measures) == 1 else f"{name} {region}" for name, region in regions]
         print_table(["image", *columns], [[image, *row] for image, row in zip(images, cells)],

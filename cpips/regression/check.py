@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +16,11 @@ from .._utils.io import list_images
 from .._utils.optional import import_pandas
 from ..base import FullReferenceMetric
 from ..batch import Result, score_pairs
+from ..batch.pairs import qualities
 from ..errors import CpipsError, ImageError, ModelError
 from ..metric import CPIPS
 from ..viz import WorstRegion, worst_region
+from ..viz.maps import map_of
 
 _COLUMNS = ("name", "status", "distance", "quality", "reason")
 OK, DIFFERENT, MISSING, EXTRA, ERROR = STATUSES = ("ok", "different", "missing", "extra", "error")
@@ -162,13 +163,6 @@ class Check:
                 "results": [outcome.to_dict() for outcome in self.outcomes]}
 
 
-def quality_of(metric: FullReferenceMetric, distance: float) -> float | None:
-    """The quality that belongs to a distance; None for a metric without a fit to people's opinions."""
-    if not (isinstance(metric, CPIPS) and metric.has_quality):
-        return None
-    return float(f"{metric.quality_of(torch.tensor([distance], dtype=torch.float64)).item():.6g}")
-
-
 def check_images(reference: images.ImageLike, image: images.ImageLike, limits: Limits, metric: FullReferenceMetric, *,
                  name: str = "image") -> Outcome:
     """Compare one image with its reference. Different sizes are a difference and not an error.
@@ -200,7 +194,7 @@ def check_images(reference: images.ImageLike, image: images.ImageLike, limits: L
 def _outcome(name: str, distance: float, limits: Limits, metric: FullReferenceMetric, pixels: Callable[[], tuple[Tensor, Tensor]],
              reference: Path | None = None, image: Path | None = None) -> Outcome:
     """What the limits say of a distance; only an image beyond them needs its map, and for that its pixels."""
-    quality = quality_of(metric, distance)
+    [quality] = qualities(metric, [distance])
     if (reason := limits.broken(metric, distance, quality)) is None:
         return Outcome(name, OK, "", distance, quality, reference=reference, image=image)
     values = map_of(metric, *pixels())
@@ -210,14 +204,6 @@ def _outcome(name: str, distance: float, limits: Limits, metric: FullReferenceMe
 def sizes_differ(x: Tensor, y: Tensor) -> str:
     """The sizes of a reference and an image, in words."""
     return f"the sizes differ: {y.shape[-1]}x{y.shape[-2]} px, the reference has {x.shape[-1]}x{x.shape[-2]} px (width x height)"
-
-
-def map_of(metric: FullReferenceMetric, x: Tensor, y: Tensor) -> np.ndarray[Any, Any] | None:
-    """The map ``(H,W)`` of two images ``(1,3,H,W)``; None of a metric that has none."""
-    if not hasattr(metric, "map"):
-        return None
-    with torch.inference_mode():
-        return np.asarray(metric.map(x.to(metric.device), y.to(metric.device))[0, 0].float().cpu().numpy())
 
 
 # ---- files and folders ----------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
 
 from .. import create_metric, images
 from .._utils.io import atomic, check_regular, read_bytes

@@ -17,8 +17,9 @@ from .._utils.io import OutputError, atomic
 from ..base import FullReferenceMetric
 from ..errors import CpipsError
 from ..viz import Box, heatmap
+from ..viz.maps import map_of
 from ..viz.pages import render
-from .check import ERROR, Check, Limits, Outcome, map_of
+from .check import ERROR, Check, Limits, Outcome
 
 SHOWN = 480  # px, longest side of an image; the worst region is shown at its own size or larger
 ZOOM = 320  # px, longest side of a region up to which it is shown beside the whole

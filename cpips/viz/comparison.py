@@ -15,10 +15,11 @@ from torch import Tensor
 from .. import create_metric, images
 from .._utils import notebook
 from ..base import FullReferenceMetric
+from ..batch.pairs import qualities
 from ..errors import ImageError
-from ..metric import CPIPS
 from ..pretrained import DEFAULT_MODEL
 from . import heatmap
+from .maps import map_of
 from .regions import WorstRegion, worst_region
 
 
@@ -91,15 +92,11 @@ def compare(reference: images.ImageLike, image: images.ImageLike, metric: str | 
     measure = metric if isinstance(metric, FullReferenceMetric) else create_metric(metric or DEFAULT_MODEL)
     x, y = (images.single(each, measure.background, name) for each, name in ((reference, "the reference"), (image, "the image")))
     images.check_same_size(x, y)
-    x, y = x.to(measure.device), y.to(measure.device)
     with torch.inference_mode():
-        distance = float(str(measure(x, y, reduction="none").float().cpu().numpy()[0]))
-        values = np.asarray(measure.map(x, y)[0, 0].float().cpu().numpy()) if hasattr(measure, "map") else None
+        distance = float(str(measure(x.to(measure.device), y.to(measure.device), reduction="none").float().cpu().numpy()[0]))
     if distance != distance:
         raise ImageError("the distance is NaN: an image has values outside [0,1], or none")
-    quality = None
-    if isinstance(measure, CPIPS) and measure.has_quality:
-        quality = float(f"{measure.quality_of(torch.tensor([distance], dtype=torch.float64)).item():.6g}")
+    [quality], values = qualities(measure, [distance]), map_of(measure, x, y)
     return Comparison(distance, quality, None if values is None else worst_region(values), measure.name, measure.signature,
                       names or (_name(reference, "reference"), _name(image, "image")), values, x[0].cpu(), y[0].cpu())
 

@@ -46,6 +46,11 @@ def measure(metric: FullReferenceMetric, x: Tensor, y: Tensor) -> NDArray[Any]:
         return np.asarray(maps[0, 0].float().cpu().numpy())
 
 
+def map_of(metric: FullReferenceMetric, x: Tensor, y: Tensor) -> NDArray[Any] | None:
+    """As :func:`measure`; None of a metric that has no map."""
+    return measure(metric, x, y) if hasattr(metric, "map") else None
+
+
 def facts_of(values: NDArray[Any], regions: Sequence[Region] = ()) -> dict[str, Any]:
     """What JSON says of a map: ``worst``, the region of the largest difference (None for equal images), and the means of the
     regions that the user named.
