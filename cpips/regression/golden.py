@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-
 from .. import create_metric, images
 from .._utils.io import atomic, check_regular, read_bytes
 from ..base import FullReferenceMetric
