@@ -102,19 +102,18 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[_OUTPUT] = str(node.config.stash[_FOLDER])
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)  # that of older versions: a plug-in that cannot be imported would end every run
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     """Keep what the fixture found, of tests that fail; a test may expect a difference."""
-    report = yield
+    report = (yield).get_result()
     used = item.stash.get(_USED, None)
     if used is None or call.when != "call":
-        return report
+        return
     found = {"cards": used.cards if report.failed else [], "written": used.written}
     if found["cards"] or found["written"]:
         handle, path = tempfile.mkstemp(".json", dir=item.config.stash[_FOLDER], text=True)
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
             json.dump({"test": item.nodeid, **found}, stream)
-    return report
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
