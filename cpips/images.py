@@ -316,6 +316,18 @@ def as_batch(image: ImageLike, *, background: Background = None, name: str = "im
                      "or a list of those")
 
 
+def single(image: ImageLike, background: Background = None, name: str = "image") -> Tensor:
+    """One image as a batch ``(1,3,H,W)``: as :func:`as_batch` takes it, or a tensor ``(3,H,W)``.
+
+    Raises:
+        ImageError: anything else, several images too.
+    """
+    batch = as_batch(image[None] if isinstance(image, Tensor) and image.dim() == 3 else image, background=background, name=name)
+    if len(batch) != 1:
+        raise ImageError(f"{name} is a batch of {len(batch)}: expected a single image; compare them one by one")
+    return batch
+
+
 def _from_tensor(x: Tensor, name: str) -> Tensor:
     if x.is_nested:
         raise ImageError(f"{name} is a nested tensor: one batch has one size; compare the images one by one")

@@ -317,7 +317,7 @@ def test_the_page_loads_nothing_and_may_not(page, parsed):
     assert all(image["src"].startswith("data:image/webp;base64,") for image in parsed.all("img"))
     policy = next(meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-")
-    assert policy.count("sha256-") == 2 and "http" not in policy and "unsafe-eval" not in policy
+    assert policy.count("sha256-") == 3 and "http" not in policy and "unsafe-eval" not in policy
     assert len(own) < 1_000_000 and page.stat().st_size < 6_500_000 and os.listdir(page.parent) == ["report.html"]
 
 

@@ -21,13 +21,13 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips",),  # the public names
     ("cpips.losses", "cpips.torchmetrics", "cpips.onnx", "cpips.exporting"),
     ("cpips.batch", "cpips.viz"),
-    ("cpips.realism",),
+    ("cpips.realism", "cpips.regression", "cpips.frames"),
     ("cpips.codec",),
     ("cpips.encoding",),
     ("bapps_eval",),
     ("cpips.sweep",),
     ("cpips.training",),
-    ("cpips.cli", "cpips.__main__", "bapps_eval.cli", "bapps_eval.__main__"),
+    ("cpips.cli", "cpips.__main__", "cpips.pytest_plugin", "bapps_eval.cli", "bapps_eval.__main__"),
 ]
 
 

@@ -46,7 +46,7 @@ def call(*args: object, program=app):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # ---- one rule for outputs -------------------------------------------------------------------------------------------
@@ -68,6 +68,12 @@ OVERWRITES = [
     ("map ref.png img.png -o new.png --raw text.txt", "exists"),
     ("map ref.png img.png -o new.png --raw img.png --force", "is an input"),
     ("map ref.png img.png -o new.png --raw new.png", "same file"),
+    ("map ref.png img.png -o map.png --mask img2.png --raw img2.png --force", "is an input"),
+    ("map pictures pictures -o text.txt", "is a file"),
+    ("map pictures pictures -o pictures --force", "which is an input"),
+    ("map pictures pictures -o maps", "exists"),
+    ("check ref.png img.png --min-quality 4 --page text.txt", "exists"),
+    ("check ref.png img.png --min-quality 4 --page img.png --force", "is an input"),
     ("view ref.png img.png -o text.txt --no-open", "exists"),
     ("view ref.png img.png -o img.png --no-open --force", "is an input"),
     ("export cpips-lite -o model.onnx", "exists"),
@@ -103,6 +109,9 @@ def test_no_command_writes_over_a_file_that_it_was_not_told_to_replace(folder, l
     save_image(folder / "jpegs" / "a.jpg")
     for name in ("ref.cpz", "model.onnx", "old.csv", "reference.png", "img.jp2", "swept/sweep.json"):
         (folder / name).write_text("mine")
+    save_image(folder / "img2.png")
+    (folder / "maps").mkdir()
+    (folder / "maps" / "maps.csv").write_text("mine")
     write_csv(folder / "pairs.csv", [("ref.png", "img.png")])
     before = contents(folder)
     result = call(*line.split())
@@ -200,7 +209,8 @@ def test_a_file_with_a_journals_name_is_not_emptied(folder, restart):
 
 @needs_pipes
 @pytest.mark.parametrize("line", [
-    "compare pipe.png ref.png", "compare ref.png pipe.png", "compare pipe.cpz ref.png", "map pipe.png ref.png -o new.png",
+    "compare pipe.png ref.png", "compare ref.png pipe.png", "check ref.png pipe.png --min-quality 4", "compare ref.png img.png --mask pipe.png",
+    "compare pipe.cpz ref.png", "map pipe.png ref.png -o new.png",
     "view pipe.png ref.png -o new.html --no-open", "view ref.png pipe.cpz -o new.html --no-open", "compress pipe.png -o new.cpz",
     "decompress pipe.cpz -o new.png", "refine ref.png -o new.cpz --roi pipe.png --steps 1", "score pipe.csv -o new.csv",
     "score pipe.parquet -o new.csv", "compare ref.png img.png --metric pipe.safetensors", "compare ref.png img.png --metric pipe.pth",

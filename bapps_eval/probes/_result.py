@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
+from cpips._utils import notebook
 from cpips._utils.io import atomic, finite, read_text
+from cpips._utils.optional import import_pandas
 from cpips.errors import ModelError
 
 KEYS = ("probe", "metric", "signature", "settings", "result")
@@ -86,6 +90,22 @@ class ProbeResult:
         """Weaknesses, in the order found."""
         return [Finding(**{**found, "value": float(found["value"])}) for found in self.result["findings"]]
 
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` of the findings: kind, value, limit, text.
+
+        Raises:
+            CpipsError: pandas is not installed.
+        """
+        return import_pandas().DataFrame([dataclasses.asdict(finding) for finding in self.findings],
+                                         columns=["kind", "value", "limit", "text"])
+
+    def _repr_html_(self) -> str:
+        rows = [[finding.kind, finding.value, finding.limit, finding.text] for finding in self.findings]
+        return notebook.panel(f"probe {self.probe} of {self.metric}", [("weaknesses found", len(rows))],
+                              body=notebook.table(["kind", "value", "limit", "what it means"], rows) if rows else "",
+                              pictures=[(caption, _picture(pixels)) for caption, pixels in self.pictures.items()],
+                              notes=[self.signature])
+
     def to_dict(self) -> dict[str, Any]:
         """The schema, as JSON has it: infinities and NaN as strings."""
         return finite({key: getattr(self, key) for key in KEYS})
@@ -127,3 +147,7 @@ def _well_formed(found: dict[str, Any]) -> bool:
     except (TypeError, ValueError, KeyError):
         return False
     return all(each.kind in KINDS and isinstance(each.text, str) for each in findings)
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    return Image.fromarray((pixels.detach().float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import html
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -18,7 +16,6 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-import cpips
 from cpips._utils.io import atomic
 
 from .. import scores, scoring, statistics, whole
@@ -76,23 +73,14 @@ def write_report(runs: Sequence[Distances], out: Path, *, images: Sequence[Datas
 
 
 def render(template: str, *folders: Path, **context: Any) -> str:
-    """A self-contained page of a template, in one of ``folders`` or here, with the styles, scripts and helpers of ours."""
-    import jinja2
+    """A page of a template, in one of ``folders`` or here, with plotly and the helpers of the tables and plots."""
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader([*folders, _HERE]), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    scripts = [get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")]
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    return environment.get_template(template).render(
-        version=cpips.__version__, level=f"{statistics.LEVEL:.0%}",
-        scripts=[Markup(script) for script in scripts], digests=digests, tied=tables.TIED, style_of=plots.style,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")), symbols=plots.SYMBOLS, soft=_soft, **context)
+    from cpips.viz import pages  # imports torch, and scores are printed without it
 
-
-def _soft(name: str) -> Markup:
-    """``name`` that may break after its joints, so that long ones do not widen a table."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_/:+-])", name))
+    return pages.render(template, *folders, _HERE, level=f"{statistics.LEVEL:.0%}", tied=tables.TIED, style_of=plots.style,
+                        symbols=plots.SYMBOLS, **context,
+                        scripts=[get_plotlyjs(), (_HERE / "page.js").read_text(encoding="utf-8")])
 
 
 # ---- a data set -----------------------------------------------------------------------------------------------------

@@ -30,6 +30,14 @@ BackgroundOption = Annotated[Optional[str], typer.Option(
 IccOption = Annotated[bool, typer.Option(
     "--icc/--no-icc", help="Apply the color profiles of files; the signature says where they are ignored.")]
 
+# parts of an image
+BoxOption = Annotated[Optional[list[str]], typer.Option(
+    "--box", metavar="X,Y,W,H", show_default=False,
+    help="Also print the mean of the map in this box, in pixels; may be given several times.")]
+MaskOption = Annotated[Optional[list[Path]], typer.Option(
+    "--mask", metavar="FILE", show_default=False,
+    help="Also print the mean of the map where this image is white; may be given several times.")]
+
 EngineOption = Annotated[str, typer.Option(metavar="ENGINE", help="local, or ray: Ray Data, on many machines.")]
 ActorsOption = Annotated[Optional[int], typer.Option(
     min=1, metavar="N", show_default=False, help="Of Ray: models at once. Default: one a GPU, or one a core.")]

@@ -66,3 +66,13 @@ def needing(doing: str, extras: str) -> Iterator[None]:
     except ImportError as error:
         mend = f", which is not installed: pip install 'cpips[{extras}]' -c constraints.txt"
         raise CpipsError(f"{doing} needs {error.name}{mend}" if error.name else str(error)) from error
+
+
+def import_pandas() -> ModuleType:
+    """Import pandas.
+
+    Raises:
+        CpipsError: it is not installed.
+    """
+    with needing("a data frame", "notebook"):
+        return importlib.import_module("pandas")

@@ -13,7 +13,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Generator, Hashable, Iterable, Iterator
+from typing import Any, Generator, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -70,6 +70,16 @@ def score_pairs(
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
     return _score(iter(pairs), metric, batch_size, workers, max_pixels, access)
+
+
+def qualities(metric: FullReferenceMetric, distances: Sequence[float | None]) -> list[float | None]:
+    """The expected opinion of people for each distance that a metric gave, in six digits; None for None, and of a metric without a
+    fit to opinions."""
+    if not (isinstance(metric, CPIPS) and metric.has_quality):
+        return [None] * len(distances)
+    known = torch.tensor([0.0 if distance is None else distance for distance in distances], dtype=torch.float64)
+    return [None if distance is None else float(f"{value:.6g}")
+            for distance, value in zip(distances, metric.quality_of(known).tolist())]
 
 
 # ---- the window -----------------------------------------------------------------------------------------------------

@@ -89,8 +89,8 @@ def read_table(path: Path | str, reference_column: str | None = None, image_colu
     columns = _read_parquet(path, access) if urls.suffix(path) == ".parquet" else _read_csv(path, access)
     if clash := [name for name in ADDED if name in columns]:
         raise TableError(f"{path} has a column {clash[0]!r} already, which the output adds: rename it")
-    reference = _find_column(path, columns, reference_column, REFERENCE_COLUMNS, "--ref-column")
-    image = _find_column(path, columns, image_column, IMAGE_COLUMNS, "--image-column")
+    reference = find_column(path, columns, reference_column, REFERENCE_COLUMNS, "--ref-column")
+    image = find_column(path, columns, image_column, IMAGE_COLUMNS, "--image-column")
     root = urls.parent(path) if root is None else urls.local(root)
     pairs = [_pair(a, b, root, access, reference, image) for a, b in zip(columns[reference], columns[image])]
     return Table(columns, pairs, access)
@@ -113,8 +113,13 @@ def _pair(reference: Any, image: Any, root: Path | str, access: urls.Access,
     return places[0], places[1]
 
 
-def _find_column(path: Path | str, columns: dict[str, list[Any]], wanted: str | None, usual: Sequence[str],
-                 option: str) -> str:
+def find_column(path: Path | str, columns: dict[str, list[Any]], wanted: str | None, usual: Sequence[str],
+               option: str) -> str:
+    """The name of the column of references or images.
+
+    Raises:
+        TableError: there is none; the message names the columns found, and ``option``, which chooses one.
+    """
     found = f"{path} has the columns {', '.join(map(repr, columns))}"
     if wanted is not None:
         if wanted not in columns:

@@ -9,6 +9,7 @@ import typer
 from .._utils.program import Commands, application, version_option
 from . import (
     calibrate,
+    check,
     codec,
     compare,
     demo,
@@ -16,6 +17,7 @@ from . import (
     encode,
     examples,
     export,
+    frames,
     index,
     map,
     models,
@@ -48,8 +50,8 @@ def _cpips(
 
 
 for _module in (
-    compare, map, view, score, encode, sweep, models, demo, examples, codec, refine, tune_decoder, index, export, train, calibrate, probe, realism,
-    report, distort,
+    compare, check, map, view, score, frames, encode, sweep, models, demo, examples, codec, refine, tune_decoder, index, export, train,
+    calibrate, probe, realism, report, distort,
 ):
     if hasattr(_module, "add_to"):
         _module.add_to(app)

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, IccOption, ImagesArgument, JsonOption, ReferenceArgument, fail, number, print_json,
-    print_table)
+    BackgroundOption, BoxOption, DeviceOption, DtypeOption, IccOption, ImagesArgument, JsonOption, MaskOption, ReferenceArgument, fail,
+    number, print_json, print_table)
 from .codec import CodecOption, codec_files, read_picture
 from .metric import MetricsOption, WeightsOption, make_metrics, rated
 
 if TYPE_CHECKING:
     from ..base import FullReferenceMetric
     from ..batch import Result
+    from ..viz import Region
+
+Maps = Mapping[str, Sequence["dict[str, Any] | None"]]  # by metric, for each image
 
 
 def compare(
@@ -27,6 +30,8 @@ def compare(
     background: BackgroundOption = None,
     icc: IccOption = True,
     codec: CodecOption = None,
+    boxes: BoxOption = None,
+    masks: MaskOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the distance of each image to a reference: lower is closer, 0 is equal. Each metric gets a column.
@@ -34,18 +39,23 @@ def compare(
     If all files are .cpz files, they are compared on their entropy-decoded latents, and no image is decoded; with --codec,
     images are accepted too and encoded. Otherwise .cpz files are decoded first. An image that cannot be compared gets an
     error in its row, and the command continues. A model with a fit to human ratings also gives the expected opinion (5
-    imperceptible ... 1 very annoying), its words, and the share of people who see a difference.
+    imperceptible ... 1 very annoying), its words, and the share of people who see a difference. --json also has the region
+    where each image differs most.
     """
     from ..codec.container import is_compressed
 
     compressed = [is_compressed(path) for path in (reference, *images)]
     measures: Mapping[str, FullReferenceMetric]
+    parts, maps = _regions(boxes, masks), {}
     if codec is not None and not any(compressed):
         raise typer.BadParameter("--codec applies to .cpz files, and none is given: choose the metric with --metric")
     if any(compressed) and (codec is not None or all(compressed)) and not metrics:
         if dtype != "float32" or device not in ("auto", "cpu"):
             raise typer.BadParameter("latents of .cpz files are compared in float32 on the CPU: leave out --dtype and "
                                      "--device, or choose a metric for the decoded images with --metric")
+        if parts:
+            raise typer.BadParameter("latents of .cpz files have no map: choose a metric for the decoded images with --metric, or "
+                                     "leave out --box and --mask")
         files = codec_files()
         measure, found = files.compare(reference, images, files.open_codec(codec) if codec else None, background=background)
         measures, results = {measure.name: measure}, {measure.name: found}
@@ -53,10 +63,38 @@ def compare(
         from ..batch import score_pairs
 
         measures = make_metrics(metrics, device, dtype, background, weights, icc)
+        if parts and not any(hasattr(measure, "map") for measure in measures.values()):
+            raise typer.BadParameter(f"--box and --mask need a metric with a map, which {', '.join(measures)} lacks: choose a model of "
+                                     "cpips")
         original = read_picture(reference, background, codec, icc)[None]  # the one image without which nothing goes
         results = {name: list(score_pairs(_pairs(original, images, background, codec, icc), measure))
                    for name, measure in measures.items()}
-    _print(reference, images, measures, results, as_json)
+        if parts or as_json:
+            maps = {name: _maps(original, images, measure, results[name], parts, background, codec, icc)
+                    for name, measure in measures.items() if hasattr(measure, "map")}
+    _print(reference, images, measures, results, maps, as_json)
+
+
+def _regions(boxes: Sequence[str] | None, masks: Sequence[Any] | None) -> list[Region]:
+    if not boxes and not masks:
+        return []  # without the modules that draw
+    from ..viz import regions
+
+    return regions(boxes or (), masks or ())
+
+
+def _maps(original: Any, images: Sequence[str], measure: FullReferenceMetric, results: Sequence[Result], parts: Sequence[Region],
+          background: str | None, codec: str | None) -> list[dict[str, Any] | None]:
+    """For each image what its map says; None for one that could not be compared.
+
+    Raises:
+        ImageError: a region that does not lie in the images.
+    """
+    from ..viz.maps import facts_of
+    from ..viz.maps import measure as map_of
+
+    return [facts_of(map_of(measure, original, read_picture(image, background, codec, icc)[None]), parts) if result.error is None else None
+            for image, result in zip(images, results)]
 
 
 def _pairs(original: Any, images: Sequence[str], background: str | None, codec: str | None,
@@ -76,7 +114,7 @@ def _pairs(original: Any, images: Sequence[str], background: str | None, codec: 
 
 
 def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullReferenceMetric],
-           results: Mapping[str, Sequence[Result]], as_json: bool) -> None:
+           results: Mapping[str, Sequence[Result]], maps: Maps, as_json: bool) -> None:
     from .. import opinion
 
     errors = [{name: rows[i].error for name, rows in results.items() if rows[i].error is not None}
@@ -89,20 +127,25 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
             [rows] = results.values()
             [measure] = measures.values()
             found = [{"image": image, **({"distance": r.distance, **opinion.facts(measure, r.distance)} if r.error is None
-                                         else {"error": r.error})} for image, r in zip(images, rows)]
+                                         else {"error": r.error}), **(next(iter(maps.values()))[i] or {} if maps else {})}
+                     for i, (image, r) in enumerate(zip(images, rows))]
             print_json({**facts[0], "reference": reference, "results": found})
         else:
             graded = {name: measure for name, measure in measures.items() if measure.has_quality}
             found = [{"image": image, "distances": {name: rows[i].distance for name, rows in results.items()},
                       **({"opinions": {name: opinion.facts(m, results[name][i].distance) for name, m in graded.items()}}
                          if graded else {}),
-                      **({"errors": errors[i]} if errors[i] else {})} for i, image in enumerate(images)]
+                      **_by_metric(maps, i), **({"errors": errors[i]} if errors[i] else {})} for i, image in enumerate(images)]
             print_json({"metrics": facts, "reference": reference, "results": found})
     elif any(len(told) < len(results) for told in errors):
         columns = [("distance" if len(measures) == 1 else name) if measure.lower_is_better
                    else f"{name} (higher is closer)" for name, measure in measures.items()]
         cells = [[f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
                  for row in zip(*results.values())]
+        regions = _region_columns(maps)
+        cells = [[*row, *(number(of["regions"][region]) if (of := maps[name][i]) is not None else "" for name, region in regions)]
+                 for i, row in enumerate(cells)]
+        columns += [region if len(measures) == 1 else f"{name} {region}" for name, region in regions]
         graded = {name: measure for name, measure in measures.items() if measure.has_quality}
         told = [[rated(grade) if (grade := opinion.facts(m, results[name][i].distance)) else "" for name, m in graded.items()]
                 for i in range(len(images))]
@@ -114,3 +157,16 @@ def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullRef
             fail(error if images[i] in error else f"{images[i]}: {error}")
     if failed:
         raise typer.Exit(2 if all(len(told) == len(results) for told in errors) else 1)
+
+
+def _by_metric(maps: Maps, i: int) -> dict[str, Any]:
+    """What the maps say of an image, by their metrics."""
+    told = {name: facts for name, rows in maps.items() if (facts := rows[i]) is not None}
+    return {key: {name: facts[key] for name, facts in told.items()} for key in ("worst", "regions")
+            if any(key in facts for facts in told.values())}
+
+
+def _region_columns(maps: Maps) -> list[tuple[str, str]]:
+    """(metric, region) of the columns that regions add."""
+    return [(name, region) for name, rows in maps.items()
+            for region in next((facts.get("regions", {}) for facts in rows if facts is not None), {})]

@@ -27,7 +27,7 @@ def demo(
     """Distort a sample image, compare the copies, and draw where one of them differs."""
     from .._utils.io import atomic, check_outputs
     from ..batch import score_pairs
-    from .map import draw_map
+    from ..viz.maps import draw_map
 
     measure = make_metric(metric, device, dtype, None)
     folder.mkdir(parents=True, exist_ok=True)

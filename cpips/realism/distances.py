@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._utils import notebook
 from .._version import __version__
 from ..errors import ModelError
 from ..pretrained import DEFAULT_CODEC
@@ -42,6 +43,11 @@ class Result:
 
     def __float__(self) -> float:
         return self.value
+
+    def _repr_html_(self) -> str:
+        error: list[tuple[str, object]] = [] if self.standard_error is None else [("standard error", self.standard_error)]
+        return notebook.panel(self.name, [("value", self.value), *error, ("samples (references, images)", f"{self.samples[0]}, {self.samples[1]}")],
+                              notes=[*self.notes, self.signature])
 
     def __str__(self) -> str:
         error = "" if self.standard_error is None else f" +- {self.standard_error:.3g}"

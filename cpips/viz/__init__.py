@@ -1,6 +1,11 @@
-"""One self-contained page to look at images beside their reference; made by ``cpips view``."""
+"""Pages and figures: images beside their reference (``cpips view``), heat maps, and the regions of an image."""
 
+from .comparison import Comparison, compare
 from .peaks import Peak, largest
+from .regions import Box, Region, WorstRegion, read_mask, regions, worst_region
 from .viewer import Picture, write_page
 
-__all__ = ["Peak", "Picture", "largest", "write_page"]
+__all__ = [
+    "Box", "Comparison", "Peak", "Picture", "Region", "WorstRegion", "compare", "largest", "read_mask", "regions", "worst_region",
+    "write_page",
+]
