@@ -55,7 +55,7 @@ def test_a_gradient_step_sharpens():
 
 
 @pytest.mark.parametrize("model", ["cpips-lite", "cpips-lite@0.1"])
-def test_gradient_is_a_few_times_that_of_l1(model):
+def test_gradient_is_about_that_of_l1(model):
     """On blurred images, which is where training with it starts."""
     generator = torch.Generator().manual_seed(0)
     small = torch.rand(4, 3, 24, 24, generator=generator)
@@ -65,7 +65,7 @@ def test_gradient_is_a_few_times_that_of_l1(model):
     for loss in (F.l1_loss, TextureLoss(model)):
         x = blurred.clone().requires_grad_()
         lengths.append(torch.autograd.grad(loss(x, sharp), x)[0].norm())
-    assert 1 < lengths[1] / lengths[0] < 10
+    assert 0.5 < lengths[1] / lengths[0] < 6
 
 
 def test_tiny_images_and_backbones():

@@ -22,7 +22,7 @@ SCALES = 2
 FINE = 3  # px between fine cells: shares no period with upsampling layers of 2, 4 or 8, so that their patterns are seen
 EPS = 0.2  # squared units of the features
 MEANS = 0.1
-UNIT = 6.0
+UNIT = 3.0
 _TINY = 1e-2  # under the root of the contrasts, of eps
 
 
@@ -148,7 +148,7 @@ class TextureLoss(FeatureLoss):
 
     L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features
     are those of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). With the default
-    ``unit`` the gradient is about three times as long as that of the mean absolute difference, on photographs that were reduced
+    ``unit`` the gradient is about 1.5 times as long as that of the mean absolute difference, on photographs that were reduced
     by four and enlarged again (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
 
     Args:
