@@ -203,8 +203,8 @@ class _Ranks:
         _, group = np.unique(values, return_inverse=True)
         self.order = np.argsort(group, kind="stable")
         tied = int(group.max()) + 1 < len(values)
-        self.sizes = np.bincount(group) if tied else None
-        self.ends = np.cumsum(self.sizes) - 1 if tied else None
+        sizes = np.bincount(group)
+        self.sizes, self.ends = (sizes, np.cumsum(sizes) - 1) if tied else (None, None)
 
     @cached_property
     def place(self) -> NDArray[Any]:

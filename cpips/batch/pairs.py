@@ -75,7 +75,7 @@ def score_pairs(
 def qualities(metric: FullReferenceMetric, distances: Sequence[float | None]) -> list[float | None]:
     """The expected opinion of people for each distance that a metric gave, in six digits; None for None, and of a metric without a
     fit to opinions."""
-    if not (isinstance(metric, CPIPS) and metric.has_quality):
+    if not metric.has_quality:
         return [None] * len(distances)
     known = torch.tensor([0.0 if distance is None else distance for distance in distances], dtype=torch.float64)
     return [None if distance is None else float(f"{value:.6g}")

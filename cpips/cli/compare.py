@@ -84,7 +84,7 @@ def _regions(boxes: Sequence[str] | None, masks: Sequence[Any] | None) -> list[R
 
 
 def _maps(original: Any, images: Sequence[str], measure: FullReferenceMetric, results: Sequence[Result], parts: Sequence[Region],
-          background: str | None, codec: str | None) -> list[dict[str, Any] | None]:
+          background: str | None, codec: str | None, icc: bool) -> list[dict[str, Any] | None]:
     """For each image what its map says; None for one that could not be compared.
 
     Raises:
@@ -93,7 +93,8 @@ def _maps(original: Any, images: Sequence[str], measure: FullReferenceMetric, re
     from ..viz.maps import facts_of
     from ..viz.maps import measure as map_of
 
-    return [facts_of(map_of(measure, original, read_picture(image, background, codec, icc)[None]), parts) if result.error is None else None
+    return [None if result.error is not None
+            else facts_of(map_of(measure, original, read_picture(image, background, codec, icc)[None]), parts)
             for image, result in zip(images, results)]
 
 
