@@ -91,7 +91,7 @@ class TrainConfig:
     kadid: str = ""  # folder of KADID-10k's references and scores, under the data root
     photographs: list[str] = field(default_factory=list)  # further ones to distort and label, under the data root
     photograph_share: float = 0.35  # of the groups with opinions
-    teacher_share: float = 0.0  # of the teachers' mean in the label of a copy that people judged
+    teacher_share: float = 0.0  # of the teachers' mean in the label of a copy that has an opinion score
     condition_copies: int = 12  # of each further photograph, labeled by KADID's condition means
     taught_copies: int = 6  # likewise, labeled by teachers
     opinion_copies: int = 8  # of each group in a step

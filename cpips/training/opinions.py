@@ -7,7 +7,8 @@ annoying ... 5 imperceptible):
   label is the published mean opinion, drawn towards the mean of the condition over all references, as single opinions are
   noisy;
 - any other photographs, with copies of KADID's conditions, for which people's label is the condition's mean (which ranks
-  the database with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, of which people say nothing.
+  the database with an SRCC of .949 by itself), and copies of :mod:`cpips.distortions`, which have no opinion
+  score.
 
 Teachers, which are full-reference indices, score every copy too. Each is taken to KADID's scale by a monotone fit to the
 opinions. Their mean is the label where people's is missing, and is mixed with people's label elsewhere: opinions of one
@@ -51,7 +52,7 @@ class OpinionSet:
         kadid_folder: with ``ref/``, ``dmos.csv`` and ``condition_means.csv``.
         photographs: folders of further images. A group's distortions depend on its place in this order.
         share: of the groups of a batch that are made of the further photographs.
-        teacher_share: of the teachers' mean in the label of a copy that people judged, from 0 to 1.
+        teacher_share: of the teachers' mean in the label of a copy that has an opinion score, from 0 to 1.
         condition_copies, taught_copies: of each further photograph; a third of the taught ones combine distortions.
         progress: called with the number of groups that are there and are wanted.
 
