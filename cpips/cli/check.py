@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from .._utils.console import (
-    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, counting, number, print_json, print_table, say)
+    BackgroundOption, DeviceOption, DtypeOption, ForceOption, JsonOption, counting, fail, number, print_json, print_table, say)
 from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def check(
         _print(found)
     said = [f"{found.count(status)} {status}" for status in ("ok", "different", "missing", "extra", "error") if found.count(status)]
     say(", ".join(said) + (f": see {page}" if page is not None else ""), "" if found.ok else "bold red")
+    for outcome in found.outcomes:
+        if outcome.status == "error":
+            fail(outcome.reason if outcome.name in outcome.reason else f"{outcome.name}: {outcome.reason}")
     if not found.ok:
         raise typer.Exit(found.exit_code)
 
