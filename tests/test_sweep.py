@@ -142,7 +142,7 @@ def test_the_command_writes_page_table_and_json(folder):
     assert page.count('class="plot"') == 2 and page.count("data:image/webp") == 3 and "BD-rate against jpeg" in page
     shown = re.sub(r"<script.*?</script>", "", page, flags=re.S)
     assert not re.search(r'(src|href)="(https?:)?//', shown) and not (folder / "out" / "sweep.json.journal.jsonl").exists()
-    sizes = [int(text.replace(",", "")) for text in re.findall(r"setting \d+, ([\d,]+) bytes", page)]
+    sizes = [int(text.replace(",", "")) for text in re.findall(r"setting [\d.]+, ([\d,]+) bytes", page)]
     limit = int(re.search(r"png: ([\d,]+) bytes", page)[1].replace(",", ""))
     assert len(sizes) == 2 and all(0.6 * limit < size <= limit for size in sizes)
     again = call("sweep", "in", "-o", "out")

@@ -97,13 +97,14 @@ class _Format:
 
 
 _JPEG = {"optimize": True, "progressive": True}
+_HALVES: list[Setting] = [i / 2 if i % 2 else i // 2 for i in range(201)]  # 0, 0.5, 1 ... 100: a whole step can be .05 of the scale
 FORMATS: dict[str, _Format] = {
     "jpeg": _Format("JPEG", ".jpg", range(1, 101), 75, {**_JPEG, "subsampling": "4:2:0"}),
     "jpeg-444": _Format("JPEG", ".jpg", range(1, 101), 75, {**_JPEG, "subsampling": "4:4:4"}),
-    "webp": _Format("WEBP", ".webp", range(0, 101), 75, {"method": 6}),
+    "webp": _Format("WEBP", ".webp", _HALVES, 75, {"method": 6}),
     "avif": _Format("AVIF", ".avif", range(0, 101), 65, {"speed": 4, "subsampling": "4:4:4"}),
     "avif-420": _Format("AVIF", ".avif", range(0, 101), 65, {"speed": 4, "subsampling": "4:2:0"}),
-    "jxl": _Format("JXL", ".jxl", range(1, 100), 75, {"effort": 7}),
+    "jxl": _Format("JXL", ".jxl", _HALVES[2:-2], 75, {"effort": 7}),
     "jp2": _Format("JPEG2000", ".jp2", [20 + i / 4 for i in range(121)], 36.0,
                    {"irreversible": True, "quality_mode": "dB"}, "quality_layers"),
 }
