@@ -247,7 +247,7 @@ def main() -> None:
         result["tasks"][name] = found
         if not timed:
             plot(task, networks, args.plot / f"{args.name}_{name}.png")
-    path = save(args.name + "_timed" * timed, result)
+    path = save("timed_" * timed + args.name, result)
     print(report(json.loads(path.read_text(encoding="utf-8"))))
     print(path)
 
