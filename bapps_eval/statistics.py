@@ -204,7 +204,8 @@ class _Ranks:
         self.order = np.argsort(group, kind="stable")
         tied = int(group.max()) + 1 < len(values)
         sizes = np.bincount(group)
-        self.sizes, self.ends = (sizes, np.cumsum(sizes) - 1) if tied else (None, None)
+        self.sizes: NDArray[Any] | None = sizes if tied else None
+        self.ends: NDArray[Any] | None = np.cumsum(sizes) - 1 if tied else None
 
     @cached_property
     def place(self) -> NDArray[Any]:
