@@ -187,6 +187,23 @@ program.main()
     assert done.returncode == -signal.SIGINT and done.stderr == "", done.stderr
 
 
+@pytest.mark.parametrize("option", [[], ["--debug"]])
+def test_errors_in_finalizers_print_no_traceback(tmp_path, option):
+    """As numpy's of an archive that a full disk did not take: Python would print them beside the error of the command."""
+    code = """
+import io, zipfile
+from cpips._utils import interrupts
+interrupts.quiet()
+stream = io.BytesIO()
+archive = zipfile.ZipFile(stream, "w")
+archive.writestr("a", "b")
+stream.close()
+del archive
+"""
+    done = subprocess.run([sys.executable, "-c", code, *option], capture_output=True, text=True)
+    assert done.returncode == 0 and ("Traceback" in done.stderr) == bool(option), done.stderr
+
+
 def test_a_fault_is_one_line_and_a_traceback_with_debug(call, monkeypatch):
     def fault(*args, **kwargs):
         raise RuntimeError("something\nbroke")

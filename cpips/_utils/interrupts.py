@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator
@@ -11,8 +12,11 @@ from typing import Any, Callable, Iterator
 def quiet() -> None:
     """Let Ctrl-C end this process without a traceback: while commands are imported, and when a command has ended.
 
-    Where it is ignored, as in the background of a shell, or has another handler, it stays so.
+    Where it is ignored, as in the background of a shell, or has another handler, it stays so. Errors in finalizers, such as a
+    zip file's on a full disk, have no tracebacks either: the error that they follow is reported (``--debug`` shows them).
     """
+    if "--debug" not in sys.argv:
+        sys.unraisablehook = lambda error: None
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
