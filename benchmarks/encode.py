@@ -5,7 +5,7 @@
 The 24 Kodak images are encoded by `cpips encode` to one quality as JPEG, WebP and AVIF, and compared with the best fixed setting:
 the smallest one that meets the target on as many images. A fixed setting that meets it on 22 of 24 images stands beside it.
 AVIF is encoded to the target at speed 6, to save time. The sweep is that of `cpips sweep` on the middle 384 x 256 px of the images,
-with AVIF at its good setting (4:4:4, speed 4). With ``--work``, a run that was interrupted resumes. It takes 9 minutes of a core.
+with AVIF at its good setting (4:4:4, speed 4). With ``--work``, a run that was interrupted resumes. It takes about 9 minutes of a core.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ def test_every_threshold_is_found_within_the_budget(count, start):
             if threshold == count:
                 assert not meeting and count - 1 in found  # the nearest was tried
             else:
-                assert min(meeting) == threshold and (threshold == 0 or threshold - 1 in found)
+                low = max((i for i in found if i < min(meeting)), default=-1)
+                assert low < threshold <= min(meeting) and (min(meeting) - low <= 1 + count / 64 or min(meeting) == count - 1)
 
 
 def test_a_smooth_curve_takes_few_trials():
@@ -87,7 +88,11 @@ def test_a_smooth_curve_takes_few_trials():
         asked = []
         smallest(lambda i: asked.append(i) or math.log((i + 4) / (threshold + 4.2)), 101, 75, 8)
         needed.append(len(asked))
-    assert np.mean(needed) < 7 and max(needed) <= 8
+    assert np.mean(needed) < 7.5 and max(needed) <= 8
+    for near in (0, 5, 20):  # as in a folder, where the image before says where to begin
+        asked = []
+        found = smallest(lambda i: asked.append(i) or 0.04 * (i - 140.4) + 2e-4 * (i - 140) ** 2, 201, 140 + near, 8, slope=0.03)
+        assert len(asked) <= 5 and min(i for i, value in found.items() if value >= 0) == 141
 
 
 def test_a_search_survives_an_encoder_that_is_not_monotone():

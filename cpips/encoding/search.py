@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import Callable, Mapping
 
+FREE = 2  # trials that follow the curve alone: the first of them is often near
+
 
 def smallest(excess: Callable[[int], float], count: int, start: int, budget: int,
              known: Mapping[int, float] | None = None, slope: float = 0.05) -> dict[int, float]:
     """Try settings ``0 ... count - 1`` until one meets the target and the one below it does not.
 
     The bracket (a setting that fails, a larger one that meets) shrinks with each trial. The next trial is where the line
-    through its ends crosses zero, moved so far towards the middle that bisection of what is left fits into the budget: up to
-    ``2 ** budget - 1`` settings, the bracket ends as two neighbors. Where trials contradict each other (a smaller setting meets
+    through its ends crosses zero, after the first two trials moved so far towards the middle that bisection of what is left fits into
+    the budget. It ends in two neighbors, and for any curve in a bracket of at most ``1 + count / 2 ** (budget - 2)`` settings. Where trials contradict each other (a smaller setting meets
     and a larger one fails), what is left of the budget goes to settings below the bracket.
 
     Args:
@@ -33,10 +35,12 @@ def smallest(excess: Callable[[int], float], count: int, start: int, budget: int
                 break
             guess = low - 1
         else:
-            reach = 2 ** (left - 1)
+            reach = 2 ** (left - 1) if budget - left >= FREE else count
             middle = (low + high) // 2
             least, most = max(low + 1, high - reach), min(high - 1, low + reach)
             guess = min(max(_guess(found, low, high, count, start, slope), least), most) if least <= most else middle
+        if left == 1 and high == count:
+            guess = count - 1  # nothing has met the target: that nothing does is only known of the last setting
         found[guess] = excess(guess)
         low, high = _bracket(found, count)
     return found
