@@ -129,8 +129,8 @@ def test_compare_has_a_column_of_each_region(folder):
     Image.new("L", (88, 72), 255).save("white.png")
     result = call("compare", "ref/sub/b.png", "img/sub/b.png", "--box", "0,0,20,20", "--box", "56,48,24,20", "--mask", "white.png")
     header, row, _ = (line.split("\t") for line in result.stdout.splitlines())
-    assert header == ["image", "distance", "0,0,20,20", "56,48,24,20", "white.png"]
-    distance, quiet, loud, white = map(float, row[1:])
+    assert header == ["image", "distance", "0,0,20,20", "56,48,24,20", "white.png", "quality"]
+    distance, quiet, loud, white = map(float, row[1:-1])
     assert quiet < distance < loud and white == pytest.approx(distance, rel=1e-4)
     found = json.loads(call("compare", "ref/sub/b.png", "img/sub/b.png", "-m", "cpips-lite", "-m", "mse", "--json", "--box", "0,0,20,20").stdout)
     assert found["results"][0]["regions"] == {"cpips-lite": {"0,0,20,20": pytest.approx(quiet, rel=1e-3, abs=1e-6)}}
