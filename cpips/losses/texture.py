@@ -148,7 +148,7 @@ class TextureLoss(FeatureLoss):
 
     L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features
     are those of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). With the default
-    ``unit`` the gradient is about twice as long as that of the mean absolute difference, on photographs that were reduced
+    ``unit`` the gradient is about three times as long as that of the mean absolute difference, on photographs that were reduced
     by four and enlarged again (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
 
     Args:
