@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import cpips
 from cpips import ImageError, ModelError
 from cpips.losses import (CharbonnierLoss, CombinedLoss, FeatureExtractor, PerceptualLoss, SemanticEnsembleLoss, StyleLoss,
                           TextureLoss, TotalVariationLoss, texture_loss)
