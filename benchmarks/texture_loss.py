@@ -4,7 +4,7 @@
     python benchmarks/texture_loss.py --runs DIR --seconds 60      # equal CPU time instead of equal steps
     python benchmarks/texture_loss.py --runs DIR --small           # networks of a quarter of the cost, for a first look
 
-The defaults take about four hours of a core, ``--small --seeds 0 --start-steps 700 --steps 120 --patch 48`` about four minutes.
+By estimate the defaults take eight hours of a core, and ``--small --seeds 0 --start-steps 700 --steps 120 --patch 48`` half an hour.
 
 One network of each task is trained with L1; every loss continues from there with the same batches and learning rates, once
 for each seed of the batches. A perceptual loss stands beside L1, weighted so that it pulls FACTOR times as hard at the start. The

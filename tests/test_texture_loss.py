@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import cpips
 from cpips import ImageError, ModelError
 from cpips.losses import (CharbonnierLoss, CombinedLoss, ContentLoss, FeatureExtractor, PerceptualLoss, SemanticEnsembleLoss,
                           StyleLoss, TextureLoss, TotalVariationLoss, texture_loss)
@@ -41,7 +40,7 @@ def test_another_sample_of_a_texture_is_better_than_their_mean():
     def curve(of):
         return [of(0.5 + amount * (other - 0.5), grain).item() for amount in (0, 0.5, 1)]
     assert curve(squares)[0] < curve(squares)[1] < curve(squares)[2]
-    assert curve(loss)[0] > 2 * curve(loss)[2] and curve(loss)[1] > curve(loss)[2]
+    assert curve(loss)[0] > 1.2 * curve(loss)[2] and curve(loss)[0] > curve(loss)[1]
 
 
 def test_a_gradient_step_sharpens():

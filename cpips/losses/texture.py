@@ -17,12 +17,12 @@ from ..errors import ImageError, ModelError
 from .base import UNIT_RANGE, FeatureLoss, Features, Target, ValueRange, check_taps, positive
 from .features import FeatureExtractor
 
-WINDOWS = (4, 8)  # cells, each way
+WINDOWS = (2, 4)  # cells, each way
 SCALES = 2
 FINE = 3  # px between fine cells: shares no period with upsampling layers of 2, 4 or 8, so that their patterns are seen
 EPS = 0.2  # squared units of the features
 MEANS = 0.1
-UNIT = 3.0
+UNIT = 6.0
 _TINY = 1e-2  # under the root of the contrasts, of eps
 
 
@@ -129,7 +129,7 @@ def check_windows(windows: Sequence[int]) -> tuple[int, ...]:
     found = (windows,) if isinstance(windows, int) else tuple(windows)
     usable = all(isinstance(window, int) and not isinstance(window, bool) and window > 0 for window in found)
     if not found or not usable or any(b <= a for a, b in zip(found, found[1:])):
-        raise ModelError(f"windows is {windows!r}: expected sides in cells that grow, such as (4, 8)")
+        raise ModelError(f"windows is {windows!r}: expected sides in cells that grow, such as (2, 4)")
     return found
 
 
@@ -148,7 +148,7 @@ class TextureLoss(FeatureLoss):
 
     L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features
     are those of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). With the default
-    ``unit`` the gradient is about 1.5 times as long as that of the mean absolute difference, on photographs that were reduced
+    ``unit`` the gradient is about three times as long as that of the mean absolute difference, on photographs that were reduced
     by four and enlarged again (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
 
     Args:
