@@ -325,7 +325,7 @@ def test_names_are_text_wherever_they_stand(page, parsed):
     text = page.read_text("utf-8")
     assert "onerror=alert(1)&gt;" in text and "<img src=x" not in text and "<b>a test" not in text
     assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
-    assert len(re.findall(r"</script>", text)) == 2 + text.count('type="application/json"')
+    assert len(re.findall(r"</script>", text)) == 3 + text.count('type="application/json"')
 
 
 def test_the_page_can_be_read_without_seeing_it(parsed):
