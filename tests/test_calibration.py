@@ -221,10 +221,12 @@ def test_folders_that_hold_no_set(tmp_path, data_root):
         JudgedSet(tmp_path)
 
 
-@pytest.mark.parametrize("settings", [{"photographs": ()}, {"teachers": ()}, {"size": 100}, {"groups": 0},
-                                      {"random": -1}])
-def test_settings_that_make_no_group(settings):
-    with pytest.raises(ValueError, match="needs photographs and teachers|multiple of 64, groups 1 or more, random 0"):
+@pytest.mark.parametrize("settings,said", [
+    ({"photographs": ()}, "needs photographs and teachers"), ({"teachers": ()}, "needs photographs and teachers"),
+    ({"size": 100}, "size = 100: must be a multiple of 64"), ({"groups": 0}, "groups = 0: must be positive"),
+    ({"random": -1}, "random = -1: must be positive or 0")])
+def test_settings_that_make_no_group(settings, said):
+    with pytest.raises(ValueError, match=said):
         JudgedSettings(**{**vars(SETTINGS), **settings})
 
 
