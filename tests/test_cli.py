@@ -407,7 +407,7 @@ def test_a_pipe_gets_plain_text(gallery):
     result = process("compare", "ref.png", "near.png", "absent.png", cwd=gallery, capture_output=True)
     assert result.returncode == 1
     assert "\x1b" not in result.stdout + result.stderr
-    assert result.stdout.splitlines()[0] == "image\tdistance"
+    assert result.stdout.splitlines()[0] == "image\tdistance\tquality"
     assert result.stderr == "cpips: error: no such file: absent.png\n"
 
 

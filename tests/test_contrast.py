@@ -209,7 +209,7 @@ def test_quality(metric):
     expected = 1 + 4 / (1 + (metric(x, y) / 0.2) ** 0.7)
     assert torch.allclose(metric.quality(x, y), expected, rtol=1e-5)
     for other in (CPIPS(state(), root=True), CPIPS(state(), form="latent"), CPIPS("hyperprior-q1")):
-        with pytest.raises(ModelError, match="no fit to people"):
+        with pytest.raises(ModelError, match="no fit to human ratings"):
             other.quality(x, y)
 
 
