@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 import cpips
-from _common import DATA, save, save_picture, table, trunk_and_heads
+from _common import DATA, kept, save, save_picture, table, trunk_and_heads
 from cpips.codec.container import pack
 from cpips.codec.evaluate import psnr_8bit
 from cpips.codec.files import open_codec
@@ -141,7 +140,7 @@ def main() -> None:
     draw({path.stem: image for path, image in zip(paths, original)},
          {name: {path.stem: image for path, image in zip(paths, found)} for name, found in pictures.items()}, args.figure)
     path = save(args.name, result, args.runs if args.smoke else None)
-    print(report(json.loads(path.read_text(encoding="utf-8"))))
+    print(report(kept(path.stem, path.parent)))
     print(path)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import cpips
-from _common import DATA, save, table
+from _common import DATA, kept, save, table
 from cpips._utils.io import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -125,7 +125,7 @@ def main() -> None:
         networks[loss], result["losses"][loss] = measured(name, loss.replace(":", "-"), **settings)
     plot(networks, args.plot)
     path = save("sr_losses", result)
-    print(report(json.loads(path.read_text(encoding="utf-8"))))
+    print(report(kept(path.stem, path.parent)))
     print(path)
 
 

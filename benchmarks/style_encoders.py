@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, save, save_picture, table
+from _common import DATA, kept, save, save_picture, table
 from cpips._utils.io import replace
 from cpips.encoders import AnalysisTransform
 
@@ -54,7 +54,7 @@ def extractor(name: str, rectified: bool = False) -> st.FeatureExtractor:
     return st.create_extractor(model, DATA / "weights", rectified)
 
 
-def kept(path: Path, make) -> tuple[Tensor, float]:
+def drawn(path: Path, make) -> tuple[Tensor, float]:
     """The image ``path``, made at most once, and the seconds of CPU time that it took."""
     times = path.with_suffix(".json")
     if not times.exists():
@@ -102,7 +102,7 @@ def models(runs: Path, path: Path) -> dict:
             if name == "colours alone":
                 image, seconds = colours_alone(content, style), None
             else:
-                image, seconds = kept(runs / f"{style_name}-{key.replace(' ', '-')}.png", lambda: st.optimise(
+                image, seconds = drawn(runs / f"{style_name}-{key.replace(' ', '-')}.png", lambda: st.optimise(
                     extractor(name, rectified), content, style, **SETTINGS)[0])
             pictures[style_name][key] = image
             result.setdefault(key, {})[style_name] = {
@@ -134,7 +134,7 @@ def grid(runs: Path, path: Path) -> None:
     for row, content_tap in zip(figure.subplots(len(GRID_CONTENT), len(GRID)), GRID_CONTENT):
         for axis, style_taps in zip(row, GRID):
             taps = {"content_taps": [content_tap], "style_taps": style_taps}
-            image, _ = kept(runs / f"grid-{content_tap}-{'+'.join(style_taps)}.png", lambda: st.optimise(
+            image, _ = drawn(runs / f"grid-{content_tap}-{'+'.join(style_taps)}.png", lambda: st.optimise(
                 extractor(GRID_MODEL, True), content, style, **taps, **SETTINGS)[0])
             show(axis, image, f"content {content_tap}, style {'all' if len(style_taps) > 1 else style_taps[0]}")
     save_picture(figure, path, dpi=100, colours=256)
@@ -203,7 +203,7 @@ def main() -> None:
     grid(args.runs, args.plots / "style_taps.png")
     result["networks"] = networks(args.runs, args.plots / "style_networks.png")
     path = save("style_encoders", result)
-    print(report(json.loads(path.read_text(encoding="utf-8"))))
+    print(report(kept(path.stem, path.parent)))
     print(path)
 
 

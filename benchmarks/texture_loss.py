@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import cpips
-from _common import DATA, save, table
+from _common import DATA, kept, save, table
 from cpips._utils.io import replace
 from cpips.losses import FeatureExtractor
 from cpips.realism.distances import mmd
@@ -248,7 +248,7 @@ def main() -> None:
         if not timed:
             plot(task, networks, args.plot / f"{args.name}_{name}.png")
     path = save("timed_" * timed + args.name, result)
-    print(report(json.loads(path.read_text(encoding="utf-8"))))
+    print(report(kept(path.stem, path.parent)))
     print(path)
 
 
