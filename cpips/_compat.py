@@ -60,6 +60,14 @@ def new_name(old: str) -> str | None:
     return f"{parent}.{module}" if parent else None
 
 
+class _Package(ModuleType):
+    """A package whose functions stay when the import system sets a module of the same name, imported under its old one."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and callable(vars(self).get(name))):
+            super().__setattr__(name, value)
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports a module under its old name: the very module that has the new one."""
 
@@ -77,6 +85,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         old = module.__name__
         new = str(new_name(old))
         sys.modules[old] = importlib.import_module(new)
+        parent = sys.modules[new.rpartition(".")[0]]
+        if type(parent) is ModuleType:
+            parent.__class__ = _Package
         warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=2)
 
 

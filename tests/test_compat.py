@@ -42,6 +42,15 @@ def test_every_old_public_name_still_imports(old):
     assert module is sys.modules[new or old] is sys.modules[old]
 
 
+def test_an_old_name_of_a_module_does_not_hide_the_function_of_its_name():
+    from bapps_eval import probes
+
+    forget("cpips.probes.flips")
+    with pytest.warns(DeprecationWarning, match="cpips.probes.flips is called bapps_eval.probes.flips now"):
+        importlib.import_module("cpips.probes.flips")
+    assert probes.flips.__name__ == "flips" and callable(probes.flips)
+
+
 def test_the_warning_is_told_of_the_line_that_imports(tmp_path):
     (tmp_path / "old_code.py").write_text("import cpips.scoring.pairs\nfrom cpips.protocol import FullReferenceMetric\n"
                                           "from cpips import heatmap\n")
