@@ -173,6 +173,7 @@ def bootstrap_average_precision(d: NDArray[Any], same: NDArray[Any], clusters: S
 def bootstrap_average_precisions(distances: Sequence[NDArray[Any]], same: NDArray[Any], clusters: Sequence[Any],
                                  resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
     """``(m,resamples)``: :func:`bootstrap_average_precision` of m metrics, which share the resamples."""
+    same = np.asarray(same, np.float64)
     if not (same > 0).any():
         raise ScoreError("nobody calls any pair the same: there is no recall to speak of")
     orders = [tie_ends(d, same) for d in distances]

@@ -48,7 +48,7 @@ SIGNATURES: dict[tuple[Any, str], dict[str, Any]] = {
     (encoders.AnalysisTransform, "stage"): {"x": Float[Tensor, "N _ _ _"], "return": Float[Tensor, "N _ _ _"]},
     (cpips.metric.CPIPS, "forward"): {"return": Reduced},
     (cpips.metric.CPIPS, "map"): {"return": Float[Tensor, "N 1 H W"]},
-    (cpips.metric.CPIPS, "pairwise"): {"return": Float[Tensor, "A B"]},
+    (cpips.base.FeatureMetric, "pairwise"): {"return": Float[Tensor, "A B"]},
     (cpips.metric, "cell_mean"): {"values": Cells, "return": Float[Tensor, "N"]},
     (images, "halved"): {"x": Float[Tensor, "N C _ _"], "return": Float[Tensor, "N C _ _"]},
     (pixels, "charbonnier_loss"): PAIR,
