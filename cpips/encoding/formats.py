@@ -106,7 +106,7 @@ FORMATS: dict[str, _Format] = {
     "avif-420": _Format("AVIF", ".avif", range(0, 101), 65, {"speed": 4, "subsampling": "4:2:0"}),
     "jxl": _Format("JXL", ".jxl", _HALVES[2:-2], 75, {"effort": 7}),
     "jp2": _Format("JPEG2000", ".jp2", [20 + i / 4 for i in range(121)], 36.0,
-                   {"irreversible": True, "quality_mode": "dB"}, "quality_layers"),
+                   {"irreversible": True, "mct": 1, "quality_mode": "dB"}, "quality_layers"),
 }
 CPZ = "cpz"
 SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".avif": "avif", ".jxl": "jxl", ".jp2": "jp2", ".cpz": CPZ}
