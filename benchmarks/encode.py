@@ -115,9 +115,9 @@ def report(result: dict) -> str:
               "best fixed setting: saved", "two images may fail: saved"]
     sweep = result["sweep"]
     lines = [[name, *(_bd(c["bd_rate"].get(axis)) for axis in ("metric", "psnr"))] for name, c in sweep["codecs"].items()]
-    told = (f"BD-rates against {sweep['anchor']} on the middle {CROP[0]} x {CROP[1]} px of {sweep['images']} Kodak images, with 95 % "
-            "bootstrap intervals over the images (negative: fewer bits at equal quality):")
-    return f"{table(header, rows)}\n\n{told}\n\n{table(['codec', 'in quality', 'in PSNR'], lines)}"
+    caption = (f"BD-rates against {sweep['anchor']} on the middle {CROP[0]} x {CROP[1]} px of {sweep['images']} Kodak images, with 95 % "
+               "bootstrap intervals over the images (negative: fewer bits at equal quality):")
+    return f"{table(header, rows)}\n\n{caption}\n\n{table(['codec', 'in quality', 'in PSNR'], lines)}"
 
 
 def _bd(found: dict | None) -> str:

@@ -1,8 +1,8 @@
-"""The scale of quality against people's: on the held-out references of KADID-10k, and on the conditions of TID2013.
+"""The predicted quality compared with human ratings: on the held-out references of KADID-10k, and on the conditions of TID2013.
 
     python benchmarks/opinion_scale.py
 
-The first is on the model's card. A condition of TID2013 is a kind of distortion at a level; its people's mean is that over the images
+The first is on the model's card. A condition of TID2013 is a kind of distortion at a level; its mean opinion is that over the images
 of the subset that have it, on TID2013's scale from 0 to 9, so that the correlation is asked for and not the error.
 """
 

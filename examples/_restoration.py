@@ -16,7 +16,7 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 
 import cpips
-from super_resolution import fit
+from super_resolution import draw_images, fit
 
 Degrade = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -114,14 +114,3 @@ def program(doc: str, argv: list[str], network: Callable[[], nn.Module], degrade
         rows = evaluate(net.eval(), folder, degrade, multiple, save=save)
         psnr, similarity = (sum(row[key] for row in rows) / len(rows) for key in ("psnr", "ssim"))
         print(f"{folder.name}: {out.stem} {psnr:.2f} dB, SSIM {similarity:.4f}, images in {save}")
-
-
-def draw_images(folder: Path, side: int = 64) -> None:
-    """Four images of soft stripes, for ``--smoke``."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:side, :side] / side
-    for i in range(4):
-        a, b, c = rng.uniform(4, 40, 3)
-        waves = np.stack([np.sin(a * x + b * y + k * c) for k in range(3)], -1)
-        Image.fromarray((127.5 * (1 + waves)).astype(np.uint8)).save(folder / f"{i}.png")

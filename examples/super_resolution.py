@@ -235,17 +235,22 @@ def mean(rows: list[dict], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
+def draw_images(folder: Path, side: int = 64) -> None:
+    """Four images of soft stripes, for ``--smoke``."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side] / side
+    for i in range(4):
+        a, b, c = rng.uniform(4, 40, 3)
+        waves = np.stack([np.sin(a * x + b * y + k * c) for k in range(3)], -1)
+        Image.fromarray((127.5 * (1 + waves)).astype(np.uint8)).save(folder / f"{i}.png")
+
+
 def smoke() -> None:
     """A run of seconds on images made here, soft stripes of every direction."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:64, :64] / 64
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
-        images.mkdir()
-        for i in range(4):
-            a, b, c = rng.uniform(4, 40, 3)
-            waves = np.stack([np.sin(a * x + b * y + k * c) for k in range(3)], -1)
-            Image.fromarray((127.5 * (1 + waves)).astype(np.uint8)).save(images / f"{i}.png")
+        draw_images(images)
         main(f"--train {images} --test {images} -o {folder}/smoke.pt --loss texture --steps 6 --batch 2 --patch 32 "
              "--blocks 1 --channels 8".split())
 

@@ -387,6 +387,12 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
+def list_inputs(folder: Path, output: Path) -> list[Path]:
+    """As :func:`list_images`, without what lies in a folder ``output`` below: an output does not become an input of the next run."""
+    source, inside = folder.resolve(), output.resolve()
+    return [path for path in list_images(folder) if inside == source or inside not in path.resolve().parents]
+
+
 def read_csv(stream: BinaryIO, name: PathLike, error: type[CpipsError],
              delimiter: str = ",") -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header and rows of a CSV table in UTF-8, which ``stream`` has; each row with the number of its line. Blank lines are left out.

@@ -88,7 +88,3 @@ def _print(found: Check) -> None:
                      *[quality] * with_quality, outcome.reason + where])
     print_table(columns, rows, notes=[found.signature], right=["distance", "quality"],
                 marked=[i for i, outcome in enumerate(found.outcomes) if outcome.status != "ok"])
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(check)

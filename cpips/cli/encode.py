@@ -129,12 +129,10 @@ def _encoder(format: str | None, template: str | None, decoder: str | None, sett
 
 
 def _files_of(source: Path, output: Path, encoder: Encoder) -> tuple[list[Path], list[Path]]:
-    from .._utils.io import list_images
+    from .._utils.io import list_inputs
     from ..errors import EncodingError
 
-    inside = output.resolve()
-    paths = [path for path in list_images(source)  # an output within the input does not become an input of the next run
-             if inside == source.resolve() or inside not in path.resolve().parents]
+    paths = list_inputs(source, output)
     if not paths:
         raise EncodingError(f"no images below {source}")
     return paths, [output / path.relative_to(source).with_suffix(encoder.suffix) for path in paths]
@@ -229,7 +227,3 @@ def _savings(saved: Saved, encoder: Encoder) -> str:
     share = f"{abs(saved.share):.1%} {'fewer' if saved.share >= 0 else 'more'} bytes"
     return (f"{share} than {encoder.name} {saved.setting} for all {saved.images} images: {saved.ours} against {saved.bytes} bytes; there "
             f"{saved.met} images meet the target, here {saved.ours_met}")
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(encode)

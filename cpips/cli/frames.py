@@ -82,7 +82,3 @@ def frames(
 
 def _row(frame: Any) -> dict[str, Any]:
     return {"frame": frame.number, "time": frame.time, "distance": frame.distance, "quality": frame.quality}
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(frames)

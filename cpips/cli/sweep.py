@@ -46,7 +46,7 @@ def sweep(
     BD-rates are computed in the quality of the metric (in its distance, where it has no fit to human ratings) and in PSNR. The
     page is self-contained. After an interruption the same command resumes.
     """
-    from .._utils.io import OutputError, check_outputs, list_images
+    from .._utils.io import OutputError, check_outputs, list_inputs
     from .._utils.optional import needing
     from ..errors import EncodingError
 
@@ -63,8 +63,7 @@ def sweep(
         raise EncodingError(f"{folder} is not a folder: give a folder of images")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file: name a folder")
-    inside = output.resolve()
-    paths = [path for path in list_images(folder) if inside == folder.resolve() or inside not in path.resolve().parents]
+    paths = list_inputs(folder, output)
     if not paths:
         raise EncodingError(f"no images below {folder}")
     encoders = _encoders(codecs)
@@ -120,7 +119,3 @@ def _encoders(codecs: list[str] | None) -> dict[str, Encoder]:
     if len(set(codecs)) < len(codecs):
         raise EncodingError(f"a codec is named twice in {', '.join(codecs)}: name each once")
     return {name: open_encoder(name) for name in codecs}
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(sweep)

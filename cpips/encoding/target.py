@@ -255,7 +255,7 @@ class Search:
         metric = self.metric
         with torch.inference_mode():
             decoded = decoded.to(metric.device)
-            if not isinstance(metric, (CPIPS, FeatureMetric)):
+            if not isinstance(metric, FeatureMetric):
                 value = metric(self.reference.to(metric.device), decoded, reduction="none")
             else:
                 if self.embedding is None:
