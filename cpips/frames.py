@@ -24,7 +24,7 @@ from ._utils.io import OutputError, atomic, check_output, check_regular, stamp
 from ._utils.journal import Journal, journal_path
 from ._utils.optional import import_pandas, needing
 from .base import FullReferenceMetric
-from .batch.pairs import qualities
+from .batch.pairs import as_numbers, qualities
 from .errors import ImageError, ModelError
 from .viz import heatmap, maps
 
@@ -282,7 +282,7 @@ def _compare(batch: list[_Pair], metric: FullReferenceMetric) -> list[Frame]:
     x, y = (torch.stack([tensor_of(pixels) for pixels in side]).to(metric.device)
             for side in ([pair.reference for pair in batch], [pair.image for pair in batch]))
     with torch.inference_mode():
-        values = [float(str(value)) for value in metric(x, y, reduction="none").float().cpu().numpy()]
+        values = as_numbers(metric(x, y, reduction="none"))
     return [Frame(pair.number, pair.time, value, quality) for pair, value, quality in zip(batch, values, qualities(metric, values))]
 
 

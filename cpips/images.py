@@ -316,13 +316,14 @@ def as_batch(image: ImageLike, *, background: Background = None, name: str = "im
                      "or a list of those")
 
 
-def single(image: ImageLike, background: Background = None, name: str = "image") -> Tensor:
+def single(image: ImageLike, background: Background = None, name: str = "image", icc: bool = True) -> Tensor:
     """One image as a batch ``(1,3,H,W)``: as :func:`as_batch` takes it, or a tensor ``(3,H,W)``.
 
     Raises:
         ImageError: anything else, several images too.
     """
-    batch = as_batch(image[None] if isinstance(image, Tensor) and image.dim() == 3 else image, background=background, name=name)
+    batch = as_batch(image[None] if isinstance(image, Tensor) and image.dim() == 3 else image, background=background, name=name,
+                     icc=icc)
     if len(batch) != 1:
         raise ImageError(f"{name} is a batch of {len(batch)}: expected a single image; compare them one by one")
     return batch

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 import cpips
 from cpips import images, sixteen
 from cpips.cli.app import app
+from cpips.regression import Limits, check_images
+from cpips.viz import compare
 from cpips.errors import ImageError
 
 
@@ -244,6 +246,8 @@ def test_the_switch_stands_in_the_signature(tmp_path, monkeypatch):
         same = off("a.png", "b.png").item()
         assert same == (0 if name == "cpips-lite" else np.inf) and on("a.png", "b.png").item() != same
         assert off(Image.open("a.png"), "b.png").item() == same
+        assert float(compare("a.png", "b.png", off)) == same
+        assert check_images("a.png", "b.png", Limits(max_distance=1.0), off).distance == same
     result = CliRunner().invoke(app, ["compare", "a.png", "b.png", "--no-icc"])
     assert result.stdout.splitlines()[1].split("\t")[1] == "0" and "color profiles ignored" in result.stdout
     Path("t.csv").write_text("ref,img\na.png,b.png\n")

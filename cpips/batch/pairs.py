@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import images
 from .._utils.io import open_regular
 from ..base import FullReferenceMetric
+from ..cells import wide
 from ..errors import CpipsError, ImageError
 from .references import SharedReferences
 from .urls import Access, fetch, is_url
@@ -70,6 +71,11 @@ def score_pairs(
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
     return _score(iter(pairs), metric, batch_size, workers, max_pixels, access)
+
+
+def as_numbers(distances: Tensor) -> list[float]:
+    """Distances ``(N,)`` as numbers of the fewest digits, of float32 0.1 and not 0.10000000149011612: the same when read back."""
+    return [float(str(value)) for value in wide(distances).cpu().numpy()]
 
 
 def qualities(metric: FullReferenceMetric, distances: Sequence[float | None]) -> list[float | None]:
@@ -179,15 +185,14 @@ def _distances(batch: list[_Item], encoder: SharedReferences) -> list[Result]:
     try:
         with torch.inference_mode():
             references, compared = (torch.cat([item.pair[side] for item in batch]).to(encoder.metric.device) for side in (0, 1))
-            values = encoder.distances([item.key for item in batch], references, compared, batch[0].block).cpu().numpy()
+            values = as_numbers(encoder.distances([item.key for item in batch], references, compared, batch[0].block))
     except Exception as error:
         if len(batch) > 1:  # find the pair that is to blame, or live with less memory
             return [_distances([item], encoder)[0] for item in batch]
         if isinstance(error, (CpipsError, MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
             return [Result(error=_reason(error))]
         raise
-    # float32 in its shortest digits, 0.1 and not 0.10000000149011612: the same number when read back
-    return [Result(error="the distance is NaN") if math.isnan(v) else Result(float(str(v))) for v in values]
+    return [Result(error="the distance is NaN") if math.isnan(value) else Result(value) for value in values]
 
 
 class _Object:

@@ -16,7 +16,7 @@ from .._utils.io import list_images
 from .._utils.optional import import_pandas
 from ..base import FullReferenceMetric
 from ..batch import Result, score_pairs
-from ..batch.pairs import qualities
+from ..batch.pairs import as_numbers, qualities
 from ..errors import CpipsError, ImageError, ModelError
 from ..metric import CPIPS
 from ..viz import WorstRegion, worst_region
@@ -181,11 +181,12 @@ def check_images(reference: images.ImageLike, image: images.ImageLike, limits: L
         'ok'
     """
     limits.check_metric(metric)
-    x, y = (images.single(each, metric.background, of) for each, of in ((reference, "the reference"), (image, "the image")))
+    x, y = (images.single(each, metric.background, of, metric.icc)
+            for each, of in ((reference, "the reference"), (image, "the image")))
     if x.shape != y.shape:
         return Outcome(name, DIFFERENT, sizes_differ(x, y))
     with torch.inference_mode():
-        distance = float(str(metric(x.to(metric.device), y.to(metric.device), reduction="none").cpu().numpy()[0]))
+        [distance] = as_numbers(metric(x.to(metric.device), y.to(metric.device), reduction="none"))
     if math.isnan(distance):
         raise ImageError(f"the distance of {name} is NaN: its values are not those of an image")
     return _outcome(name, distance, limits, metric, lambda: (x, y))

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import create_metric, images
 from .._utils import notebook
 from ..base import FullReferenceMetric
-from ..batch.pairs import qualities
+from ..batch.pairs import as_numbers, qualities
 from ..errors import ImageError
 from ..pretrained import DEFAULT_MODEL
 from . import heatmap
@@ -90,10 +90,11 @@ def compare(reference: images.ImageLike, image: images.ImageLike, metric: str | 
         (True, (48, 64), True)
     """
     measure = metric if isinstance(metric, FullReferenceMetric) else create_metric(metric or DEFAULT_MODEL)
-    x, y = (images.single(each, measure.background, name) for each, name in ((reference, "the reference"), (image, "the image")))
+    x, y = (images.single(each, measure.background, name, measure.icc)
+            for each, name in ((reference, "the reference"), (image, "the image")))
     images.check_same_size(x, y)
     with torch.inference_mode():
-        distance = float(str(measure(x.to(measure.device), y.to(measure.device), reduction="none").float().cpu().numpy()[0]))
+        [distance] = as_numbers(measure(x.to(measure.device), y.to(measure.device), reduction="none"))
     if distance != distance:
         raise ImageError("the distance is NaN: an image has values outside [0,1], or none")
     [quality], values = qualities(measure, [distance]), map_of(measure, x, y)
