@@ -74,8 +74,8 @@ def _scored(runs: Sequence[Distances], resamples: int) -> list[tuple[dict[str, A
             return _mos(runs[i], drawn[i], by)
     with ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1)) as pool:  # numpy and scipy leave the interpreter to others
         found = list(pool.map(work, range(len(runs))))
-    return [({"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **told}, samples)
-            for run, (told, samples) in zip(runs, found)]
+    return [({"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **facts}, samples)
+            for run, (facts, samples) in zip(runs, found)]
 
 
 def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
@@ -126,15 +126,15 @@ def compare(runs: Sequence[Distances], resamples: int = statistics.RESAMPLES,
     for one in found[1:]:
         one[1]["against_best"] = _against(one, best, resamples)
     _correct([one[1]["against_best"] for one in found[1:]])
-    told = {"dataset": first.dataset, "task": first.task, "best": best[1]["metric"]["name"],
-            "scores": [entry for _, entry, _ in found]}
+    facts = {"dataset": first.dataset, "task": first.task, "best": best[1]["metric"]["name"],
+             "scores": [entry for _, entry, _ in found]}
     if subject is None:
-        return told
+        return facts
     if not (mine := [one for one in found if one[1]["metric"]["name"] == subject]):
         raise DistancesError(f"{subject} was not run on {first.dataset['name']}: got {', '.join(names)}")
     duels = {one[1]["metric"]["name"]: _against(mine[0], one, resamples) for one in found if one is not mine[0]}
     _correct(list(duels.values()))
-    return told | {"duels": duels}
+    return facts | {"duels": duels}
 
 
 _Scored = tuple[Distances, dict[str, Any], NDArray[Any]]
@@ -146,12 +146,12 @@ def _against(one: _Scored, other: _Scored, resamples: int) -> dict[str, Any]:
     # triplets are not drawn alike for all metrics: two of them are drawn together, once more
     apart = _paired_credits(run, other_run, resamples) if run.task == "2afc" else drawn - other_drawn
     interval = statistics.Interval.of(apart)
-    told = {"difference": entry["headline"]["score"] - other_entry["headline"]["score"],
-            "interval": [interval.low, interval.high], "p": statistics.p_value(apart), "tied": 0 in interval}
+    facts = {"difference": entry["headline"]["score"] - other_entry["headline"]["score"],
+             "interval": [interval.low, interval.high], "p": statistics.p_value(apart), "tied": 0 in interval}
     if run.task == "mos":
         test = significance.compare_srcc(run.closeness[:, 0], other_run.closeness[:, 0], run.quality) if len(run.ids) > 3 else None
-        told["mrr"] = None if test is None else {"z": test.z, "p": test.p}
-    return told
+        facts["mrr"] = None if test is None else {"z": test.z, "p": test.p}
+    return facts
 
 
 def _correct(comparisons: Sequence[dict[str, Any]]) -> None:
@@ -232,19 +232,19 @@ def _jnd_samples(runs: Sequence[Distances], resamples: int) -> dict[str, NDArray
 
 def _jnd(run: Distances, samples: dict[str, NDArray[Any]]) -> tuple[dict[str, Any], NDArray[Any]]:
     d, same, groups = run.closeness[:, 0], run.opinions, run.groups
-    points, told = {}, {}
+    points, facts = {}, {}
     for family in samples:
         mine = groups == family
         points[family] = scores.jnd_average_precision(d[mine], same[mine])
-        told[family] = {"score": points[family], "interval": _interval(samples[family]), "items": int(mine.sum()),
-                        "ties": _ties(d[mine])}
+        facts[family] = {"score": points[family], "interval": _interval(samples[family]), "items": int(mine.sum()),
+                         "ties": _ties(d[mine])}
     drawn = np.mean(list(samples.values()), 0)
-    return {"families": told, "means": _means(points, MEANS_JND),
+    return {"families": facts, "means": _means(points, MEANS_JND),
             "intervals": {name: None if value is None else _interval(value)
                           for name, value in _means(samples, MEANS_JND).items()},
             "headline": {"name": "mean", "score": float(np.mean(list(points.values()))),
                          "interval": _interval(drawn), "complete": _have(points, MEANS_JND["mean"])},
-            "ties": sum(family["ties"] for family in told.values())}, drawn
+            "ties": sum(family["ties"] for family in facts.values())}, drawn
 
 
 # ---- MOS ------------------------------------------------------------------------------------------------------------

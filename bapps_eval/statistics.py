@@ -21,7 +21,7 @@ from .scores import ScoreError, tie_ends
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-_CHUNK = 100_000  # counts held at a time: they, and what is made of them, fit the cache
+_CHUNK = 100_000  # counts in a block: small enough for the processor's cache
 
 
 @dataclass(frozen=True)

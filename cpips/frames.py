@@ -349,5 +349,4 @@ def _figure(pair: _Pair, frame: Frame, reference: Path, video: Path, metric: Ful
         moment = "" if frame.time is None else f", {frame.time:.3f} s"
         return heatmap.render(x, y, maps.measure(metric, x, y), distance=frame.distance, footer=metric.signature,
                               names=(reference.name, f"{video.name}, frame {frame.number}{moment}"))
-    both = torch.cat([x, y], 3)[0].permute(1, 2, 0).numpy()
-    return Image.fromarray((both * 255 + 0.5).astype(np.uint8))
+    return heatmap.side_by_side(x[0], y[0])

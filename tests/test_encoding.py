@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import photographs
 import pytest
 import torch
+from photographs import call, write_photos
 from PIL import Image
-from typer.testing import CliRunner
 
 import cpips
-from cpips.cli.app import app
 from cpips.encoding import CommandEncoder, Goal, Search, encode_files, encode_to, list_formats, open_encoder
 from cpips.encoding.search import smallest
 from cpips.errors import EncodingError, ImageError, ModelError
@@ -40,22 +40,12 @@ def metric():
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "in").mkdir()
-    for i in range(3):
-        photo(i).save(tmp_path / "in" / f"{i}.png")
+    write_photos(tmp_path / "in", photo)
     return tmp_path
 
 
 def photo(seed: int, side: int = 64) -> Image.Image:
-    """Smooth colors and some texture, as a photograph has them."""
-    generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    noise = generator.normal(0, 6 + 6 * seed, (side, side, 1))
-    return Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
-
-
-def call(*args: object):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
+    return photographs.photo(seed, 6 + 6 * seed, side)
 
 
 # ---- the search -----------------------------------------------------------------------------------------------------

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import photographs
 import pytest
+from photographs import call, write_photos
 from PIL import Image
-from typer.testing import CliRunner
 
 import cpips
-from cpips.cli.app import app
 from cpips.encoding import open_encoder
 from cpips.errors import EncodingError, TableError
 from cpips.sweep import Measured, Point, ladder, run_sweep, summarize
@@ -23,23 +24,14 @@ pytest.importorskip("bjontegaard")
 pytest.importorskip("plotly")
 
 
-def photo(seed: int, side: int = 64) -> Image.Image:
-    generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    return Image.fromarray((np.asarray(coarse) + generator.normal(0, 9, (side, side, 1))).clip(0, 255).astype(np.uint8))
+photo = partial(photographs.photo, noise=9)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "in").mkdir()
-    for i in range(3):
-        photo(i).save(tmp_path / "in" / f"{i}.png")
+    write_photos(tmp_path / "in", photo)
     return tmp_path
-
-
-def call(*args: object):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def measured(image: str, codec: str, factor: float, count: int = 6, shift: float = 0.0) -> Measured:

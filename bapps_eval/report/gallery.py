@@ -105,7 +105,7 @@ def cards(a: Distances, b: Distances, count: int, images: Dataset | None, maps: 
     """Cards of the items on which two metrics disagree most, with images if there are images; and their bytes.
 
     Args:
-        room: limit of the size of all images, in bytes; :data:`FEWEST` cards are made even if they exceed it.
+        room: the most bytes that all images may have together; :data:`FEWEST` cards are made even if they exceed it.
 
     Raises:
         DatasetError: an image of one of them cannot be read.

@@ -75,8 +75,8 @@ def cost(points: Sequence[tuple[float, Mark]], *, unit: str, up: str, ceilings: 
                   line={"color": f"var(--{name})", "width": 1.5, "dash": "5px,3px"},
                   label=dict(text=f"{name} {number(value)}", textposition="end", yanchor="bottom",
                              font={"color": f"var(--{name})"})) for name, value in ceilings.items()]
-    told = f"{up} against time: " + ", ".join(f"{m.name} {m.text} at {factor(c)}" for c, m in zip(costs, marks))
-    return _plot(told, [drawn], dict(
+    caption = f"{up} against time: " + ", ".join(f"{m.name} {m.text} at {factor(c)}" for c, m in zip(costs, marks))
+    return _plot(caption, [drawn], dict(
         meta="cost", height=420, margin=dict(l=58, r=14, t=30, b=62), shapes=lines,
         xaxis=dict(type="log", range=[math.log10(v) for v in span], tickvals=ticks, ticktext=list(map(factor, ticks)),
                    title={"text": f"time per item (log scale)<br>1× = {html.escape(shorten(unit, 30), False)}"}),
@@ -142,7 +142,7 @@ def curves(title: str, lines: Sequence[Line], *, across: str, up: str, log: bool
             error_y=dict(type="data", symmetric=False, array=[h - y for y, h in zip(line.y, line.high)],
                          arrayminus=[y - low for y, low in zip(line.y, line.low)], color=f"var(--{colour})", thickness=1, width=2),
             hoverinfo="text", hovertext=[f"{html.escape(line.name, False)}<br>{html.escape(text, False)}" for text in line.hover]))
-    told = f"{title}: {up} against {across} of {', '.join(line.name for line in lines)}"
+    caption = f"{title}: {up} against {across} of {', '.join(line.name for line in lines)}"
     values = [value for line in lines for value in line.x if value > 0]
     axis: dict[str, Any] = {"title": {"text": html.escape(across, False)}}
     if log and values:
@@ -150,7 +150,7 @@ def curves(title: str, lines: Sequence[Line], *, across: str, up: str, log: bool
         axis |= dict(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks],
                      range=[math.log10(min(values) / 1.15), math.log10(max(values) * 1.15)])
     rows = -(-sum(len(line.name) + 6 for line in lines) // 70)
-    return _plot(told, traces, dict(
+    return _plot(caption, traces, dict(
         meta=f"curves {title}", height=430 + 20 * rows, margin=dict(l=58, r=14, t=10, b=70 + 20 * rows), showlegend=True,
         legend=dict(orientation="h", yref="container", y=0, yanchor="bottom", x=0, bgcolor="rgba(0,0,0,0)"),
         xaxis=axis, yaxis={"title": {"text": html.escape(up, False)}}))
@@ -184,7 +184,7 @@ def _told(mark: Mark, number: Callable[[float], str]) -> str:
     return f"{html.escape(mark.name, False)}<br>{mark.text} [{number(mark.low)}, {number(mark.high)}]"
 
 
-def _plot(told: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Markup:
+def _plot(caption: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Markup:
     """A place for a plot: what it tells in words, its figure, its height, so that nothing moves when it is drawn."""
     import plotly.graph_objects as go
 
@@ -197,4 +197,4 @@ def _plot(told: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Ma
         modebar=dict(bgcolor="var(--paper)", color="var(--soft)", activecolor="var(--accent)"), xaxis=axis, yaxis=axis))
     figure.update_layout(layout)
     return Markup('<div class="plot" role="img" aria-label="{}" style="height:{}px"><script type="application/json">{}'
-                  "</script></div>").format(told, layout["height"], Markup(figure.to_json().replace("<", "\\u003c")))
+                  "</script></div>").format(caption, layout["height"], Markup(figure.to_json().replace("<", "\\u003c")))

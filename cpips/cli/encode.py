@@ -153,15 +153,14 @@ def _one(source: Path, output: Path, encoder: Encoder, goal: Goal, metric: Any, 
                     "distance": found.distance, "psnr": found.psnr, "encodes": found.encodes,
                     "trials": [vars(trial) for trial in found.trials]})
     else:
-        told = _told(found, metric)
-        say(f"{output if written else 'nothing written'}: {told}")
+        say(f"{output if written else 'nothing written'}: {_summary(found, metric)}")
     if not found.met:
         say(f"no setting of {encoder.name} that was tried meets {goal}: the nearest is {encoder.name} {found.setting} with "
             f"{_reached(found, goal)}" + ("" if nearest else "; --write-nearest writes it"), "yellow")
         raise typer.Exit(1)
 
 
-def _told(found: Encoded, metric: Any) -> str:
+def _summary(found: Encoded, metric: Any) -> str:
     from .. import opinion
 
     facts = opinion.facts(metric, found.distance)

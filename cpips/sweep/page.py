@@ -77,12 +77,12 @@ def write_page(path: Path, summary: Summary, found: Sequence[Measured], encoders
 
 def write_json(path: Path, summary: Summary, encoders: Mapping[str, Encoder], metric: FullReferenceMetric) -> None:
     """Write curves and BD-rates."""
-    told = {"signature": metric.signature, "scale": summary.scale, "anchor": summary.anchor, "images": summary.images,
-            "failed": summary.failed, "libraries": _libraries(),
-            "codecs": {name: {"encoder": encoders[name].description, "bd_rate": {axis: asdict(one) for axis, one in summary.bd[name].items()},
-                              "curve": [asdict(point) for point in curve]} for name, curve in summary.curves.items()}}
+    shown = {"signature": metric.signature, "scale": summary.scale, "anchor": summary.anchor, "images": summary.images,
+             "failed": summary.failed, "libraries": _libraries(),
+             "codecs": {name: {"encoder": encoders[name].description, "bd_rate": {axis: asdict(one) for axis, one in summary.bd[name].items()},
+                               "curve": [asdict(point) for point in curve]} for name, curve in summary.curves.items()}}
     with atomic(path) as stream:
-        stream.write((json.dumps(finite(told), indent=1, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))
+        stream.write((json.dumps(finite(shown), indent=1, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def write_csv(path: Path, found: Sequence[Measured]) -> None:
@@ -151,12 +151,12 @@ def _shot(image: str, summary: Summary, found: Sequence[Measured], encoders: Map
         if not pictures:
             pictures.append(_picture("original", search.reference[0], f"{search.width} x {search.height} px"))
         place = _fitting(search, of[name], limit)
-        told = search.encoded(place)
+        shown = search.encoded(place)
         embedding = search.embedding
-        grade = f"quality {told.quality:.2f}" if told.quality is not None else f"distance {told.distance:.4g}"
-        over = "" if told.bytes <= limit else ", the smallest there is"
+        grade = f"quality {shown.quality:.2f}" if shown.quality is not None else f"distance {shown.distance:.4g}"
+        over = "" if shown.bytes <= limit else ", the smallest there is"
         pictures.append(_picture(name, search.decoded(place)[0],
-                                 f"setting {told.setting}, {told.bytes:,} bytes{over}; {grade}, PSNR {told.psnr:.2f} dB"))
+                                 f"setting {shown.setting}, {shown.bytes:,} bytes{over}; {grade}, PSNR {shown.psnr:.2f} dB"))
     return {"image": Path(image).name, "limit": limit, "pictures": pictures}
 
 

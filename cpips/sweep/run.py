@@ -133,6 +133,6 @@ def _point(search: Search, place: int) -> Point:
 
 
 def _measured(entry: dict[str, Any]) -> Measured:
-    told = entry["measured"]
-    points = tuple(Point(**{**point, "psnr": float(point["psnr"])}) for point in told["points"])  # infinity is a string there
-    return Measured(told["image"], told["codec"], points, told["error"])
+    stored = entry["measured"]
+    points = tuple(Point(**{**point, "psnr": float(point["psnr"])}) for point in stored["points"])  # infinity is a string there
+    return Measured(stored["image"], stored["codec"], points, stored["error"])

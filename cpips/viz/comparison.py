@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -58,8 +57,7 @@ class Comparison:
         """Reference, image, and where they differ; only the two images for a metric without a map."""
         if self.values is not None:
             return heatmap.render(self.reference, self.image, self.values, distance=self.distance, names=self.names, footer=self.signature)
-        both = torch.cat([self.reference, self.image], 2).permute(1, 2, 0).clamp(0, 1).cpu().numpy()
-        return Image.fromarray((both * 255 + 0.5).astype(np.uint8))
+        return heatmap.side_by_side(self.reference, self.image)
 
     def _repr_html_(self) -> str:
         facts: list[tuple[str, object]] = [("distance", self.distance), ("quality (1 to 5)", self.quality)]

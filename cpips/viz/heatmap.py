@@ -142,6 +142,12 @@ def render(
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 
+def side_by_side(reference: Tensor, image: Tensor) -> Image.Image:
+    """Both images ``(3,H,W)`` in [0,1] in one row, for a metric without a map."""
+    both = np.concatenate([each.clamp(0, 1).permute(1, 2, 0).cpu().numpy() for each in (reference, image)], 1)
+    return Image.fromarray((both * 255 + 0.5).astype(np.uint8))
+
+
 def _panel_size(height: int, width: int) -> tuple[int, int]:
     """Longest side :data:`_PANEL` px (wide images, which are stacked, may have twice that); nothing below 8 px."""
     longest = _PANEL * 2 if width > 2.2 * height else _PANEL
