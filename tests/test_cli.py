@@ -238,7 +238,7 @@ def test_map_refuses_what_cannot_be(call, gallery, tmp_path):
         (["ref.png", "far.png", "-o", "far.png"], "is an input"),
         (["ref.png", "far.png", "-o", tmp_path / "a.xyz"], "use .png"),
         (["ref.png", "far.png", "-o", tmp_path / "no" / "a.png"], "create it"),
-        (["ref.png", "far.png", "-o", tmp_path / "a.png", "--metric", "mse"], "no map"),
+        (["ref.png", "far.png", "-o", tmp_path / "a.png", "--metric", "psnr"], "no map"),
         (["ref.png", "far.png", "-o", tmp_path / "a.png", "--vmax", "-1"], "vmax"),
         (["ref.png", "small.png", "-o", tmp_path / "a.png"], "different sizes"),
         (["ref.png", "absent.png", "-o", tmp_path / "a.png"], "absent.png"),

@@ -128,16 +128,17 @@ def test_embeddings_give_the_distances_of_the_images(name):
         metric.distance(a[:2], b)
 
 
-@pytest.mark.parametrize("name", ["lpips-alex", "dists"])
-@pytest.mark.parametrize("side", [64, 75])
+@pytest.mark.parametrize(("name", "side"), [(name, side) for name in ("lpips-alex", "dists", "milo", "mse", "ssim", "ssim-luma")
+                                            for side in (64, 75)] + [("ssim-luma", 400)])
 def test_the_map_of_a_baseline_has_its_distance_for_a_mean(name, side):
-    metric = cpips.create_metric(name, **QUIET[name])
+    metric = cpips.create_metric(name, **(QUIET | {"milo": {"weights": "random"}}).get(name, {}))
     x, y = images(2, 64)
-    x, y = (torch.nn.functional.interpolate(z, (side, 64)) for z in (x, y))
+    x, y = (torch.nn.functional.interpolate(z, (side, max(64, side - 75))) for z in (x, y))
     heat = metric.map(x, y)
-    assert heat.shape == (2, 1, side, 64) and heat.min() >= 0
-    assert torch.allclose(heat.mean((1, 2, 3)), metric(x, y), rtol=1e-4)
-    assert torch.equal(metric.map(x, x), torch.zeros(2, 1, side, 64))
+    assert heat.shape == (2, 1, *x.shape[2:]) and heat.min() >= 0
+    value = metric(x, y) if metric.lower_is_better else 1 - metric(x, y)
+    assert torch.allclose(heat.mean((1, 2, 3)), value, rtol=1e-4)
+    assert torch.equal(metric.map(x, x), torch.zeros_like(heat))
     y = x.clone()
     y[:, :, 40:, :20] = 1 - y[:, :, 40:, :20]  # one corner alone
     values = metric.map(x, y)[:, 0]
