@@ -75,7 +75,7 @@ class _Finder:
         new = new_name(fullname)
         if new is None or importlib.util.find_spec(new) is None:
             return None
-        return importlib.machinery.ModuleSpec(fullname, self)
+        return importlib.machinery.ModuleSpec(fullname, self)  # type: ignore[arg-type]  # its base is slow to import
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         return None

@@ -50,10 +50,10 @@ def test_stronger_is_farther(metric, severity, shared_data, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, score, floor", [("tid2013", "mos", 0.721 + 0.05), ("live", "dmos", 0.931)])
-def test_ranks_as_people_do(metric, shared_data, name, score, floor):
-    """Uncalibrated, above LPIPS-Alex (.721 and .931 on these images, measured by benchmarks/agreement.py)."""
-    stats = pytest.importorskip("scipy.stats")
+@pytest.mark.parametrize("name, score, floor", [("tid2013", "mos", 0.721 + 0.1), ("live", "dmos", 0.931)])
+def test_ranks_as_people_do(shared_data, name, score, floor):
+    """The default model is above LPIPS-Alex (.721 and .931 on these images, measured by benchmarks/agreement.py)."""
+    stats, metric = pytest.importorskip("scipy.stats"), cpips.CPIPS()
     folder = shared_data / "human" / name
     with (folder / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -36,7 +36,7 @@ def check_map(metric: FullReferenceMetric) -> None:
         ModelError: it has none.
     """
     if not hasattr(metric, "map"):
-        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
+        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`), lpips-alex, dists, ssim or mse")
 
 
 def measure(metric: FullReferenceMetric, x: Tensor, y: Tensor) -> NDArray[Any]:
