@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import cpips
 from cpips.baselines import BASELINES
 from cpips.baselines.similarity import import_piq
+from cpips.cli.app import app
 
 QUIET = {"lpips-alex": {"trunk": "random", "heads": "ones"}, "stlpips-alex": {"weights": "random"},
          "dists": {"trunk": "random", "weights": "ones"}}
@@ -146,11 +150,6 @@ def test_the_map_of_a_baseline_has_its_distance_for_a_mean(name, side):
 
 
 def test_maps_of_lpips_are_drawn_on_the_command_line(tmp_path, monkeypatch):
-    from PIL import Image
-    from typer.testing import CliRunner
-
-    from cpips.cli.app import app
-
     monkeypatch.chdir(tmp_path)
     for name, value in zip(("a.png", "b.png"), images(1)):
         Image.fromarray((value[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(name)
@@ -158,3 +157,16 @@ def test_maps_of_lpips_are_drawn_on_the_command_line(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["map", "a.png", "b.png", "-o", "map.png", "-m", "lpips-alex", "--raw", "map.npy"])
     assert result.exit_code == 0, result.output
     assert np.load("map.npy").shape == (64, 64) and (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_the_map_of_a_similarity_shows_differences_beside_the_similarity(tmp_path, monkeypatch):
+    pytest.importorskip("pytorch_msssim")
+    monkeypatch.chdir(tmp_path)
+    for name, value in zip(("a.png", "b.png"), images(1)):
+        Image.fromarray((value[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(name)
+    expected = cpips.baselines.SSIM()("a.png", "b.png").item()
+    arguments = ["a.png", "b.png", "--json", "-m", "ssim", "-o"]
+    drawn = json.loads(CliRunner().invoke(app, ["map", *arguments, "map.png", "--raw", "map.npy"]).stdout)
+    assert drawn["distance"] == pytest.approx(expected, abs=1e-5) and 1 - np.load("map.npy").mean() == pytest.approx(expected, abs=1e-5)
+    view = json.loads(CliRunner().invoke(app, ["view", *arguments, "view.html", "--no-open"]).stdout)
+    assert view["results"][0]["distances"]["ssim"] == pytest.approx(expected, abs=1e-4)
