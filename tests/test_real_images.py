@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ import cpips
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.shared_data
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _all_cores():
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
