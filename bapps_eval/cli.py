@@ -150,6 +150,8 @@ def run(
 
     settings = ray_settings(engine, address, actors, device)
     metrics = list(make_metrics(metric, "cpu" if settings else device, dtype, weights=weights).values())
+    if settings:
+        data = [path.absolute() for path in data]  # an actor has another working directory
     datasets = read_datasets(data, split, resize, task, limit)
     with _engine(settings) as chosen:
         for dataset in datasets:

@@ -17,6 +17,7 @@ import csv
 import ctypes
 import dataclasses
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -374,9 +375,9 @@ def _left(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.name.endswith((".partial", ".journal", ".journal.jsonl", ".refining"))]
 
 
-def stopped(budget: Budget, folder: Path, how: int, seed: int = 0) -> dict[str, Any]:
-    """Commands that get the signal ``how`` at a random moment, again and again until they are through."""
-    rng = np.random.default_rng(seed)
+def stopped(budget: Budget, folder: Path, signals: Sequence[int], seed: int = 0) -> dict[str, Any]:
+    """Commands that get the signals in turn, each at a random moment, again and again until they are through."""
+    rng, signals_in_turn = np.random.default_rng(seed), itertools.cycle(signals)
     commands = Commands(folder)
     jobs = _jobs(folder / "inputs")
     counts: dict[str, Counter[str]] = {name: Counter() for name in jobs}
@@ -400,9 +401,10 @@ def stopped(budget: Budget, folder: Path, how: int, seed: int = 0) -> dict[str, 
         shutil.rmtree(where, ignore_errors=True)
         shutil.copytree(folder / "inputs", where)
         for attempt in range(8):
-            process = commands.start(job.args, where)
+            process, how = commands.start(job.args, where), None
             process.join(float(rng.uniform(0, 1.05 * seconds)) if attempt < 7 and budget.left() else None)
             if process.is_alive():
+                how = next(signals_in_turn)
                 os.kill(process.pid, how)
                 budget.done += 1
                 counts[name]["stopped"] += 1
@@ -412,7 +414,7 @@ def stopped(budget: Budget, folder: Path, how: int, seed: int = 0) -> dict[str, 
                 break
             if how == signal.SIGINT and code not in (job.interrupted, -signal.SIGINT):
                 failures.append(f"{name}: exit code {code} after Ctrl-C")
-            if how == signal.SIGKILL and code != -signal.SIGKILL:
+            if how is None or (how == signal.SIGKILL and code != -signal.SIGKILL):
                 failures.append(f"{name}: exit code {code} when it resumed")
                 break
         if code == 0:
@@ -421,7 +423,7 @@ def stopped(budget: Budget, folder: Path, how: int, seed: int = 0) -> dict[str, 
                 failures.append(f"{name}: another output than uninterrupted")
             if left := _left(where):
                 failures.append(f"{name}: left {left[:3]}")
-        elif code is not None and how == signal.SIGINT:
+        elif code is not None:
             if commands.run(job.args, where) != 0 or job.outputs(where) != truth:
                 failures.append(f"{name}: could not be resumed")
             counts[name]["through"] += 1
@@ -624,8 +626,8 @@ def attack(share: float, seconds: float, only: list[str] | None = None) -> dict[
 PARTS: dict[str, Callable[[Budget, Path, float], dict[str, Any]]] = {
     "gradients": lambda budget, folder, share: gradients(budget),
     "mutations": lambda budget, folder, share: mutations(budget, folder),
-    "kills": lambda budget, folder, share: stopped(budget, folder, signal.SIGKILL),
-    "interrupts": lambda budget, folder, share: stopped(budget, folder, signal.SIGINT, 1),
+    "kills": lambda budget, folder, share: stopped(budget, folder, [signal.SIGKILL]),
+    "interrupts": lambda budget, folder, share: stopped(budget, folder, [signal.SIGINT], 1),
     "disks": lambda budget, folder, share: disks(budget, folder),
     "concurrent": lambda budget, folder, share: concurrent(budget, folder),
     "scale": lambda budget, folder, share: scale(folder, int(share * COUNTS["rows"]), int(share * COUNTS["eval_rows"]), budget.seconds),

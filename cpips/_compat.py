@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
@@ -68,7 +67,7 @@ class _Package(ModuleType):
             super().__setattr__(name, value)
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Finder:
     """Imports a module under its old name: the very module that has the new one."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
@@ -76,7 +75,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         new = new_name(fullname)
         if new is None or importlib.util.find_spec(new) is None:
             return None
-        return importlib.machinery.ModuleSpec(fullname, self)
+        return importlib.machinery.ModuleSpec(fullname, self)  # type: ignore[arg-type]  # its base is slow to import
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         return None

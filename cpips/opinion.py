@@ -19,7 +19,7 @@ The error of q itself, which the model's card has, is not part of it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,10 +83,15 @@ def facts(metric: FullReferenceMetric, distance: float | None) -> dict[str, Any]
         >>> cpips.opinion.facts(cpips.CPIPS(), 0.0)
         {'quality': 5.0, 'words': 'imperceptible', 'visibility': 0.0}
     """
-    if not metric.has_quality or distance is None:
-        return {}
+    return facts_of(metric, [distance])[0]
+
+
+def facts_of(metric: FullReferenceMetric, distances: Sequence[float | None]) -> list[dict[str, Any]]:
+    """:func:`facts` of each distance of a table; the qualities have six significant digits, as distances in tables do."""
+    if not metric.has_quality:
+        return [{} for _ in distances]
     import torch
 
-    quality = metric.quality_of(torch.tensor([distance], dtype=torch.float64))
-    value = round(quality.item(), 4)
-    return {"quality": value, "words": words(value), "visibility": round(visibility(quality).item(), 4)}
+    known = metric.quality_of(torch.tensor([0.0 if distance is None else distance for distance in distances], dtype=torch.float64))
+    return [{} if distance is None else {"quality": (value := float(f"{quality:.6g}")), "words": words(value), "visibility": round(seen, 4)}
+            for distance, quality, seen in zip(distances, known.tolist(), visibility(known).tolist())]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import pytest
@@ -36,10 +38,19 @@ def _same_numbers_every_run():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory) -> Iterator[Path]:
+    """New paths in one folder: pytest would list all of the folders that it has made to number each."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
+def _own_cache(_caches, monkeypatch):
     """No test reads or writes the user's cache, and none reaches the network by accident."""
-    monkeypatch.setenv("CPIPS_HOME", str(tmp_path_factory.mktemp("cpips-home")))
+    home = next(_caches)
+    home.mkdir()
+    monkeypatch.setenv("CPIPS_HOME", str(home))
     monkeypatch.setenv("CPIPS_OFFLINE", "1")
 
 

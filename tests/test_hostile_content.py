@@ -731,10 +731,11 @@ def test_outputs_hold_no_formula_and_their_text(pictures):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of Unix")
-@pytest.mark.parametrize("redirection,code", [("2>&-", 2), (">&- 2>&-", 2), ("2>/dev/full", 2), ("</dev/null 2>&1", 2)])
-def test_errors_without_a_place_to_tell_them(pictures, redirection, code):
-    done = subprocess.run(f"{sys.executable} -m cpips compare absent.png ref.png {redirection}", shell=True, capture_output=True, text=True)
-    assert done.returncode == code and "Traceback" not in done.stdout + done.stderr
+@pytest.mark.parametrize("command,redirection", [("compare absent.png ref.png", ">&- 2>&-"), ("examples -o .", "2>&-"),
+                                                 ("examples -o .", "2>/dev/full"), ("examples -o .", "</dev/null 2>&1")])
+def test_errors_without_a_place_to_tell_them(pictures, command, redirection):
+    done = subprocess.run(f"{sys.executable} -m cpips {command} {redirection}", shell=True, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow

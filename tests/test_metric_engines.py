@@ -136,7 +136,7 @@ def test_nothing_breaks_the_graph_in_inference_mode(pair):
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch, about torch
 def test_compiled_by_inductor(pair):
-    metric = make("taps")
+    metric = make("latent")
     fast = compiled(metric, "inductor")
     for got, expected in zip(backward(fast, *pair), backward(metric, *pair)):
         assert torch.allclose(got, expected, rtol=1e-3, atol=1e-6)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import cpips
 from cpips import opinion
+from cpips.batch.pairs import qualities
 from cpips.cli.app import app
 from cpips.errors import ModelError
 
@@ -67,6 +68,15 @@ def test_a_metric_gives_quality_and_visibility(pair):
         assert not other.has_quality and opinion.facts(other, 0.1) == {}
         with pytest.raises(ModelError, match="no fit to human ratings"):
             other.quality_of(torch.zeros(1))
+
+
+def test_a_table_has_the_facts_of_its_rows():
+    metric, distances = cpips.CPIPS(), [0.0, None, 0.123456789, 1.5]
+    table = opinion.facts_of(metric, distances)
+    assert table == [opinion.facts(metric, distance) for distance in distances] and table[1] == {}
+    assert qualities(metric, distances) == [facts.get("quality") for facts in table]
+    assert table[2]["quality"] == pytest.approx(metric.quality_of(torch.tensor([distances[2]])).item(), rel=1e-5)
+    assert opinion.facts_of(cpips.create_metric("mse"), distances) == [{}] * 4
 
 
 def test_compare_prints_number_words_and_a_bar(pair):

@@ -93,8 +93,8 @@ def test_labels_belong_to_their_copies(groups):
         for images, labels in groups.references:
             for number in np.flatnonzero(np.isclose(labels, float(label), atol=1e-6)):
                 for one in (images[1 + number], images[1 + number][:, ::-1]):
-                    views = np.lib.stride_tricks.sliding_window_view(one, (64, 64, 3))[:, :, 0]
-                    found = found or bool((views == crop).all((2, 3, 4)).any())
+                    places = np.argwhere((one[:-63, :-63] == crop[0, 0]).all(2))
+                    found = found or any((one[i : i + 64, j : j + 64] == crop).all() for i, j in places)
         assert found
 
 

@@ -22,12 +22,12 @@ import torch
 from PIL import Image
 from helpers import write_csv
 from test_eval_run import made
+from test_readme import RAY_COMMANDS, folder, named_files, run_commands  # noqa: F401  # two are fixtures
 from typer.testing import CliRunner
 
 import cpips
-from bapps_eval import distances
-from bapps_eval.cli import app as eval_app
 from bapps_eval.dataset import DatasetError
+from bapps_eval.layouts import open_datasets
 from bapps_eval.layouts.packed import pack
 from bapps_eval.run import output_path, run as run_eval
 from cpips.base import FullReferenceMetric
@@ -174,8 +174,6 @@ def test_a_foreign_folder_is_left_alone(tmp_path, gallery):
 def test_a_pack_is_sent_without_its_pixels(tmp_path):
     import pickle
 
-    from bapps_eval.layouts import open_datasets
-
     pack(made("2afc", 8), tmp_path / "pack")
     dataset, = open_datasets(tmp_path / "pack")
     sent = pickle.dumps(dataset.load)
@@ -299,8 +297,10 @@ def test_data_sets_give_the_numbers_of_one_machine(cluster, metric, tmp_path):
     from bapps_eval.ray_engine import circumstances, engine
     from cpips.batch.ray_engine import RaySettings, pool
 
-    dataset = made("2afc", 40, size=(20, 24))
-    expected, _ = run_eval(dataset, metric, tmp_path / "one", batch_size=BATCH)
+    images = made("2afc", 40, size=(20, 24))
+    pack(images, tmp_path / "pack")
+    [dataset] = open_datasets(tmp_path / "pack")
+    expected, _ = run_eval(images, metric, tmp_path / "one", batch_size=BATCH)
 
     class Stop(Exception):
         pass
@@ -309,36 +309,19 @@ def test_data_sets_give_the_numbers_of_one_machine(cluster, metric, tmp_path):
         if done > 16:
             raise Stop
 
+    def unreadable(i: int):
+        raise DatasetError(f"item {i} cannot be read")
+
     with pytest.raises(Stop):
         run_eval(dataset, metric, tmp_path / "many", batch_size=BATCH, progress=stop)
     told = []
     with pool(RaySettings(actors=1)) as actors:
         found, path = run_eval(dataset, metric, tmp_path / "many", batch_size=BATCH, engine=engine(actors),
                                circumstances=circumstances(actors), progress=lambda done, total: told.append(done))
+        with pytest.raises(DatasetError, match="item 0 cannot be read"):
+            run_eval(dataclasses.replace(dataset, load=unreadable), metric, tmp_path / "bad", engine=engine(actors))
     assert told[0] == 18 and told[-1] == 40 and path == output_path(tmp_path / "many", dataset, metric)
     assert np.array_equal(found.values, expected.values) and found.run["engine"] == "ray"
-
-
-@ray_test
-def test_the_command_over_a_pack_and_an_item_that_cannot_be_read(cluster, tmp_path):
-    from bapps_eval.ray_engine import engine
-    from cpips.batch.ray_engine import RaySettings, pool
-
-    dataset = made("jnd", 12)
-    pack(dataset, tmp_path / "pack")
-    args = ["run", str(tmp_path / "pack"), "-m", "mse", "-o", str(tmp_path / "out"), "--engine", "ray", "--actors", "1"]
-    result = CliRunner().invoke(eval_app, args)
-    assert result.exit_code == 0, result.output
-    expected, _ = run_eval(dataset, cpips.create_metric("mse"), tmp_path / "one")
-    found = distances.read(next((tmp_path / "out").glob("*.parquet")))
-    assert np.array_equal(found.values, expected.values) and found.metric == expected.metric
-
-    def unreadable(i: int):
-        raise DatasetError(f"item {i} cannot be read")
-
-    with pool(RaySettings(actors=1)) as actors, pytest.raises(DatasetError, match="item 0 cannot be read"):
-        run_eval(dataclasses.replace(dataset, load=unreadable), cpips.create_metric("mse"), tmp_path / "bad",
-                 engine=engine(actors))
 
 
 class Mean(FullReferenceMetric):
@@ -433,6 +416,12 @@ def test_a_node_killed_in_the_middle_loses_and_doubles_nothing(cluster, gallery,
     found = columns(tmp_path / "parts")
     assert found["id"] == list(range(240))
     assert found["distance"] == [r.distance for r in score_pairs(table.pairs, Mean(), batch_size=BATCH)]
+
+
+@ray_test
+@pytest.mark.parametrize("commands", RAY_COMMANDS, ids=lambda commands: commands[0])
+def test_the_commands_of_the_docs(cluster, commands, folder):
+    run_commands([f"{command.split('#')[0]} --actors 1" for command in commands], folder)
 
 
 @needs_ray

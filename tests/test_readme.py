@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 import warnings
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from eval_trees import bapps_tree
 from PIL import Image
+from typer.testing import CliRunner
 
 import cpips
 from cpips._utils.optional import declare_torchvision_ops
@@ -28,24 +28,37 @@ PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "
 BLOCKS = [block for page in PAGES for block in re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```", page, flags=re.M | re.S)]
 PYTHON = [code for language, title, code in BLOCKS if language == "python" and "before" not in title]
 BEFORE = [code for language, title, code in BLOCKS if "before:" in title]
-MODULES = {"cpips": "cpips", "bapps-eval": "bapps_eval"}
-COMMANDS = [[line for line in code.splitlines() if line.split(" ")[0] in MODULES] for language, _, code in BLOCKS if language == "sh"]
+PROGRAMS = {"cpips": "cpips.cli.app", "bapps-eval": "bapps_eval.cli"}
+COMMANDS = [[line for line in code.splitlines() if line.split(" ")[0] in PROGRAMS] for language, _, code in BLOCKS if language == "sh"]
 COMMANDS = [commands for commands in COMMANDS if commands] + [["cpips demo"]]
+RAY_COMMANDS = [commands for commands in COMMANDS if "--engine ray" in " ".join(commands)]  # test_ray.py runs them on its cluster
 UNTRAINED = {"lpips-alex": {"trunk": "random", "heads": "ones"}, "dists": {"trunk": "random", "weights": "ones"}}
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch, shipped_codecs) -> Path:
-    """A working directory with the files that the README's examples name."""
+@pytest.fixture(scope="session")
+def named_files(tmp_path_factory) -> Path:
+    """The files that the README's examples name."""
+    root = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((100, 80), Image.Resampling.BICUBIC)
-    image.save(tmp_path / "ref.png")
-    image.resize((50, 40)).resize((100, 80)).save(tmp_path / "img.png")
-    (tmp_path / "pairs.csv").write_text("ref,img\nref.png,img.png\nref.png,ref.png\n")
-    (tmp_path / "photos").mkdir()
+    image.save(root / "ref.png")
+    image.resize((50, 40)).resize((100, 80)).save(root / "img.png")
+    (root / "pairs.csv").write_text("ref,img\nref.png,img.png\nref.png,ref.png\n")
+    (root / "photos").mkdir()
     for angle in range(3):
-        image.rotate(90 * angle).save(tmp_path / "photos" / f"{angle}.jpg")
-    bapps_tree(tmp_path / "bapps")
+        image.rotate(90 * angle).save(root / "photos" / f"{angle}.jpg")
+    bapps_tree(root / "bapps", size=64)
+    return root
+
+
+@pytest.fixture
+def folder(named_files, tmp_path, monkeypatch, shipped_codecs) -> Path:
+    """A working directory with these files."""
+    for path in named_files.iterdir():
+        if path.is_dir() and path.name != "bapps":
+            shutil.copytree(path, tmp_path / path.name)
+        else:  # read and not written
+            (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -79,20 +92,22 @@ def test_block_of_another_package_runs(code, monkeypatch):
         exec(compile(code, "moving.md", "exec"), {})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("commands", COMMANDS, ids=lambda commands: commands[0])
-def test_commands_run(commands, folder):
-    """Those of a block one after the other: a later one may need what an earlier one wrote."""
-    if any(word in " ".join(commands) for word in (".cpz", "index")) and importlib.util.find_spec("compressai") is None:
-        pytest.skip("CompressAI (extra codec) is not installed")
-    if "--engine ray" in " ".join(commands) and importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray (extra ray) is not installed")
+def run_commands(commands: list[str], folder: Path) -> None:
+    """In this process, one after the other: a later one may need what an earlier one wrote."""
     for command in commands:
         program, *arguments = command.split("#")[0].split()
-        done = subprocess.run([sys.executable, "-m", MODULES[program], *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        result = CliRunner().invoke(importlib.import_module(PROGRAMS[program]).app, arguments)
+        assert result.exit_code == 0, result.output
         for name in re.findall(r"-o (\S+)", command):
             assert (folder / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commands", [commands for commands in COMMANDS if commands not in RAY_COMMANDS], ids=lambda commands: commands[0])
+def test_commands_run(commands, folder):
+    if any(word in " ".join(commands) for word in (".cpz", "index")) and importlib.util.find_spec("compressai") is None:
+        pytest.skip("CompressAI (extra codec) is not installed")
+    run_commands(commands, folder)
 
 
 def test_there_are_blocks():
@@ -193,15 +208,13 @@ def test_citation_file_has_the_version():
     assert f"\nversion: {cpips.__version__}\n" in text and "cff-version: 1.2.0" in text and "\nlicense: MIT\n" in text
 
 
-def test_the_data_folder_can_be_named(tmp_path):
+def test_the_data_folder_can_be_named(tmp_path, monkeypatch):
     """`CPIPS_DATA` is the folder of the tests and of the benchmarks."""
-    for module, name in (("conftest", "SHARED"), ("_common", "DATA")):
-        done = subprocess.run([sys.executable, "-c", f"from {module} import {name}; print({name})"], capture_output=True, text=True,
-                              env={**os.environ, "CPIPS_DATA": str(tmp_path), "PYTHONPATH": os.pathsep.join(
-                                  [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")])})
-        assert done.stdout.strip() == str(tmp_path), done.stderr
+    monkeypatch.setenv("CPIPS_DATA", str(tmp_path))
+    assert runpy.run_path(str(ROOT / "tests" / "conftest.py"))["SHARED"] == tmp_path
+    assert runpy.run_path(str(ROOT / "benchmarks" / "_common.py"))["DATA"] == tmp_path
 
 
 def test_console_scripts_are_installed():
-    for program in MODULES:
+    for program in PROGRAMS:
         assert shutil.which(program, path=str(Path(sys.executable).parent)), "install the package: pip install ."

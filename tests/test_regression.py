@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import re
 import subprocess
 import sys
@@ -366,41 +365,3 @@ def test_the_package_names_the_plugin():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     assert "cpips = cpips.pytest_plugin" in setup["options.entry_points"]["pytest11"]
-
-
-@pytest.mark.slow
-def test_the_wheel_brings_the_plugin_to_a_project_of_its_own(tmp_path, monkeypatch):
-    """In an environment with the wheel, and with the other packages of this one."""
-    pytest.importorskip("build")
-    source = tmp_path / "source"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "cpips", "bapps_eval", "configs", "examples", "weights/*.*",
-                             "*.cfg", "*.toml", "*.md", "*.in", "LICENSE"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    for name in listed.stdout.splitlines():
-        if not name.startswith("weights/codecs/"):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).symlink_to(ROOT / name)
-
-    def run(*command: object, code: int = 0, env: dict[str, str] | None = None) -> str:
-        done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
-
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", tmp_path, source)
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--no-deps", "--no-index", next(tmp_path.glob("*.whl")))
-    [site] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    others = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "others.pth").write_text("\n".join(others))
-    (tmp_path / "test_image.py").write_text("\n".join(line[4:] for line in PROJECT.splitlines()))
-    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DAMAGE", "PYTEST_ADDOPTS")}
-    command = (python, "-m", "pytest", "-p", "no:cacheprovider", "-k", "render")
-    assert "--update-golden" in run(*command, code=1, env=env)
-    assert "2 passed" in run(*command, "--update-golden", env=env)
-    assert "2 passed" in run(*command, env=env)
-    (tmp_path / "golden-differences.html").unlink()
-    run(*command, code=1, env={**env, "DAMAGE": "1"})
-    assert (tmp_path / "golden-differences.html").read_text().count("data:image/webp;base64,") >= 6
-    assert str(site) in run(python, "-c", "import cpips; print(cpips.__file__)", env=env)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
 import pytest
+from test_regression import PROJECT
 
 ROOT = Path(__file__).resolve().parents[1]
 LITE = "weights/codecs/cpips-lite.safetensors"  # the one whole codec that the wheel holds
@@ -63,6 +66,26 @@ def test_the_wheel_holds_what_it_should_and_nothing_else(archives):
     in_source = {name.partition("/")[2] for name in tarfile.open(source).getnames()}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "setup.cfg", "pyproject.toml"} <= in_source
     assert not [name for name in in_source if name.startswith(("tests", "benchmarks"))]
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_its_pytest_plugin_to_a_project_of_its_own(archives, tmp_path):
+    """In an environment with the wheel's files, and with the other packages of this one."""
+    call("venv", "--without-pip", str(tmp_path / "venv"))
+    [site] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    zipfile.ZipFile(archives[1]).extractall(site)
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    (tmp_path / "test_image.py").write_text(textwrap.dedent(PROJECT) + textwrap.dedent(f"""
+        def test_render_is_of_the_wheel():
+            import cpips
+            assert cpips.__file__.startswith({str(site)!r})
+        """))
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DAMAGE", "PYTEST_ADDOPTS")}
+    command = [tmp_path / "venv" / "bin" / "python", "-m", "pytest", "-p", "no:cacheprovider", "-k", "render"]
+    for arguments, damage, said in ((["--update-golden"], {}, "3 passed"), ([], {"DAMAGE": "1"}, "2 failed, 1 passed")):
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, env=env | damage, capture_output=True, text=True)
+        assert said in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "golden-differences.html").read_text().count("data:image/webp;base64,") >= 6
 
 
 @pytest.mark.slow

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import cpips
 from cpips.baselines import BASELINES
 from cpips.baselines.similarity import import_piq
+from cpips.cli.app import app
 
 QUIET = {"lpips-alex": {"trunk": "random", "heads": "ones"}, "stlpips-alex": {"weights": "random"},
          "dists": {"trunk": "random", "weights": "ones"}}
@@ -128,16 +132,17 @@ def test_embeddings_give_the_distances_of_the_images(name):
         metric.distance(a[:2], b)
 
 
-@pytest.mark.parametrize("name", ["lpips-alex", "dists"])
-@pytest.mark.parametrize("side", [64, 75])
+@pytest.mark.parametrize(("name", "side"), [(name, side) for name in ("lpips-alex", "dists", "milo", "mse", "ssim", "ssim-luma")
+                                            for side in (64, 75)] + [("ssim-luma", 400)])
 def test_the_map_of_a_baseline_has_its_distance_for_a_mean(name, side):
-    metric = cpips.create_metric(name, **QUIET[name])
+    metric = cpips.create_metric(name, **(QUIET | {"milo": {"weights": "random"}}).get(name, {}))
     x, y = images(2, 64)
-    x, y = (torch.nn.functional.interpolate(z, (side, 64)) for z in (x, y))
+    x, y = (torch.nn.functional.interpolate(z, (side, max(64, side - 75))) for z in (x, y))
     heat = metric.map(x, y)
-    assert heat.shape == (2, 1, side, 64) and heat.min() >= 0
-    assert torch.allclose(heat.mean((1, 2, 3)), metric(x, y), rtol=1e-4)
-    assert torch.equal(metric.map(x, x), torch.zeros(2, 1, side, 64))
+    assert heat.shape == (2, 1, *x.shape[2:]) and heat.min() >= 0
+    value = metric(x, y) if metric.lower_is_better else 1 - metric(x, y)
+    assert torch.allclose(heat.mean((1, 2, 3)), value, rtol=1e-4)
+    assert torch.equal(metric.map(x, x), torch.zeros_like(heat))
     y = x.clone()
     y[:, :, 40:, :20] = 1 - y[:, :, 40:, :20]  # one corner alone
     values = metric.map(x, y)[:, 0]
@@ -145,11 +150,6 @@ def test_the_map_of_a_baseline_has_its_distance_for_a_mean(name, side):
 
 
 def test_maps_of_lpips_are_drawn_on_the_command_line(tmp_path, monkeypatch):
-    from PIL import Image
-    from typer.testing import CliRunner
-
-    from cpips.cli.app import app
-
     monkeypatch.chdir(tmp_path)
     for name, value in zip(("a.png", "b.png"), images(1)):
         Image.fromarray((value[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(name)
@@ -157,3 +157,16 @@ def test_maps_of_lpips_are_drawn_on_the_command_line(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["map", "a.png", "b.png", "-o", "map.png", "-m", "lpips-alex", "--raw", "map.npy"])
     assert result.exit_code == 0, result.output
     assert np.load("map.npy").shape == (64, 64) and (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_the_map_of_a_similarity_shows_differences_beside_the_similarity(tmp_path, monkeypatch):
+    pytest.importorskip("pytorch_msssim")
+    monkeypatch.chdir(tmp_path)
+    for name, value in zip(("a.png", "b.png"), images(1)):
+        Image.fromarray((value[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(name)
+    expected = cpips.baselines.SSIM()("a.png", "b.png").item()
+    arguments = ["a.png", "b.png", "--json", "-m", "ssim", "-o"]
+    drawn = json.loads(CliRunner().invoke(app, ["map", *arguments, "map.png", "--raw", "map.npy"]).stdout)
+    assert drawn["distance"] == pytest.approx(expected, abs=1e-5) and 1 - np.load("map.npy").mean() == pytest.approx(expected, abs=1e-5)
+    view = json.loads(CliRunner().invoke(app, ["view", *arguments, "view.html", "--no-open"]).stdout)
+    assert view["results"][0]["distances"]["ssim"] == pytest.approx(expected, abs=1e-4)

@@ -145,7 +145,7 @@ def test_view_writes_a_page_and_opens_it_on_request(call, browsed, tmp_path):  #
     assert found["bytes"] == out.stat().st_size and [metric["metric"] for metric in found["metrics"]] == ["mse", "random"]
     [row] = found["results"]
     assert row["distances"]["mse"] == pytest.approx(cpips.create_metric("mse")("ref.png", "near.png").item(), rel=1e-4)
-    assert set(row["largest"]) == {"random"} and {"x", "y", "value"} == set(row["largest"]["random"][0])
+    assert set(row["largest"]) == {"mse", "random"} and {"x", "y", "value"} == set(row["largest"]["random"][0])
     assert "no browser was found" in call("view", "ref.png", "near.png", "-o", out, "-m", "mse", "--open", "--force").stderr
 
 
@@ -405,14 +405,21 @@ def test_zoom_by_keys_and_double_click_and_keys_can_be_off(opened):
     scale = lambda: opened.execute_script("return view.scale")
     canvas = opened.find_element("css selector", "#right canvas")
     fitted = scale()
-    ActionChains(opened).move_to_element_with_offset(canvas, 120, 0).double_click().perform()
-    settled(opened)
+
+    def double_click():
+        before = scale()
+        for _ in range(10):  # on a busy machine the two clicks may be too far apart
+            ActionChains(opened).move_to_element_with_offset(canvas, 120, 0).double_click().perform()
+            settled(opened)
+            if scale() != before:
+                break
+
+    double_click()
     assert scale() == pytest.approx(4 * fitted)
     x = opened.execute_script("return view.x")
     press(opened, Keys.ARROW_RIGHT)
     assert opened.execute_script("return view.x") > x
-    ActionChains(opened).move_to_element_with_offset(canvas, 120, 0).double_click().perform()
-    settled(opened)
+    double_click()
     assert scale() == pytest.approx(fitted)
     press(opened, "1")
     assert scale() == 1 and text(opened, "#scale").startswith("100")

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import importlib.util
 import io
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 from contextlib import contextmanager
@@ -241,7 +239,7 @@ def _partial(path: PathLike) -> Iterator[tuple[Path, int]]:
     status = _status(path, missing=True)
     _require_regular(status, path)
     target = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
-    partial = target.with_name(f".{_stem(target)}.{secrets.token_hex(8)}.partial")
+    partial = target.with_name(f".{_stem(target)}.{os.urandom(8).hex()}.partial")
     with _naming(path, partial):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | _BINARY
         handle = os.open(partial, flags, 0o666 if status is None else 0o600)
@@ -316,6 +314,8 @@ def _without(text: str, path: PathLike, partial: Path) -> str:
 
 def _stem(target: Path) -> str:
     """The name of a file, or a digest of one that has no room for more."""
+    import hashlib
+
     raw = os.fsencode(target.name)
     return target.name if len(raw) <= 200 else hashlib.sha256(raw).hexdigest()[:32]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import inspect
 import io
 import os
 import sys
 import traceback
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from . import interrupts
 from .console import fail, put, say
@@ -21,6 +23,36 @@ class Commands(TyperGroup):
     """Prints an error as one line, `PROGRAM: error: ...`, and turns it into an exit code."""
 
     program = "cpips"
+    package: str | None = None
+    deferred: Mapping[str, str] = {}  # commands whose options are read when they run: the module in package, and :NAME in it
+    _listing = False
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        names: dict[str, Any] = dict.fromkeys(self.deferred)
+        self.commands = {**names, **self.commands}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.deferred:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = self.deferred[cmd_name].partition(":")
+        command = getattr(importlib.import_module(f"{self.package}.{module}"), name or module)
+        if self._listing:
+            text = command.info.help if isinstance(command, typer.Typer) else inspect.getdoc(command)
+            return TyperCommand(cmd_name, help=text, rich_markup_mode="markdown")
+        whole = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+        if isinstance(command, typer.Typer):
+            whole.add_typer(command, name=cmd_name)
+        else:
+            whole.command(cmd_name)(command)
+        return typer.main.get_group(whole).commands[cmd_name]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True  # of the commands only what they are for
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any) -> Any:

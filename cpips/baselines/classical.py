@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from ..base import FullReferenceMetric, no_autocast, widen
+from .maps import MappedMetric, ssim_cells
 
 
-class MSE(FullReferenceMetric):
+class MSE(MappedMetric):
     """Mean squared difference over pixels and channels, in [0,1]; 0 for equal images.
 
     Example:
@@ -23,11 +24,18 @@ class MSE(FullReferenceMetric):
     name = "mse"
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = widen(x, y)
-        return (x - y).square().flatten(1).mean(1)
+        return _mse(x, y)
+
+    def _cells(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [(x - y).square().mean(1, keepdim=True)]
 
 
-class PSNR(MSE):
+def _mse(x: Tensor, y: Tensor) -> Tensor:
+    x, y = widen(x, y)
+    return (x - y).square().flatten(1).mean(1)
+
+
+class PSNR(FullReferenceMetric):
     """Peak signal-to-noise ratio, -10 log10(MSE) dB, for the peak 1: at least 0, higher is closer.
 
     Equal images have infinite PSNR, and no gradient there; no ceiling is invented. Use :class:`MSE` as a loss.
@@ -42,7 +50,7 @@ class PSNR(MSE):
     differentiable = False
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
-        return -10 * super()._compare(x, y).log10()
+        return -10 * _mse(x, y).log10()
 
 
 class _Structural(FullReferenceMetric):
@@ -59,7 +67,7 @@ class _Structural(FullReferenceMetric):
         return f"{super().signature}|pytorch-msssim {importlib.metadata.version('pytorch-msssim')}"
 
 
-class SSIM(_Structural):
+class SSIM(_Structural, MappedMetric):
     """Structural similarity (Wang et al., IEEE TIP 13(4), 2004, equation 13), the mean of the channels.
 
     In [-1,1], 1 for equal images.
@@ -77,6 +85,10 @@ class SSIM(_Structural):
         x, y = widen(x, y)
         with no_autocast(x):
             return _pytorch_msssim(self.name).ssim(x, y, data_range=1, size_average=False)
+
+    def _cells(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        with no_autocast(x):
+            return [ssim_cells(x, y)]
 
 
 class MS_SSIM(_Structural):

@@ -6,14 +6,13 @@ Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Me
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .. import images
 from ..base import FeatureMetric, widen
+from .maps import MappedMetric
 from .trunks import Trunk, find_net, trunk_state
 from .weights import Shapes, Source, digest, find, load_state
 
@@ -25,7 +24,7 @@ _HEADS_SHA256 = {
 }
 
 
-class LinearDistance(FeatureMetric):
+class LinearDistance(FeatureMetric, MappedMetric):
     """What LPIPS and its offspring share: a backbone's features, and one weight for each of its channels (buffers ``lin0``
     ...)."""
 
@@ -48,20 +47,11 @@ class LinearDistance(FeatureMetric):
             total = total + (difference * getattr(self, f"lin{i}").to(a.dtype)).sum(1)
         return total
 
-    def map(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
-        """Where the images differ: ``(N,1,H,W)``, whose mean over H and W is the distance.
-
-        As with ``spatial=True`` in the authors' program, the map of each layer is enlarged bilinearly; here it is scaled
-        to keep its mean.
-        """
-        x, y = widen(*self._prepare_pair(reference, image))
-        total: Any = 0
-        for i, pair in enumerate(zip(self._features(x), self._features(y))):
-            a, b = widen(*pair)
-            weight = getattr(self, f"lin{i}").to(a.dtype).view(-1, 1, 1)
-            cells = ((_unit(a) - _unit(b)).square() * weight).sum(1, keepdim=True)
-            total = total + enlarged(cells, x.shape[2:])
-        return self._mark_invalid(total, x, y)
+    def _cells(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """Of each layer, as the authors' program has them with ``spatial=True``."""
+        pairs = [widen(*pair) for pair in zip(self._features(x), self._features(y))]
+        weights = [getattr(self, f"lin{i}").to(a.dtype).view(-1, 1, 1) for i, (a, _) in enumerate(pairs)]
+        return [((_unit(a) - _unit(b)).square() * weight).sum(1, keepdim=True) for (a, b), weight in zip(pairs, weights)]
 
     @property
     def digest(self) -> str:
@@ -115,13 +105,6 @@ class LPIPS(LinearDistance):
         weights = _load_heads(net, spec.channels, heads, offline)  # first: these files are small
         self.trunk = Trunk(spec, trunk_state(spec, trunk, offline), persistent)
         self._add_heads(weights, persistent)
-
-
-def enlarged(cells: Tensor, size: Sequence[int]) -> Tensor:
-    """``(N,1,h,w)``, not negative, enlarged bilinearly to ``size`` and scaled to keep its mean."""
-    large = F.interpolate(cells, tuple(size), mode="bilinear", align_corners=False)
-    tiny = torch.finfo(cells.dtype).tiny
-    return large * (cells.mean((2, 3), keepdim=True) / large.mean((2, 3), keepdim=True).clamp_min(tiny))
 
 
 def _unit(f: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import FullReferenceMetric, no_autocast
+from ..base import no_autocast
+from .maps import MappedMetric
 from .weights import Source, digest, folder, load_state
 
 FILE = "MILO.pth"
@@ -22,7 +23,7 @@ _SCALER = (
 )
 
 
-class MILO(FullReferenceMetric):
+class MILO(MappedMetric):
     """Mean of the absolute difference, weighted by a mask of how visible it is; at least 0, and 0 for equal images.
 
     From the coarsest of four scales to the finest, a small network sees both images and the mask so far, and adds to it.
@@ -77,8 +78,11 @@ class MILO(FullReferenceMetric):
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
         x, y = x.to(dtype), y.to(dtype)
+        return self._cells(x, y)[0].mean((1, 2, 3))
+
+    def _cells(self, x: Tensor, y: Tensor) -> list[Tensor]:
         with no_autocast(x):
-            return (self._mask(x, y) * (x - y).abs()).mean((1, 2, 3))
+            return [(self._mask(x, y) * (x - y).abs()).mean(1, keepdim=True)]
 
     def _mask(self, x: Tensor, y: Tensor) -> Tensor:
         """``(N,1,H,W)``: how visible a difference is, in [0,4]."""

@@ -16,9 +16,11 @@ from types import ModuleType
 from typing import Any, Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..base import FullReferenceMetric, no_autocast, widen
+from .maps import MappedMetric, ssim_cells
 
 
 class _Similarity(FullReferenceMetric):
@@ -164,7 +166,7 @@ class IWSSIM(_Similarity):
             return self._distance(self._call(x, y, "multi_scale_ssim"))
 
 
-class SSIMLuma(_Similarity):
+class SSIMLuma(_Similarity, MappedMetric):
     """1 - SSIM as its authors compute it (Wang et al., IEEE TIP 13(4), 2004, ``ssim.m``): on luma, after averaging and
     decimating so that the shorter side has about 256 px. In [0,2], 0 for equal images.
 
@@ -177,6 +179,11 @@ class SSIMLuma(_Similarity):
 
     def _compare(self, x: Tensor, y: Tensor) -> Tensor:
         return super()._compare(*(_luma(image) for image in widen(x, y)))
+
+    def _cells(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        with no_autocast(x):
+            step = max(1, round(min(x.shape[2:]) / 256))
+            return [ssim_cells(*(F.avg_pool2d(_luma(image), step) for image in (x, y)))]
 
 
 def _luma(image: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import images
+from .. import images, opinion
 from .._utils.io import open_regular
 from ..base import FullReferenceMetric
 from ..cells import wide
@@ -79,13 +79,8 @@ def as_numbers(distances: Tensor) -> list[float]:
 
 
 def qualities(metric: FullReferenceMetric, distances: Sequence[float | None]) -> list[float | None]:
-    """The expected opinion of people for each distance that a metric gave, in six digits; None for None, and of a metric without a
-    fit to opinions."""
-    if not metric.has_quality:
-        return [None] * len(distances)
-    known = torch.tensor([0.0 if distance is None else distance for distance in distances], dtype=torch.float64)
-    return [None if distance is None else float(f"{value:.6g}")
-            for distance, value in zip(distances, metric.quality_of(known).tolist())]
+    """The expected opinion of people for each distance that a metric gave; None for None, and of a metric without a fit to opinions."""
+    return [facts.get("quality") for facts in opinion.facts_of(metric, distances)]
 
 
 # ---- the window -----------------------------------------------------------------------------------------------------

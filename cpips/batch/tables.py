@@ -336,7 +336,7 @@ def _opinions(results: Mapping[str, Sequence[Result]], metrics: Mapping[str, Ful
     for name, metric in metrics.items():
         if not metric.has_quality:
             continue
-        found = [opinion.facts(metric, row.distance) for row in results[name]]
+        found = opinion.facts_of(metric, [row.distance for row in results[name]])
         own = len(metrics) == 1 and not {"quality", "visibility"} & set(taken)  # a table of JPEGs may have a "quality"
         for key in ("quality", "visibility"):
             columns[key if own else f"{metric.name} {key}"] = [facts.get(key) for facts in found]

@@ -91,8 +91,3 @@ def decompress(
     picture = files.decompress(file, files.open_codec(codec) if codec else None)
     files.save_picture(picture, path)
     say(f"{path}: {picture.shape[2]}x{picture.shape[1]} px")
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(compress)
-    app.command()(decompress)

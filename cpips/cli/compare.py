@@ -65,7 +65,7 @@ def compare(
         measures = make_metrics(metrics, device, dtype, background, weights, icc)
         if parts and not any(hasattr(measure, "map") for measure in measures.values()):
             raise typer.BadParameter(f"--box and --mask need a metric with a map, which {', '.join(measures)} lacks: choose a model of "
-                                     "cpips")
+                                     "cpips, lpips-alex, dists, ssim or mse")
         original = read_picture(reference, background, codec, icc)[None]  # the one image without which nothing goes
         results = {name: list(score_pairs(_pairs(original, images, background, codec, icc), measure))
                    for name, measure in measures.items()}

@@ -52,7 +52,3 @@ def kadid_command(
             say(f"interrupted: what is done is in {output}; the same command resumes")
             raise
     say(f"{output}: {total} images, {written} of them new; type 15 (denoise) is left out, as it needs a trained network")
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(commands, name="distort")

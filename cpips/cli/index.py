@@ -125,7 +125,3 @@ def _module() -> ModuleType:
     from ..codec import index
 
     return index
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(commands, name="index")

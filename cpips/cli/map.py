@@ -107,7 +107,3 @@ def _draw_many(reference: Path, image: Path | None, output: Path, raw: Path | No
         fail(f"and {len(errors) - 5} more: see the column 'error' of {output / 'maps.csv'}")
     if errors:
         raise typer.Exit(2 if len(errors) == rows else 1)
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("map")(heat_map)

@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 
 BATCHES = ("restoration", "flips", "invariance", "order")  # probes that take several images
 STEPS = ("recovery", "mad", "restoration", "flips")
-HELP = """Look for one kind of failure of a metric:
-
-**recovery** minimizes it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
-**restoration** optimizes for it and lets others judge; **flips** finds the smallest change that turns its judgments;
-**invariance** shifts, turns and scales; **order** takes all distortions in five steps; **noise-floor** looks for the
-smallest change above rounding."""
 
 
 def probe(
@@ -50,6 +44,13 @@ def probe(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
+    """Look for one kind of failure of a metric:
+
+    **recovery** minimizes it from noise, JPEG and blur; **mad** holds it and moves another metric, and the other way round;
+    **restoration** optimizes for it and lets others judge; **flips** finds the smallest change that turns its judgments;
+    **invariance** shifts, turns and scales; **order** takes all distortions in five steps; **noise-floor** looks for the
+    smallest change above rounding.
+    """
     from bapps_eval.probes import PROBES
     from bapps_eval.probes.figure import draw
     from .._utils.io import check_outputs
@@ -116,7 +117,3 @@ def _images(name: str, paths: list[Path] | None, side: int) -> Tensor:
         top, left = (height - side) // 2, (width - side) // 2
         found.append(image[..., top : top + side, left : left + side])
     return torch.cat(found)
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("probe", help=HELP)(probe)

@@ -86,7 +86,3 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             raise ModelError(f"{path} contains no .json files: pass files that `cpips probe NAME -o FILE.json` wrote")
         found += files
     return found
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(commands, name="report")

@@ -68,7 +68,7 @@ def _group(name: str, rows: Sequence[int], images: Sequence[str], results: Seque
     if not good:
         return Group(name, len(rows), failed, None, None, None, None, None, None)
     distances = [distance for _, distance in good]
-    qualities = [opinion.facts(metric, distance)["quality"] for distance in distances] if metric.has_quality else []
+    qualities = [facts["quality"] for facts in opinion.facts_of(metric, distances)] if metric.has_quality else []
     worst = (max if metric.lower_is_better else min)(good, key=lambda pair: pair[1])[0]
     known = tuple(rates[i] if rates is not None else None for i, _ in good)
     mean, interval = _mean(distances)

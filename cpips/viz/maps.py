@@ -36,14 +36,20 @@ def check_map(metric: FullReferenceMetric) -> None:
         ModelError: it has none.
     """
     if not hasattr(metric, "map"):
-        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`)")
+        raise ModelError(f"{metric.name} has no map: choose a model of cpips (see `cpips models`), lpips-alex, dists, ssim or mse")
 
 
 def measure(metric: FullReferenceMetric, x: Tensor, y: Tensor) -> NDArray[Any]:
-    """The map ``(H,W)`` float32 of two images ``(1,3,H,W)``; its mean is the distance."""
+    """The map ``(H,W)`` float32 of two images ``(1,3,H,W)``; its mean is the distance, or 1 minus the similarity."""
     with torch.inference_mode():
         maps = metric.map(x.to(metric.device), y.to(metric.device))  # type: ignore[operator]  # callers have checked that it has one
         return np.asarray(maps[0, 0].float().cpu().numpy())
+
+
+def value_of(metric: FullReferenceMetric, values: NDArray[Any]) -> float:
+    """The distance, or the similarity, that a map was made of."""
+    mean = float(np.mean(values, dtype=np.float64))
+    return mean if metric.lower_is_better else 1 - mean
 
 
 def map_of(metric: FullReferenceMetric, x: Tensor, y: Tensor) -> NDArray[Any] | None:
@@ -77,7 +83,7 @@ def draw_map(metric: FullReferenceMetric, reference: Path, image: Path, output: 
     images.check_same_size(x, y)
     values = measure(metric, x, y)
     facts = facts_of(values, regions)
-    distance = float(np.mean(values, dtype=np.float64))
+    distance = value_of(metric, values)
     picture = heatmap.render(x, y, values, distance=distance, names=(str(reference), str(image)),
                              footer=metric.signature, vmax=vmax)
     with atomic(output) as stream:

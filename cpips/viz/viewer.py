@@ -28,6 +28,7 @@ from ..base import FullReferenceMetric
 from ..errors import ImageError
 from ..images import check_same_size
 from . import heatmap
+from .maps import value_of
 from .peaks import largest
 
 _HERE = Path(__file__).parent
@@ -109,7 +110,7 @@ def _measure(metric: FullReferenceMetric, reference: Picture, picture: Picture) 
         maps = metric.map(x, y)  # type: ignore[operator]  # it has one, see above
         values = maps[0, 0].float().cpu().numpy()
     peaks = [{"x": peak.x, "y": peak.y, "value": peak.value} for peak in largest(values)]
-    return {"value": float(np.mean(values, dtype=np.float64)), "peaks": peaks, "cells": heatmap.cells(values),
+    return {"value": value_of(metric, values), "peaks": peaks, "cells": heatmap.cells(values),
             "vmax": heatmap.scale_of(values).vmax}
 
 
