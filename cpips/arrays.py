@@ -198,7 +198,8 @@ def _converted(image: Image.Image, transform: _Transform) -> Image.Image:
 def composite(image: Array, background: Background) -> Array:
     """Lay RGBA ``(4,H,W)``, float in [0,1] with straight alpha, over a color: in encoded sRGB, as browsers."""
     pixels, alpha = image[:3], image[3:]
-    return pixels * alpha + np.array(colour(background), image.dtype)[:, None, None] * (1 - alpha)
+    laid: Array = pixels * alpha + np.array(colour(background), image.dtype)[:, None, None] * (1 - alpha)
+    return laid
 
 
 def colour(background: Background) -> list[float]:

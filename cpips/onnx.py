@@ -33,17 +33,20 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._utils.io import replace
 from .contrast import WHOLE
 from .embedding import Embedding
+from .encoders import Convolution
 from .errors import ModelError
 from .metric import CPIPS
 
 GRAPHS = ("distance", "map", "embed", "compare")
 RUNTIME = ("embed", "compare", "map")  # of cpips-runtime
 MANIFEST = "graphs.json"  # beside them
+OPSET = 18  # ONNX Runtime's mean pooling of later ones takes thrice the time
 INPUTS, OUTPUT = ("x", "y"), "distance"
 _MODULES = ("onnx", "onnxscript")
 
@@ -76,15 +79,20 @@ def export(metric: CPIPS, path: str | os.PathLike[str], graph: str = "distance")
         raise ModelError(f"the metric is in {metric.encoder.dtype}: export it in float32, metric.float()")
     if missing := [name for name in _MODULES if importlib.util.find_spec(name) is None]:
         raise ImportError(f"an export needs {' and '.join(missing)}: pip install 'cpips[onnx]'")
+    import onnx_ir as ir  # of onnxscript
+
     plain = _plain(metric)
     with torch.no_grad(), _quiet():
         module, inputs, shapes, names, outputs = _traced(plain, graph)
         program = torch.onnx.export(module.eval(), inputs, dynamo=True, verbose=False, input_names=names, output_names=outputs,
-                                    dynamic_shapes=shapes)
+                                    dynamic_shapes=shapes, opset_version=OPSET)
     assert program is not None  # dynamo's exporter gives one
     for node in program.model.graph:
         # stack traces and formulas of sizes, which are longer than the weights
         node.metadata_props.clear()
+        if node.op_type == "AveragePool" and not any(pads.as_ints() if (pads := node.attributes.get("pads")) else ()):
+            # opset 18 would count what lies outside of the image; without padding nothing else is meant
+            node.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 0)
         for value in node.outputs:
             value.metadata_props.clear()
             if not value.is_graph_output():
@@ -198,7 +206,29 @@ def _plain(metric: CPIPS) -> CPIPS:
     plain.check = "off"
     for buffer in plain.buffers():
         buffer.data = buffer.data.clone(memory_format=torch.contiguous_format)
+    for i, layer in enumerate(plain.encoder.g_a):
+        if isinstance(layer, Convolution) and layer.weight.shape[-1] % 2 == 0:
+            plain.encoder.g_a[i] = _PaddedAlike(layer)
     return plain
+
+
+class _PaddedAlike(nn.Module):
+    """A convolution with an even kernel that is padded by as much at every size, which graphs need not compute: zeros beyond
+    those that the last cell lacks are seen by no cell."""
+
+    def __init__(self, layer: Convolution):
+        super().__init__()
+        self.layer = layer
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.weight.shape[-1], self.layer.stride
+        before = (kernel - stride) // 2
+        after = before + stride - 1
+        return F.conv2d(F.pad(x, (before, after, before, after)), self.weight, self.layer.bias, stride=stride)
 
 
 @contextmanager

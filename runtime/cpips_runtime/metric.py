@@ -172,7 +172,7 @@ class CPIPS:
         return x, y
 
     def _encode(self, batch: Floats) -> Embedding:
-        return Embedding(tuple(self._session("embed").run(None, {"image": batch})), batch.shape[2:], self._key)
+        return Embedding(tuple(self._session("embed").run(None, {"image": batch})), (batch.shape[2], batch.shape[3]), self._key)
 
     def _compare(self, a: Embedding, b: Embedding) -> Floats:
         session = self._session("compare")
