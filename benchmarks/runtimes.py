@@ -5,7 +5,7 @@
 - *differences*: the largest difference of distances from torch over sizes from 1 to 300 px, and the bytes, of every export; the
   encoder of `embed.onnx` also in float16 and in int8.
 - *start*: a new process imports the package and takes a first distance: time and peak memory, cpips-runtime beside cpips.
-- *speed*: a pair of images, the least time of the rounds, which are interleaved: the program in C, cpips-runtime, torch eager and
+- *speed*: a pair of images, the least CPU time of the rounds, which are interleaved: the program in C, cpips-runtime, torch eager and
   compiled, and LPIPS with AlexNet (a random backbone of its shape; weights do not change the time).
 - *profile*: where ONNX Runtime's time goes in `embed.onnx`, by operator.
 
@@ -17,13 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import onnxruntime
@@ -194,19 +196,20 @@ def start(rounds: int) -> dict[str, Any]:
 
 
 def least(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The least milliseconds of each call; every round has all of them."""
+    """The least milliseconds of each call, of the CPU, which others that the machine is shared with do not lengthen; every round has
+    all of them."""
     found = {name: float("inf") for name in calls}
     for call in calls.values():
         call()
     for _ in range(rounds):
         for name, call in calls.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             call()
-            found[name] = min(found[name], 1000 * (time.perf_counter() - begun))
+            found[name] = min(found[name], 1000 * (time.process_time() - begun))
     return found
 
 
-def speed(rounds: int) -> dict[str, Any]:
+def speed(rounds: int, sides: Sequence[int] = SIDES, skip: Sequence[str] = ()) -> dict[str, Any]:
     metric = cpips.CPIPS()
     compiled = torch.compile(cpips.CPIPS(check="off"))
     lpips = cpips.create_metric("lpips-alex", trunk="random", heads="ones")
@@ -219,7 +222,7 @@ def speed(rounds: int) -> dict[str, Any]:
         light = cpips_runtime.CPIPS(threads=1)
         (folder / "program").mkdir()
         program = None if missing() else build(folder / "program")
-        for side in SIDES:
+        for side in sides:
             x8, y8 = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
             x, y = (torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous() for image in (x8, y8))
             arrays = [image.numpy().transpose(0, 2, 3, 1) for image in (x, y)]
@@ -228,20 +231,24 @@ def speed(rounds: int) -> dict[str, Any]:
                 "cpips-runtime": lambda: light(*arrays), "cpips-runtime, reference known": lambda: light.distance(known, light.embed(arrays[1])),
                 "torch": lambda: metric(x, y), "torch compiled": lambda: compiled(x, y), "lpips-alex": lambda: lpips(x, y)}
             files = [write_ppm(folder / f"{i}.ppm", image) for i, image in enumerate((x8, y8))]
-            c_times = []
-            if program is not None:
-                calls["C"] = lambda: c_times.append(c_milliseconds(program, files))
-            times = least(calls, rounds)
-            if c_times:
-                times["C"] = min(c_times)
+            times = {"C": statistics.median(c_milliseconds(program, files, side) for _ in range(rounds))} if program is not None else {}
+            times |= least({name: call for name, call in calls.items() if name not in skip}, rounds)
             found[str(side)] = {name: round(value, 1) for name, value in times.items()}
             print(side, found[str(side)], file=sys.stderr, flush=True)
     return {"rounds": rounds, "bar_ms": {str(side): bar for side, bar in BAR.items()}, "milliseconds": found}
 
 
-def c_milliseconds(program: Path, files: list[Path]) -> float:
-    done = subprocess.run([str(program), "-t", "1", "-n", "2", str(GRAPHS), *map(str, files)], capture_output=True, text=True, check=True)
-    return float(done.stdout.split("\t")[2])
+def c_milliseconds(program: Path, files: list[Path], side: int) -> float:
+    """Of the CPU, for a pair: what more repeats add to a process."""
+    more = max(3, 2**22 // side**2)
+
+    def spent(repeats: int) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([str(program), "-t", "1", "-n", str(repeats), str(GRAPHS), *map(str, files)], stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+    return (spent(1 + more) - spent(1)) / more
 
 
 # ---- profile --------------------------------------------------------------------------------------------------------------
@@ -293,7 +300,7 @@ def speed_report(result: dict[str, Any]) -> str:
     rows = [[TITLES.get(name, name), *(f"{row[name]:.0f} ms" if name in row else "" for row in times.values())] for name in names]
     rows.append(["zensim, as published", *(f"{result['speed']['bar_ms'][side]:.0f} ms" if side in result["speed"]["bar_ms"] else ""
                                            for side in times)])
-    text = (f"Time of a pair on one thread ({result['machine']['cpu']}), the least of {result['speed']['rounds']} rounds:\n\n"
+    text = (f"CPU time of a pair on one thread ({result['machine']['cpu']}), the least of {result['speed']['rounds']} rounds:\n\n"
             + table(["", *(f"{side} x {side}" for side in times)], rows))
     if "profile" in result:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result["profile"]["shares"].items())
@@ -314,11 +321,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sides", nargs="+", type=int, default=SIDES, help="of the images of the part speed; other sides keep their result")
+    parser.add_argument("--skip", nargs="+", default=(), help="what the part speed leaves out: 'torch compiled' takes minutes to compile")
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = kept("runtimes") if (RESULTS / "runtimes.json").exists() else {}
     for part in args.parts:
-        result[part] = {"differences": differences, "start": start, "speed": speed, "profile": profile}[part](args.rounds)
+        if part == "speed":
+            found = speed(args.rounds, args.sides, args.skip)
+            earlier = result.get("speed", {}).get("milliseconds", {})
+            found["milliseconds"] = dict(sorted((earlier | found["milliseconds"]).items(), key=lambda item: int(item[0])))
+            result[part] = found
+        else:
+            result[part] = {"differences": differences, "start": start, "profile": profile}[part](args.rounds)
         result["onnxruntime"] = onnxruntime.__version__
         save("runtimes", {name: value for name, value in result.items() if name != "machine"})
     print(report(kept("runtimes")))

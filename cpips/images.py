@@ -21,8 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from . import arrays
-from .arrays import RANGE_TOLERANCE, Background, check_range, colour, from_array
+from .arrays import RANGE_TOLERANCE, check_range, from_array
+from .arrays import Background as Background
 from .arrays import check_same_size as check_same_size
+from .arrays import colour as colour
 from .arrays import opened as opened
 from .arrays import register_plugins as register_plugins
 from .errors import ImageError
