@@ -384,6 +384,24 @@ def opinion_scale() -> str:
             f"(`benchmarks/opinion_scale.py`).")
 
 
+def runtimes_start() -> str:
+    from runtimes import start_report
+
+    return start_report(kept("runtimes"))
+
+
+def runtimes_speed() -> str:
+    from runtimes import speed_report
+
+    return speed_report(kept("runtimes"))
+
+
+def runtimes_differences() -> str:
+    from runtimes import differences_report
+
+    return differences_report(kept("runtimes"))
+
+
 PAGES = {
     "README.md": (hero, summary, formula),
     "docs/index.md": (hero,),
@@ -400,6 +418,7 @@ PAGES = {
     "docs/refinement.md": (refinement,),
     "docs/scale.md": (ray_scoring, ray_scoring_bill),
     "docs/semantic_ensemble.md": (semantic_ensemble,),
+    "docs/where-it-runs.md": (runtimes_start, runtimes_speed, runtimes_differences),
 }
 
 
@@ -408,7 +427,8 @@ def filled(page: str) -> str:
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
         name = make.__name__
-        if not list(RESULTS.glob(f"{name.removesuffix('_bill')}*.json")) and make not in (summary, formula, models, cards, judged, peak):
+        stored = "runtimes" if name.startswith("runtimes_") else name.removesuffix("_bill")
+        if not list(RESULTS.glob(f"{stored}*.json")) and make not in (summary, formula, models, cards, judged, peak):
             continue  # until its first run
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.S):

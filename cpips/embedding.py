@@ -10,6 +10,8 @@ from typing import Any, Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .arrays import check_comparable as check_comparable
+from .arrays import paired as paired
 from .errors import ImageError
 
 
@@ -80,26 +82,3 @@ class Embedding:
 
     def _with(self, features: Iterable[Tensor]) -> "Embedding":
         return Embedding(tuple(features), self.strides, self.size, self.key)
-
-
-def paired(a: Embedding, b: Embedding) -> tuple[Embedding, Embedding]:
-    """Both with as many images: a single one on either side is compared with each of the other's.
-
-    Raises:
-        ImageError: embeddings of different metrics or sizes, or of other numbers of images.
-    """
-    check_comparable(a, b)
-    if len(a) == len(b):
-        return a, b
-    if 1 not in (len(a), len(b)):
-        raise ImageError(f"the embeddings hold {len(a)} and {len(b)} images: expected as many, or one on a side; for all pairs "
-                         "use metric.pairwise")
-    return (a.expand(len(b)), b) if len(a) == 1 else (a, b.expand(len(a)))
-
-
-def check_comparable(a: Embedding, b: Embedding) -> None:
-    if a.key != b.key:
-        raise ImageError("the embeddings were made by different metrics: embed both with one")
-    if a.size != b.size:
-        raise ImageError(f"the embeddings are of images of different sizes, {a.size[1]}x{a.size[0]} and "
-                         f"{b.size[1]}x{b.size[0]} px (width x height): crop or resize before embedding")

@@ -203,8 +203,8 @@ class CPIPS(FeatureMetric):
         """
         if self._quality_fit is None:
             return super().quality_of(distance)
-        middle, steepness = self._quality_fit
-        return 1 + 4 / (1 + (distance / middle) ** steepness)
+        found: Tensor = opinion.expected(distance, *self._quality_fit)
+        return found
 
     def visibility(self, reference: images.ImageLike, image: images.ImageLike) -> Tensor:
         """The probability that a person sees a difference, ``(N,)`` in [0,1]: that their opinion is below 4.5.

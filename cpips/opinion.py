@@ -32,6 +32,20 @@ VISIBLE = 4.5  # opinions below it are nearer to "perceptible" than to "impercep
 _SCALE = (1.0, 5.0)
 
 
+def expected(distance: Any, middle: float, steepness: float) -> Any:
+    """The opinion that is expected of images at a distance: a number, array or tensor.
+
+    Args:
+        middle: the distance of the opinion 3.
+        steepness: of the fit there.
+
+    Example:
+        >>> cpips.opinion.expected(0.5, 0.5, 2.0)
+        3.0
+    """
+    return 1 + 4 / (1 + (distance / middle) ** steepness)
+
+
 def words(quality: float) -> str:
     """The words of the nearest grade of the scale.
 
@@ -60,6 +74,19 @@ def visibility(quality: Tensor) -> Tensor:
     quality = torch.as_tensor(quality).clamp(low, high)
     spread = (SPREAD * (high - quality) * (quality - low)).clamp_min(1e-12).sqrt()
     return torch.special.ndtr((VISIBLE - quality) / spread)
+
+
+def chance(quality: float) -> float:
+    """As :func:`visibility`, of one number, and without torch.
+
+    Example:
+        >>> round(cpips.opinion.chance(3.0), 4)
+        0.9469
+    """
+    low, high = _SCALE
+    quality = min(max(quality, low), high)  # in this order, which keeps NaN
+    spread = math.sqrt(max(SPREAD * (high - quality) * (quality - low), 1e-12))
+    return 0.5 * math.erfc((quality - VISIBLE) / spread / math.sqrt(2))
 
 
 def bar(quality: float, width: int = 10, full: str = "#", empty: str = ".") -> str:

@@ -13,7 +13,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips._version", "cpips._compat", "cpips.errors", "cpips.printable"),
     ("cpips._utils",),
     # core
-    ("cpips.integrity", "cpips.sixteen", "cpips.web", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells",
+    ("cpips.integrity", "cpips.sixteen", "cpips.web", "cpips.arrays", "cpips.images", "cpips.embedding", "cpips.encoders", "cpips.forms", "cpips.cells",
      "cpips.head", "cpips.opinion", "cpips.tiling", "cpips.contrast", "cpips.pretrained", "cpips.base", "cpips.metric"),
     ("cpips.distortions",),
     ("cpips.baselines",),

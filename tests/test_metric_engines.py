@@ -181,7 +181,7 @@ def test_exported_for_every_size(model):
         program = export_program(metric).module()
     except cpips.ModelError as error:
         pytest.skip(str(error))
-    for size in [(1, 1, 1), (3, 5, 7), (1, 16, 17), (2, 33, 20), (2, 1, 90)]:
+    for size in [(1, 1, 1), (3, 5, 7), (1, 16, 17), (2, 33, 20), (2, 1, 90), (1, 300, 257)]:
         x, y = torch.rand(2, size[0], 3, *size[1:])
         assert torch.allclose(program(x, y), metric(x, y), rtol=1e-5, atol=1e-7), size
     with pytest.raises(cpips.ModelError, match="cannot be exported"):
