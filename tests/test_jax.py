@@ -1,0 +1,147 @@
+"""The metric in JAX, against torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cpips import CPIPS, ImageError, ModelError
+from cpips._utils.optional import needing
+from cpips.encoders import HYPERPRIOR, LITE, AnalysisTransform
+from cpips.errors import CpipsError
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax (extra jax) is not installed")
+
+# height and width: single pixels, cells that reach out of the image, whole cells
+SIZES = [(1, 1), (1, 7), (33, 65), (64, 64), (70, 45)]
+
+
+def pairs(height: int, width: int, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(height + width)
+    x = rng.random((count, 3, height, width), dtype=np.float32)
+    return x, np.clip(x + rng.normal(0, 0.1, x.shape), 0, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def metric() -> CPIPS:
+    return CPIPS()
+
+
+@pytest.fixture(scope="module")
+def params(metric):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax (extra jax) is not installed")
+    from cpips import jax as cpips_jax
+
+    return cpips_jax.load(metric)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_distances_maps_and_qualities_are_those_of_torch(metric, params, size):
+    from cpips import jax as cpips_jax
+
+    x, y = pairs(*size)
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    np.testing.assert_allclose(cpips_jax.distance(params, x, y), metric(*tensors), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(cpips_jax.quality(params, x, y), metric.quality(*tensors), rtol=1e-5)
+    found = cpips_jax.map(params, x, y)
+    assert found.shape == (2, 1, *size)
+    np.testing.assert_allclose(found, metric.map(*tensors), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.mean((1, 2, 3)), cpips_jax.distance(params, x, y), rtol=1e-5)
+    assert (np.asarray(cpips_jax.distance(params, x, x)) == 0).all() and (np.asarray(cpips_jax.quality(params, x, x)) == 5).all()
+
+
+@needs_jax
+@pytest.mark.parametrize("architecture", [LITE, HYPERPRIOR], ids=lambda each: each.name)
+def test_other_encoders_and_settings(architecture):
+    from cpips import jax as cpips_jax
+
+    metric = CPIPS(AnalysisTransform.random(N=6, M=8, architecture=architecture), form="contrast", scales=2)
+    x, y = pairs(35, 50)
+    found = cpips_jax.distance(cpips_jax.load(metric), x, y)
+    np.testing.assert_allclose(found, metric(torch.from_numpy(x), torch.from_numpy(y)), rtol=1e-5)
+
+
+def test_compiled_mapped_and_from_embeddings(params):
+    import jax
+    from cpips import jax as cpips_jax
+
+    x, y = pairs(33, 40, 3)
+    expected = np.asarray(cpips_jax.distance(params, x, y))
+    np.testing.assert_allclose(jax.jit(cpips_jax.distance)(params, x, y), expected, rtol=1e-5)
+    one = jax.vmap(lambda a, b: cpips_jax.distance(params, a[None], b[None])[0])
+    np.testing.assert_allclose(one(x, y), expected, rtol=1e-5)
+    embedding = jax.jit(cpips_jax.embed)(params, x)
+    np.testing.assert_allclose(cpips_jax.distance(params, embedding, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(cpips_jax.distance(params, x[:1], y), cpips_jax.distance(params, np.repeat(x[:1], 3, 0), y), rtol=1e-5)
+
+
+def test_gradients_are_those_of_torch(metric, params):
+    import jax
+    from cpips import jax as cpips_jax
+
+    x, y = pairs(24, 40)
+    image = torch.from_numpy(y.copy()).requires_grad_()
+    metric(torch.from_numpy(x), image, reduction="sum").backward()
+    found = jax.grad(lambda each: cpips_jax.distance(params, x, each).sum())(y)
+    np.testing.assert_allclose(found, image.grad, rtol=1e-3, atol=1e-6 * float(image.grad.abs().max()) + 1e-9)
+
+
+@pytest.mark.parametrize("pair", ["equal", "black", "white and black", "a pixel"])
+def test_gradients_are_finite_everywhere(params, pair):
+    import jax
+    from cpips import jax as cpips_jax
+
+    x, _ = pairs(20, 33)
+    black, white = np.zeros_like(x), np.ones_like(x)
+    a, b = {"equal": (x, x), "black": (black, black), "white and black": (white, black), "a pixel": (x[..., :1, :1], x[..., :1, :1])}[pair]
+    for function in (cpips_jax.distance, cpips_jax.quality):
+        for found in jax.grad(lambda a, b: function(params, a, b).sum(), argnums=(0, 1))(a, b):  # noqa: B023
+            assert np.isfinite(found).all(), function.__name__
+    slopes = jax.tree_util.tree_leaves(jax.grad(lambda params: cpips_jax.distance(params, a, b).sum())(params))
+    assert slopes and all(np.isfinite(slope).all() for slope in slopes)
+
+
+def test_other_input_is_refused(params):
+    from cpips import jax as cpips_jax
+
+    x, _ = pairs(16, 16)
+    for given, said in [(x[0], r"\(N,3,H,W\)"), (np.moveaxis(x, 1, -1), "channels last"), ((x * 255).astype(np.uint8), "divide by the white"),
+                        (x[:0], "1 or more")]:
+        with pytest.raises(ImageError, match=said):
+            cpips_jax.embed(params, given)
+    with pytest.raises(ImageError, match="different sizes, 16x16 and 15x16 px"):
+        cpips_jax.distance(params, x, x[..., :15])
+    with pytest.raises(ImageError, match="hold 2 and 3 images"):
+        cpips_jax.distance(params, x, np.repeat(x[:1], 3, 0))
+    other = cpips_jax.load(CPIPS(AnalysisTransform.random(N=6, M=8, architecture=LITE), form="contrast"))
+    with pytest.raises(ImageError, match="another model"):
+        cpips_jax.distance(params, cpips_jax.embed(other, x), x)
+    with pytest.raises(ModelError, match="no fit"):
+        cpips_jax.quality(other, x, x)
+    with pytest.raises(ModelError, match="form 'contrast'"):
+        cpips_jax.load("random")
+
+
+def test_the_signature_names_the_model(metric, params):
+    assert params.signature == f"{metric.signature}|jax"
+
+
+def test_only_this_module_imports_jax():
+    for package in ("cpips", "bapps_eval"):
+        for path in (ROOT / package).rglob("*.py"):
+            names = [name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, (ast.Import, ast.ImportFrom))
+                     for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] * (not node.level))]
+            assert path == ROOT / "cpips" / "jax.py" or not any(name.split(".")[0] == "jax" for name in names), path
+
+
+def test_the_message_without_jax_names_the_extra():
+    with pytest.raises(CpipsError, match=r"cpips.jax needs jax, which is not installed: pip install 'cpips\[jax\]'"):
+        with needing("cpips.jax", "jax"):
+            raise ImportError(name="jax")
