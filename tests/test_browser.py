@@ -118,7 +118,7 @@ def module(chromium, tmp_path_factory):
             WebDriverWait(chromium, 60).until(lambda b: b.execute_script("return 'ready' in (document.body ?? document.head).dataset"))
         given = [base64.b64encode(each).decode() if isinstance(each, bytes) else each for each in arguments]
         found = chromium.execute_async_script(
-            f"const done = arguments[arguments.length - 1]; (async (...given) => {{ {script} }})(...arguments).then(done, "
+            f"const done = arguments[arguments.length - 1]; (async (...given) => {{ {script} }})(...[...arguments].slice(0, -1)).then(done, "
             "(error) => done({ error: `${error.name}: ${error.message}` }))", *given)
         return found
 

@@ -48,13 +48,12 @@ def weights(metric: CPIPS) -> bytes:
         raise ModelError(f"the metric is in {metric.encoder.dtype}: export it in float32, metric.float()")
     depth = list(metric.encoder.taps).index(metric.taps[-1]) + 1
     tensors = {**_layers(metric.encoder, depth), **metric.contrast.state()}
-    facts = {
-        "cpips.name": metric.name, "cpips.digest": metric.digest, "cpips.signature": metric.signature, "cpips.taps": ",".join(metric.taps),
-        "cpips.strides": ",".join(str(stride) for _, stride in metric.encoder.architecture.convolutions[:depth]),
-    }
+    facts = {"name": metric.name, "digest": metric.digest, "signature": metric.signature, "taps": metric.taps,
+             "strides": [stride for _, stride in metric.encoder.architecture.convolutions[:depth]]}
     if (fit := metric.quality_fit) is not None:
         tensors["head.quality"] = torch.tensor(fit)
-    return save({name: _small(tensor) for name, tensor in tensors.items()}, metadata=facts)
+    return save({name: _small(tensor) for name, tensor in tensors.items()},
+                metadata={"cpips": json.dumps(facts)})  # one entry: several have no order
 
 
 def _layers(encoder: AnalysisTransform, depth: int) -> dict[str, Tensor]:
@@ -83,8 +82,3 @@ def script(metric: CPIPS) -> str:
     kernel, index = ((FOLDER / name).read_text(encoding="utf-8") for name in ("kernel.js", "index.js"))
     text = "\n".join((kernel, weights_module(metric), index))
     return re.sub(r"^export (?=const|class|function|async)", "", re.sub(r"^import .*\n", "", text, flags=re.M), flags=re.M)
-
-
-def package_version() -> str:
-    """The version that ``package.json`` has."""
-    return str(json.loads((FOLDER / "package.json").read_text(encoding="utf-8"))["version"])

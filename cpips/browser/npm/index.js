@@ -279,7 +279,7 @@ function half(bits) {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
 }
 
-/** Tensors and metadata of a safetensors file. */
+/** The tensors of a safetensors file, and what else cpips.browser.weights says of the model. */
 function parse(content) {
   const bytes = content instanceof ArrayBuffer ? new Uint8Array(content) : content;
   try {
@@ -296,7 +296,7 @@ function parse(content) {
       }
       return [name, { shape, data }];
     }));
-    return { metadata, tensors };
+    return { facts: JSON.parse(metadata.cpips ?? "{}"), tensors };
   } catch (error) {
     if (error instanceof WeightsError) throw error;
     throw new WeightsError(`the weights are no safetensors file, or damaged (${error.message}): fetch them again`);
@@ -306,9 +306,7 @@ function parse(content) {
 const padded = (channels) => Math.ceil(channels / 8) * 8;
 
 /** Layers and settings, laid out for the kernel: input channel by input channel, output channels padded with zeros. */
-function prepare({ metadata, tensors }) {
-  const strides = metadata["cpips.strides"]?.split(",").map(Number);
-  const taps = metadata["cpips.taps"]?.split(",");
+function prepare({ facts: { strides, taps }, tensors }) {
   if (!strides || !taps) throw new WeightsError("these weights were not exported for the browser: use cpips.browser.weights in Python");
   const get = (name) => {
     if (!tensors[name]) throw new WeightsError(`${name} is missing in the weights: export them again`);
@@ -607,11 +605,9 @@ function cellMean({ values, rows, columns, stride }, { width, height }) {
 export class CPIPS {
   #engine;
 
-  constructor(engine, metadata) {
+  constructor(engine, { name, digest, signature }) {
     this.#engine = engine;
-    this.name = metadata["cpips.name"];
-    this.digest = metadata["cpips.digest"];
-    this.signature = `${metadata["cpips.signature"]}|JavaScript`;
+    Object.assign(this, { name, digest, signature: `${signature}|JavaScript` });
     this.hasQuality = engine.model.quality !== null;
   }
 
@@ -623,7 +619,7 @@ export class CPIPS {
     if (!["auto", "wasm", "plain"].includes(backend)) throw new TypeError(`backend ${JSON.stringify(backend)} is unknown: choose from auto, wasm, plain`);
     if (background !== null) color(background);
     const parsed = parse(weights ?? bytesOf(WEIGHTS));
-    const metric = new CPIPS(await Engine.make(prepare(parsed), backend), parsed.metadata);
+    const metric = new CPIPS(await Engine.make(prepare(parsed), backend), parsed.facts);
     return Object.assign(metric, { background, icc });
   }
 
