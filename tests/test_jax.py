@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax (extra jax) is not installed")
 
 # height and width: single pixels, cells that reach out of the image, whole cells
-SIZES = [(1, 1), (1, 7), (33, 65), (64, 64), (70, 45)]
+SIZES = [(1, 1), (33, 65), (64, 48)]
 
 
 def pairs(height: int, width: int, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def test_distances_maps_and_qualities_are_those_of_torch(metric, params, numbers
     np.testing.assert_allclose(maps, metric.map(*tensors), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.asarray(maps).mean((1, 2, 3)), distances, rtol=1e-5)
     distances, qualities, _ = numbers(params, x, x)
-    assert (np.asarray(distances) == 0).all() and (np.asarray(qualities) == 5).all()
+    assert np.abs(distances).max() < 1e-12 and np.abs(qualities - 5).max() < 1e-6  # compiled, the two encodings may differ in a last bit
 
 
 @needs_jax

@@ -125,6 +125,7 @@ function present(names, found, rows, uris) {
 /** What stands before anything is found. */
 function show() {
   $("error").hidden = true;
+  $("error").textContent = "";
   $("result").replaceChildren();
   $("result").hidden = true;
   $("empty").hidden = false;
