@@ -350,7 +350,7 @@ def test_dropped_images_are_measured_and_shown_as_by_cpips_view(opened, metric, 
     found = result(opened)
     assert float(found["distance"]) == pytest.approx(metric(x, y).item(), rel=1e-4) and found["error"] == ""
     assert found["words"] == cpips.opinion.words(metric.quality(x, y).item())
-    assert f"of 100 people see a difference in {name}, 0 of 100" in found["said"] and re.search(r"240 × 176 px, computed in \d+\.\d\d s", found["said"])
+    assert f"of 100 people see a difference in {name}, 0 in same.png." in found["said"] and re.search(r"240 × 176 px, computed in \d+\.\d\d s", found["said"])
 
     saved = tmp_path / "view.html"
     saved.write_text(opened.execute_script("return page"), encoding="utf-8")

@@ -115,8 +115,8 @@ function present(names, found, rows, uris) {
   $("save").disabled = false;
   const seconds = found.reduce((sum, each) => sum + each.seconds, 0) + rows.reduce((sum, row) => sum + row.seconds, 0);
   const [row] = rows;
-  const people = row.visibility === undefined ? ""
-    : `${rows.map(({ visibility }, i) => `${Math.round(100 * visibility)} of 100 people see a difference in ${names[i + 1]}`).join(", ")}. `;
+  const seen = rows.map(({ visibility }, i) => `${Math.round(100 * visibility)}${i ? "" : " of 100 people see a difference"} in ${names[i + 1]}`);
+  const people = row.visibility === undefined ? "" : `${seen.join(", ")}. `;
   $("status").textContent = `${people}${width} × ${height} px, computed in ${seconds.toFixed(2)} s.`;
   document.body.dataset.shown = turn;
   Object.assign(document.body.dataset, { distance: row.distance, quality: row.quality, visibility: row.visibility, words: row.words });
