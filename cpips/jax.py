@@ -136,8 +136,8 @@ def embed(params: Params, images: Array) -> Embedding:
 
     Example:
         >>> from cpips import jax as cpips_jax  # needs jax (extra jax)
-        >>> import numpy
-        >>> embedding = cpips_jax.embed(cpips_jax.load(), numpy.zeros((2, 3, 40, 56), numpy.float32))
+        >>> import jax, numpy
+        >>> embedding = jax.jit(cpips_jax.embed)(cpips_jax.load(), numpy.zeros((2, 3, 40, 56), numpy.float32))
         >>> embedding.size, embedding.color.shape
         ((40, 56), (2, 3))
     """
@@ -186,9 +186,9 @@ def map(params: Params, reference: Images, image: Images) -> Array:
 
     Example:
         >>> from cpips import jax as cpips_jax  # needs jax (extra jax)
-        >>> import numpy
+        >>> import jax, numpy
         >>> x = numpy.zeros((1, 3, 20, 30), numpy.float32)
-        >>> cpips_jax.map(cpips_jax.load(), x, x + 0.5).shape
+        >>> jax.jit(cpips_jax.map)(cpips_jax.load(), x, x + 0.5).shape
         (1, 1, 20, 30)
     """
     cells, colors, (height, width) = _compared(params, reference, image)
@@ -209,9 +209,9 @@ def quality(params: Params, reference: Images, image: Images) -> Array:
 
     Example:
         >>> from cpips import jax as cpips_jax  # needs jax (extra jax)
-        >>> import numpy
+        >>> import jax, numpy
         >>> x = numpy.zeros((1, 3, 20, 30), numpy.float32)
-        >>> f"{cpips_jax.quality(cpips_jax.load(), x, x)[0]:.3f}"
+        >>> f"{jax.jit(cpips_jax.quality)(cpips_jax.load(), x, x)[0]:.3f}"
         '5.000'
     """
     if params.fit is None:
