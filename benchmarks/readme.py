@@ -372,6 +372,10 @@ def encode() -> str:
     return f"{written('encode')}\n\n({machine(kept('encode'))}.)"
 
 
+def browser() -> str:
+    return written("browser")
+
+
 def opinion_scale() -> str:
     kept_scale = kept("opinion_scale")
     kadid, tid = kept_scale["kadid_held_out"], kept_scale["tid2013"]
@@ -407,6 +411,7 @@ PAGES = {
     "docs/index.md": (hero,),
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/encode.md": (opinion_scale, encode),
+    "docs/browser.md": (browser,),
     "docs/calibration.md": (judged, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses, losses_training),

@@ -195,6 +195,11 @@ class CPIPS(FeatureMetric):
         """Whether :meth:`quality` has a fit to people's opinions."""
         return self._quality_fit is not None
 
+    @property
+    def quality_fit(self) -> tuple[float, float] | None:
+        """Middle and steepness of the fit behind :meth:`quality`, or ``None``; see :meth:`quality_of`."""
+        return self._quality_fit
+
     def quality_of(self, distance: Tensor) -> Tensor:
         """As :meth:`quality`, of distances ``(N,)`` that this metric gave.
 

@@ -26,7 +26,7 @@ def resolve(name: str) -> object:
 @pytest.mark.parametrize("name", NAMES)
 def test_example_of(name, tmp_path, monkeypatch):
     """The example starts after `import cpips, torch`, in an empty folder, with a fixed seed."""
-    package = {"cpips.torchmetrics": "torchmetrics", "bapps_eval": "scipy"}.get(name.rpartition(".")[0])
+    package = {"cpips.torchmetrics": "torchmetrics", "cpips.jax": "jax", "bapps_eval": "scipy"}.get(name.rpartition(".")[0])
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     text = inspect.getdoc(resolve(name)) or ""

@@ -19,7 +19,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips.baselines",),
     ("cpips.registry",),
     ("cpips",),  # the public names
-    ("cpips.losses", "cpips.torchmetrics", "cpips.onnx", "cpips.exporting"),
+    ("cpips.losses", "cpips.torchmetrics", "cpips.onnx", "cpips.exporting", "cpips.browser", "cpips.jax"),
     ("cpips.batch", "cpips.viz"),
     ("cpips.realism", "cpips.regression", "cpips.frames"),
     ("cpips.codec",),

@@ -69,6 +69,8 @@ def test_python_block_runs(code, folder, monkeypatch):
         pytest.skip("CompressAI (extra codec) is not installed")
     if "torchmetrics" in code and importlib.util.find_spec("torchmetrics") is None:
         pytest.skip("torchmetrics is not installed")
+    if "import jax" in code and importlib.util.find_spec("jax") is None:
+        pytest.skip("jax (extra jax) is not installed")
     for name, settings in UNTRAINED.items():
         if f'create_metric("{name}"' in code:  # its weights are a download
             monkeypatch.setattr(cpips, "create_metric", partial(cpips.create_metric, **settings))

@@ -127,8 +127,7 @@ def _content(reference: Picture, pictures: Sequence[Picture], metrics: Sequence[
              "order": [finite(found["value"]) for found in row],
              "maps": [_heat(found) for found in row]}
             for picture, row in zip(pictures, measured)]
-    palette = (heatmap.palette(np.linspace(0, 1, _SHADES)) * 255 + 0.5).astype(int).tolist()
-    return {"version": __version__, "width": width, "height": height, "cell": heatmap.CELL, "palette": palette,
+    return {**settings(), "width": width, "height": height,
             "reference": {"name": shown(reference.name), "uri": _uri(reference.pixels)}, "metrics": columns,
             "images": rows}
 
@@ -164,19 +163,42 @@ def _uri(pixels: Tensor) -> str:
 
 
 def _render(title: str, content: dict[str, Any]) -> str:
-    style = _read("page.css")
-    script = '"use strict";\n' + "\n".join(map(_read, _SCRIPTS))
-    policy = (f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+    return fill(html.escape(title), embedded(content))
+
+
+def settings() -> dict[str, Any]:
+    """What the script is given beside images and numbers."""
+    palette = (heatmap.palette(np.linspace(0, 1, _SHADES)) * 255 + 0.5).astype(int).tolist()
+    return {"version": __version__, "cell": heatmap.CELL, "palette": palette}
+
+
+def fill(title: str, data: str) -> str:
+    """The page with a title and data, both escaped."""
+    policy = (f"default-src 'none'; img-src data:; style-src '{digest(style())}'; script-src '{digest(script())}'; "
               "base-uri 'none'; form-action 'none'")
-    # "<" of a name must not end the element; in JSON it has another way to be written
-    data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return Template(_read("page.html")).substitute(title=html.escape(title), policy=policy, style=style, script=script,
-                                                   data=data)
+    return Template(read("page.html")).substitute(title=title, policy=policy, style=style(), script=script(), data=data)
 
 
-def _read(name: str) -> str:
+def embedded(content: Any) -> str:
+    """JSON as a page may hold it: "<" of a name must not end the element, and has another way to be written."""
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def style() -> str:
+    """The page's stylesheet."""
+    return read("page.css")
+
+
+def script() -> str:
+    """The page's script."""
+    return '"use strict";\n' + "\n".join(map(read, _SCRIPTS))
+
+
+def read(name: str) -> str:
+    """A file of this folder."""
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """What a content policy calls a script or stylesheet."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
