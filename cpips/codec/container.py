@@ -70,8 +70,8 @@ class Compressed:
         return self.stream.height, self.stream.width
 
 
-def pack(stream: Bitstream, name: str, digest: str) -> bytes:
-    """The bytes of a ``.cpz`` file; ``digest`` is the codec's, in hex."""
+def pack(stream: Bitstream, name: str, digest: str, quality: float | None = None) -> bytes:
+    """The bytes of a ``.cpz`` file; ``digest`` is the codec's, in hex, ``quality`` that of a variable-rate codec."""
     label = name.encode()
     if len(label) > 255:
         raise ValueError(f"the codec's name has {len(label)} bytes: 255 fit the container")

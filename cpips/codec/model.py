@@ -11,7 +11,7 @@ import copy
 import math
 import zlib
 from functools import cached_property
-from typing import Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from torch import Tensor
 
 from .._utils.optional import import_compressai
 from ..encoders import ALIGNED, HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
-from ..errors import BitstreamError, WeightsError
+from ..errors import BitstreamError, ModelError, WeightsError
 from ..images import halved
 from .container import Bitstream
+
+if TYPE_CHECKING:
+    from .variable import VariableCodec
 
 ScaleHyperprior: Any = import_compressai("compressai.models").ScaleHyperprior
 layers = import_compressai("compressai.models.utils")
@@ -43,6 +46,8 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     name = "custom"
     lmbda: float | None = None
     reads = ""
+    quality: float | None = None  # from 0 to 100, where a variable-rate codec is set to it
+    variable: VariableCodec | None = None  # the variable-rate codec that it then is a setting of
     detach_features = False  # in training: rate and distortion form the latent alone, and not the features before it
     architecture: Architecture = HYPERPRIOR
 
@@ -103,6 +108,16 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
                 found[tap] = h = self.g_a[begin : begin + 2](h)
             features += [found[tap] for tap in taps]
         return features
+
+    def at(self, quality: float) -> "Codec":
+        """The same variable-rate codec at another quality, from 0 to 100.
+
+        Raises:
+            ModelError: quality out of range, or this codec has one rate only.
+        """
+        if self.variable is None:
+            raise ModelError(f"{self.name} has one rate only, no quality to choose: use a variable-rate codec")
+        return self.variable.at(quality)
 
     # ---- coding -------------------------------------------------------------------------------------------------
 
@@ -315,13 +330,15 @@ def _bits(output: dict[str, Any]) -> Tensor:
     return sum(-likelihood.float().log2().sum() for likelihood in output["likelihoods"].values())
 
 
-def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float) -> dict[str, Tensor]:
+def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float | Tensor,
+                    weights: Tensor | None = None) -> dict[str, Tensor]:
     """Rate-distortion loss ``bpp + lmbda * 255**2 * MSE`` (bits per pixel) of a training-mode forward pass.
 
     Args:
         output: what ``Codec.forward`` returned for ``image``.
         image: ``(N,3,H,W)`` in [0,1].
-        lmbda: weight of the distortion, in bits per pixel per squared 8-bit gray level.
+        lmbda: weight of the distortion, in bits per pixel per squared 8-bit gray level; or one for each image, ``(N,)``.
+        weights: of the images in the loss, ``(N,)``; only with such lambdas.
 
     Returns:
         ``loss``, ``bpp`` and ``mse``, scalars.
@@ -329,4 +346,9 @@ def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float) -> dict
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
     bpp = _bits(output) / pixels
     mse = F.mse_loss(output["x_hat"].float(), image)
+    if isinstance(lmbda, Tensor):
+        rates = sum(-likelihood.float().log2().flatten(1).sum(1) for likelihood in output["likelihoods"].values())
+        errors = (output["x_hat"].float() - image).square().flatten(1).mean(1)
+        losses = rates * len(image) / pixels + lmbda * 255**2 * errors
+        return {"loss": (losses if weights is None else losses * weights).mean(), "bpp": bpp, "mse": mse}
     return {"loss": bpp + lmbda * 255**2 * mse, "bpp": bpp, "mse": mse}
