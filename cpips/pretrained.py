@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # names and cards are read without torch
 
 DEFAULT_MODEL = "cpips-lite"
 DEFAULT_CODEC = "hyperprior-q4"  # for files and indexes
+VARIABLE_CODEC = "hyperprior-vbr"  # of which a quality can be asked, from 0 to 100
+DEFAULT_QUALITY = 60.0
 
 Source = Union[str, "os.PathLike[str]", "Mapping[str, Tensor]", "AnalysisTransform"]
 

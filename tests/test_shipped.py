@@ -52,7 +52,7 @@ def test_codecs_are_downloaded_from_an_address_and_checked(compressai, tmp_path,
     shutil.copy(ROOT / "weights" / "codecs" / "cpips-lite.safetensors", server)
     monkeypatch.setattr(pretrained, "weights_dir", lambda: weights)
     monkeypatch.chdir(tmp_path / "server")  # no checkout here
-    files.open_codec.cache_clear()
+    files._open_codec.cache_clear()
     with pytest.raises(WeightsError, match="CPIPS_CODECS_URL"):
         files.open_codec("cpips-lite")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(server))
@@ -70,13 +70,13 @@ def check_download(files, server: Path, monkeypatch, address: str) -> None:
     codec = files.open_codec("cpips-lite")
     kept = pretrained.cache_dir() / "codecs" / "cpips-lite.safetensors"
     assert codec.name == "cpips-lite" and kept.is_file()
-    files.open_codec.cache_clear()
+    files._open_codec.cache_clear()
     kept.unlink()
     (server / "cpips-lite.safetensors").write_bytes(b"something else")
     with pytest.raises(WeightsError, match="other bytes"):
         files.open_codec("cpips-lite")
     assert not kept.exists()
-    files.open_codec.cache_clear()
+    files._open_codec.cache_clear()
 
 
 def test_classifiers_are_loaded(compressai, shipped_codecs):

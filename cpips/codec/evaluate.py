@@ -31,7 +31,8 @@ def load_codec(path: Path, sha256: str | None = None) -> Codec:
     codec = VariableCodec.from_state_dict(state) if is_variable(state) else Codec.from_state_dict(state)
     if Path(path).suffix == ".safetensors":
         told = codec_metadata(path)
-        codec.reads, codec.lmbda = told.get("reads", ""), float(told["lmbda"]) if "lmbda" in told else None
+        codec.reads = told.get("reads", "")
+        codec.lmbda, codec.quality = (float(told[key]) if key in told else None for key in ("lmbda", "quality"))
         if isinstance(codec, VariableCodec):
             codec.lambdas = tuple(map(float, told.get("lambdas", "").split()))
     return codec

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import tiling
 from .._utils.optional import import_compressai
 from ..encoders import ALIGNED, HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
 from ..errors import BitstreamError, ModelError, WeightsError
@@ -32,6 +33,7 @@ layers = import_compressai("compressai.models.utils")
 GDN = import_compressai("compressai.layers").GDN
 ans = import_compressai("compressai.ans")
 
+_REACH = 4  # cells of the latent above and below a pixel that decide on it: with kernels of 5 that double the size, less than 3
 HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to train on are multiples of it
 
 
@@ -132,8 +134,9 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
 
     @torch.no_grad()
     def unrounded_latent(self, image: Tensor) -> Tensor:
-        """What :meth:`latent` rounds."""
-        return self._analysis(image[None])[0]
+        """What :meth:`latent` rounds. Large images are encoded in the metric's tiles, whose cells are those of the whole."""
+        (y,) = tiling.Tiling()(self._analysis, image[None], strides=(STRIDE,), architecture=self.architecture)
+        return y
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Bitstream:
@@ -183,8 +186,22 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         Raises:
             BitstreamError: as :meth:`decode_latent`.
         """
-        image = self.g_s(self.decode_latent(stream))[0].clamp(0, 1)
+        image = self.synthesis(self.decode_latent(stream))[0].clamp_(0, 1)
         return image[:, : stream.height, : stream.width]
+
+    @torch.no_grad()
+    def synthesis(self, y: Tensor) -> Tensor:
+        """``g_s(y)``; that of a large image in tiles, each with the cells around it that its pixels depend on."""
+        height, width = y.shape[-2:]
+        if height * width * STRIDE**2 <= tiling.LARGE:
+            return self.g_s(y)  # type: ignore[no-any-return]
+        rows = max(tiling.PIXELS // (width * STRIDE**2), 1)
+        parts = []
+        for first in range(0, height, rows):
+            low, last = max(first - _REACH, 0), min(first + rows, height)
+            tile = self.g_s(y[..., low : last + _REACH, :])
+            parts.append(tile.narrow(-2, (first - low) * STRIDE, (last - first) * STRIDE))
+        return torch.cat(parts, -2)
 
     @torch.no_grad()
     def estimate_bits(self, image: Tensor) -> float:

@@ -99,7 +99,7 @@ class VariableCodec(Codec):
 
     def gains(self, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gains ``(B,M)``, inverse gains ``(B,M)`` and the hyper-latent's ``(B,N)`` at ``position``, ``(B,)`` from 0 to L-1."""
-        gain, inverse, hyper = (_between(getattr(self, f"log_{name}"), position).exp() for name in GAINS)
+        gain, inverse, hyper = (_between(getattr(self, f"log_{name}").to(position), position).exp() for name in GAINS)
         return gain, inverse, hyper
 
     def forward(self, x: Tensor, position: Tensor | None = None) -> dict[str, Any]:
@@ -149,6 +149,14 @@ class VariableCodec(Codec):
         """
         return self._fixed(checked_quality(quality))
 
+    @torch.no_grad()
+    def gain_at(self, quality: float) -> Tensor:
+        """What the latent is multiplied by at a quality, ``(1,M,1,1)``: latents of two qualities have the ratio of these."""
+        return self.gains(self._position(quality))[0].float()[..., None, None]
+
+    def _position(self, quality: float) -> Tensor:
+        return torch.tensor([quality / QUALITIES * (self.levels - 1)], dtype=torch.float64)
+
     @property
     def _fixed(self) -> Any:
         if (cached := self.__dict__.get("_cache")) is None:
@@ -157,8 +165,8 @@ class VariableCodec(Codec):
 
     @torch.no_grad()
     def _folded(self, quality: float) -> Codec:
-        position = torch.tensor([quality / QUALITIES * (self.levels - 1)], dtype=torch.float64)
-        gain, inverse, hyper = (_between(getattr(self, f"log_{name}").double(), position)[0].exp() for name in GAINS)
+        position = self._position(quality)
+        gain, inverse, hyper = (values[0] for values in self.gains(position))
         state = {key: value.double() for key, value in self.state_dict().items()
                  if not is_table(key) and key.removeprefix("log_") not in GAINS}
         outputs = {f"g_a.{len(self.g_a) - 1}": gain, f"h_a.{len(self.h_a) - 1}": hyper, f"h_s.{len(self.h_s) - 2}": gain}
