@@ -67,10 +67,14 @@ def evaluate_codec(codec: Codec, paths: Iterable[Path],
     for path in sorted(paths):
         image = images.load(path)
         pixels = image.shape[1] * image.shape[2]
-        stream = codec.encode(image)
+        y = codec.latent(image)
+        with torch.no_grad():
+            z = codec.h_a(y.abs())
+            estimated = codec.bits(y, codec.rounded_hyper(z)).item()
+        stream = codec.encode_latents(y, z, image.shape[-2:])
         decoded = codec.decode(stream)
         size = len(pack(stream, codec.name, codec.digest, codec.quality))
-        rows.append({"name": path.name, "bpp": 8 * size / pixels, "estimated_bpp": codec.estimate_bits(image) / pixels,
+        rows.append({"name": path.name, "bpp": 8 * size / pixels, "estimated_bpp": estimated / pixels,
                      **{name: measure(image, decoded) for name, measure in measures.items()}})
     if not rows:
         raise ValueError("no images to evaluate the codec on")

@@ -47,6 +47,12 @@ def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC, quality
     Raises:
         ModelError: no such model, a metric without a codec, or a quality for a codec of one rate.
         WeightsError: the file is missing, damaged, not a codec, or not to be had offline.
+
+    Example:
+        >>> from cpips.codec.files import open_codec  # needs compressai (extra codec)
+        >>> codec = open_codec("cpips-lite")
+        >>> codec.decode(codec.encode(torch.rand(3, 30, 50))).shape
+        torch.Size([3, 30, 50])
     """
     codec = _open_codec(model)
     if isinstance(codec, VariableCodec):

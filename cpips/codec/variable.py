@@ -47,6 +47,12 @@ class VariableCodec(Codec):
 
     ``lambdas`` are the weights of the distortion at the levels in training, rising with quality, if known. It compresses at
     a quality that :meth:`at` fixes, not by itself.
+
+    Example:
+        >>> from cpips.codec.variable import VariableCodec  # needs compressai (extra codec)
+        >>> codec = VariableCodec(8, 12, levels=3).at(75.5)  # untrained
+        >>> codec.quality, codec.decode(codec.encode(torch.rand(3, 30, 50))).shape
+        (75.5, torch.Size([3, 30, 50]))
     """
 
     lambdas: tuple[float, ...] = ()
