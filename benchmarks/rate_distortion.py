@@ -133,12 +133,14 @@ def stepped(name: str, paths: list[Path]) -> list[dict]:
 
 def variable(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dict:
     """A variable-rate codec's curve, from bitstreams that are written and decoded again, and its BD-rates."""
-    points = []
-    for quality in QUALITIES:
-        codec = open_codec(name, quality)
-        found = evaluate_codec(codec, paths, ms_ssim=ms_ssim)
-        points.append({"quality": quality, **{key: round(found[key], n) for key, n in (("bpp", 4), ("psnr", 3), ("ms_ssim", 5))}})
-        print(points[-1], flush=True)
+    codec = open_codec(name)
+    rows: dict[int, list[dict]] = {quality: [] for quality in QUALITIES}
+    for path in paths:
+        for quality, found in rows.items():
+            found += evaluate_codec(codec.at(quality), [path], ms_ssim=ms_ssim)["images"]
+        print(path.name, *(f"{found[-1]['bpp']:.4f} {found[-1]['psnr']:.3f}" for found in rows.values()), sep="  ", flush=True)
+    points = [{"quality": quality, **{key: round(sum(row[key] for row in found) / len(found), n)
+                                      for key, n in (("bpp", 4), ("psnr", 3), ("ms_ssim", 5))}} for quality, found in rows.items()]
     return {"codec": codec.name, "digest": codec.digest, "images": len(paths), "points": points,
             "bd": {other: bjontegaard(points, there) for other, there in curves.items()}}
 

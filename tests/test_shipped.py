@@ -42,6 +42,27 @@ def test_a_release_names_the_data(compressai):
 # ---- codecs and classifiers ---------------------------------------------------------------------------------------------
 
 
+def test_with_nothing_but_the_wheel_files_are_still_compressed(compressai, tmp_path, monkeypatch):
+    from cpips.cli import main
+    from cpips.codec import container, files
+
+    weights = tmp_path / "weights"
+    (weights / "codecs").mkdir(parents=True)
+    for name in ("hyperprior-q4.json", "cpips-lite.json", "cpips-lite.safetensors", "codecs/cpips-lite.safetensors"):
+        shutil.copy(ROOT / "weights" / name, weights / name)
+    monkeypatch.setattr(pretrained, "weights_dir", lambda: weights)
+    monkeypatch.delenv("CPIPS_CODECS_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((40, 30)).save("a.png")
+    for line in (["compress", "a.png"], ["identify", "a.cpz"], ["decompress", "a.cpz", "-o", "back.png"]):
+        with pytest.raises(SystemExit) as end:
+            main(line)
+        assert not end.value.code
+    assert container.read("a.cpz").codec == "cpips-lite" and Image.open("back.png").size == (40, 30)
+    monkeypatch.setenv("CPIPS_CODECS_URL", "http://localhost/codecs")
+    assert files.default_codec() == "hyperprior-q4"  # which would be downloaded
+
+
 def test_codecs_are_downloaded_from_an_address_and_checked(compressai, tmp_path, monkeypatch):
     from cpips.codec import files
 

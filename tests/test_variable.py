@@ -343,7 +343,7 @@ def shipped(monkeypatch, variable):
 
     monkeypatch.setattr(files, "open_codec", open_codec)
     monkeypatch.setattr(pretrained, "VARIABLE_CODEC", "tiny-vbr")
-    monkeypatch.setattr(pretrained, "DEFAULT_CODEC", "tiny")
+    monkeypatch.setattr(files, "default_codec", lambda: "tiny")
     monkeypatch.setattr(pretrained, "list_models", lambda: ["tiny", "tiny-vbr"])
 
 

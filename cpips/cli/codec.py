@@ -69,7 +69,7 @@ def compress(
     from .._utils.io import check_output
     from ..errors import ModelError
     from ..images import load
-    from ..pretrained import DEFAULT_CODEC, VARIABLE_CODEC, list_models
+    from ..pretrained import VARIABLE_CODEC, list_models
 
     asked = [option for option, value in (("--quality", quality), ("--target-bpp", target_bpp), ("--target", target)) if value is not None]
     if len(asked) > 1:
@@ -82,7 +82,7 @@ def compress(
     check_output(path, [image, codec], force=force)
     tensor = load(image, background)
     files = codec_files()
-    name = codec or (VARIABLE_CODEC if asked else DEFAULT_CODEC)
+    name = codec or (VARIABLE_CODEC if asked else files.default_codec())
     if target is not None or target_bpp is not None:
         _compress_to(tensor, path, name, target, target_bpp, as_json)
         return

@@ -75,6 +75,14 @@ def _open_codec(model: str | os.PathLike[str]) -> Codec:
     return codec
 
 
+def default_codec() -> str:
+    """The model that compresses where none is named: ``hyperprior-q4`` where its codec is here or can be downloaded, else
+    ``cpips-lite``, whose codec is part of the package."""
+    card = pretrained.model_card(pretrained.DEFAULT_CODEC)
+    here = any(path.is_file() for path in _places(card, "codec")) or "CPIPS_CODECS_URL" in os.environ
+    return pretrained.DEFAULT_CODEC if here else pretrained.WHEEL_CODEC
+
+
 def load_classifier(model: str = "cpips") -> LatentClassifier:
     """The classifier of a shipped model that was trained with one (``cpips`` and ``hyperprior-tune``): 200 classes of Tiny
     ImageNet from the rounded latent. It is small, see the accuracy on the card.
@@ -98,8 +106,7 @@ def load_classifier(model: str = "cpips") -> LatentClassifier:
 def _part(card: dict[str, Any], part: str) -> Path:
     """The file of a model's codec or classifier, downloaded if need be."""
     file, sha256 = card[f"{part}_file"], card[f"{part}_sha256"]
-    roots = (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))
-    places = [root / file for root in roots]
+    places = _places(card, part)
     found = next((path for path in places if path.is_file()), None)
     if found is None and (base := os.environ.get("CPIPS_CODECS_URL")):
         return pretrained.fetch(f"{base.rstrip('/')}/{Path(file).name}", sha256, path=places[1])
@@ -108,6 +115,11 @@ def _part(card: dict[str, Any], part: str) -> Path:
                            f"(SHA-256 {sha256[:12]}...) at {places[1]}, set CPIPS_CODECS_URL to the address of that folder, "
                            "or name the file")
     return found
+
+
+def _places(card: dict[str, Any], part: str) -> list[Path]:
+    """Where a model's codec or classifier may lie: beside the encoders, in the cache, in the checkout that is worked in."""
+    return [root / card[f"{part}_file"] for root in (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))]
 
 
 def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "the file") -> Codec:
