@@ -43,7 +43,6 @@ def test_a_release_names_the_data(compressai):
 
 
 def test_with_nothing_but_the_wheel_files_are_still_compressed(compressai, tmp_path, monkeypatch):
-    from cpips.cli import main
     from cpips.codec import container, files
 
     weights = tmp_path / "weights"
@@ -55,10 +54,10 @@ def test_with_nothing_but_the_wheel_files_are_still_compressed(compressai, tmp_p
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").resize((40, 30)).save("a.png")
     for line in (["compress", "a.png"], ["identify", "a.cpz"], ["decompress", "a.cpz", "-o", "back.png"]):
-        with pytest.raises(SystemExit) as end:
-            main(line)
-        assert not end.value.code
-    assert container.read("a.cpz").codec == "cpips-lite" and Image.open("back.png").size == (40, 30)
+        result = CliRunner().invoke(app, line)
+        assert result.exit_code == 0, result.output
+    with Image.open("back.png") as back:
+        assert container.read("a.cpz").codec == "cpips-lite" and back.size == (40, 30)
     monkeypatch.setenv("CPIPS_CODECS_URL", "http://localhost/codecs")
     assert files.default_codec() == "hyperprior-q4"  # which would be downloaded
 

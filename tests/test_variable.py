@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.slow
 if missing := [name for name in ("compressai", "lightning_fabric") if importlib.util.find_spec(name) is None]:
@@ -19,6 +21,7 @@ if missing := [name for name in ("compressai", "lightning_fabric") if importlib.
 import cpips  # noqa: E402
 from cpips import BitstreamError, ModelError, WeightsError, pretrained  # noqa: E402
 from cpips.errors import EncodingError  # noqa: E402
+from cpips.cli.app import app  # noqa: E402
 from cpips.codec import container, files  # noqa: E402
 from cpips.codec.evaluate import codec_metadata, load_codec  # noqa: E402
 from cpips.codec.model import Codec, rate_distortion  # noqa: E402
@@ -170,6 +173,22 @@ def test_settings_that_do_not_go_together(changed, said):
         TrainConfig(**{"name": "t", "data": ["d"], "lmbda": 0.01, "stages": [Stage(1, 64, 1)], **changed})
 
 
+def test_release_of_a_variable_codec(data_root, tmp_path, monkeypatch):
+    from cpips.training.release import release
+
+    Trainer(dataclasses.replace(VARIABLE, stages=[Stage(2, 64, 2)]), data_root, tmp_path / "run").run()
+    (tmp_path / "tiny.toml").write_text(toml(VARIABLE))
+    card = release(tmp_path / "run", tmp_path / "tiny.toml", data_root / "photos", tmp_path / "weights", commit="abc")
+    assert [point["quality"] for point in card["qualities"]] == [0, 50, 100] and card["lambdas"] == LAMBDAS
+    assert "one model for all rates" in card["description"] and card["quality"] == pretrained.DEFAULT_QUALITY
+    monkeypatch.setattr(pretrained, "weights_dir", lambda: tmp_path / "weights")
+    assert cpips.CPIPS("tiny-vbr").digest == card["encoder_sha256"]
+    codec = files.open_codec("tiny-vbr", 50)
+    shipped = [len(container.pack(codec.encode(image), codec.name, codec.digest, 50)) * 8 / image[0].numel()
+               for image in (files.images.load(path) for path in sorted((data_root / "photos").glob("*.png")))]
+    assert card["qualities"][1]["bpp"] == pytest.approx(sum(shipped) / len(shipped), abs=1e-4)
+
+
 # ---- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -259,13 +278,11 @@ def test_encoder_searches_the_qualities(vbr_weights, weights, photo):
 
 
 def run_cli(*line: str) -> int:
-    from cpips.cli import main
-
-    try:
-        main([str(part) for part in line])
-    except SystemExit as error:
-        return int(error.code or 0)
-    return 0
+    """The exit code of a command, whose outputs go to this process's streams."""
+    result = CliRunner().invoke(app, [str(part) for part in line])
+    print(result.stdout, end="")
+    print(result.stderr, end="", file=sys.stderr)
+    return result.exit_code
 
 
 def test_compress_to_a_quality_and_to_targets(vbr_weights, weights, photo, tmp_path, monkeypatch, capsys):

@@ -55,7 +55,8 @@ def pixels(name: str, codec: Codec) -> np.ndarray:
 def test_files_written_once_decode_to_the_same(name):
     codec = codec_of(name)
     assert facts(name, codec) == json.loads((FOLDER / "index.json").read_text())[name]
-    expected = np.asarray(Image.open(FOLDER / f"{name}.png").convert("RGB")).astype(int)
+    with Image.open(FOLDER / f"{name}.png") as image:
+        expected = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(pixels(name, codec) - expected).max() <= 1  # arithmetic differs between machines
     assert expected.std() > 10
 

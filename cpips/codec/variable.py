@@ -98,6 +98,11 @@ class VariableCodec(Codec):
     def levels(self) -> int:
         return len(self.log_gain)
 
+    @property
+    def qualities(self) -> list[float]:
+        """The qualities of the levels."""
+        return [checked_quality(QUALITIES * level / (self.levels - 1)) for level in range(self.levels)]
+
     def lambda_at(self, position: Tensor) -> Tensor:
         """Weight of the distortion in training at ``position`` (see :meth:`gains`)."""
         logs = torch.tensor(self.lambdas, dtype=torch.float64, device=position.device).log()[:, None]
