@@ -16,7 +16,6 @@ need the extra ``codec``, and the weights of the codec that the file names (:fun
 
 from __future__ import annotations
 
-import io
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, ImageFile
@@ -54,15 +53,12 @@ class CpzImageFile(ImageFile.ImageFile):
 
             held = self._held
             pixels = _bytes(codec_of(held, name=str(self.filename or "the file")).decode(held.stream))
+            self.im = Image.frombytes("RGB", self.size, pixels).im
             self._held = None
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
-            self.fp = io.BytesIO(pixels)
-            self.tile = [ImageFile._Tile("raw", (0, 0) + self.size, 0, "RGB")]
+                self.fp = None
         return super().load()
-
-    def load_seek(self, pos: int) -> None:
-        """Nothing: the pixels are read from their beginning."""
 
 
 def _bytes(image: Tensor) -> bytes:

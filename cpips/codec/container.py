@@ -36,8 +36,8 @@ MAGIC = b"\x89CPZ\r\n\x1a\n"
 VERSION = 2  # the latest
 _FIXED = struct.Struct("<8sIIIII")  # after the name, and the quality if there is one
 _QUALITY = struct.Struct("<H")
+QUALITIES = 100.0  # the highest of a variable-rate codec; the lowest is 0
 _HUNDREDTHS = 100  # of a quality
-_HIGHEST = 100.0
 SEAL = 8
 _MOST = 8  # bytes a pixel, of an image that no codec compresses: thrice those of the pixels themselves
 
@@ -102,9 +102,7 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
     """
     if not data.startswith(MAGIC):
         raise BitstreamError(f"{name} is not a .cpz file: compress an image with `cpips compress`")
-    if len(data) > 8 and not 1 <= data[8] <= VERSION:
-        raise BitstreamError(f"{name} has version {data[8]} of the .cpz format, and this cpips reads versions 1 to {VERSION}: "
-                             "it is of a later cpips, or damaged")
+    _check_version(data, name)
     fixed = _fixed(data)
     begin = fixed + _FIXED.size
     if len(data) < begin + SEAL:
@@ -121,11 +119,17 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
         raise BitstreamError(f"{name} claims to hold {width}x{height} px: expected 1 or more and at most "
                              "PIL.Image.MAX_IMAGE_PIXELS; raise that if you trust the file")
     quality = None
-    if data[8] > 1 and (quality := _QUALITY.unpack_from(data, 10 + data[9])[0] / _HUNDREDTHS) > _HIGHEST:
-        raise BitstreamError(f"{name} claims quality {quality:g}: expected 0 to {_HIGHEST:g}; it was not written by cpips")
+    if data[8] > 1 and (quality := _QUALITY.unpack_from(data, 10 + data[9])[0] / _HUNDREDTHS) > QUALITIES:
+        raise BitstreamError(f"{name} claims quality {quality:g}: expected 0 to {QUALITIES:g}; it was not written by cpips")
     middle = begin + z_length
     stream = Bitstream(data[begin:middle], data[middle:-SEAL], height, width, checksum)
     return Compressed(stream, codec, digest.hex(), quality)
+
+
+def _check_version(head: bytes, name: str) -> None:
+    if len(head) > 8 and not 1 <= head[8] <= VERSION:
+        raise BitstreamError(f"{name} has version {head[8]} of the .cpz format, and this cpips reads versions 1 to {VERSION}: "
+                             "it is of a later cpips, or damaged")
 
 
 def _fixed(head: bytes) -> int:
@@ -154,6 +158,7 @@ def _check_size(head: bytes, size: int, name: str) -> None:
         if size > len(head) + SEAL + (1 << 20):
             raise BitstreamError(f"{name} is not a .cpz file: compress an image with `cpips compress`")
         return
+    _check_version(head, name)
     _, height, width, z_length, y_length, _ = _FIXED.unpack_from(head, fixed)
     _check_length(size, fixed + _FIXED.size + z_length + y_length + SEAL, name)
     most = (1 << 20) + _MOST * (height + 64) * (width + 64)

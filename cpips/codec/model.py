@@ -11,7 +11,7 @@ import copy
 import math
 import zlib
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from ..encoders import ALIGNED, HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Arc
 from ..errors import BitstreamError, ModelError, WeightsError
 from ..images import halved
 from .container import Bitstream
-
-if TYPE_CHECKING:
-    from .variable import VariableCodec
 
 ScaleHyperprior: Any = import_compressai("compressai.models").ScaleHyperprior
 layers = import_compressai("compressai.models.utils")
@@ -49,7 +46,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     lmbda: float | None = None
     reads = ""
     quality: float | None = None  # from 0 to 100, where a variable-rate codec is set to it
-    variable: VariableCodec | None = None  # the variable-rate codec that it then is a setting of
+    variable: Any = None  # the variable-rate codec (cpips.codec.variable) that it then is a setting of
     detach_features = False  # in training: rate and distortion form the latent alone, and not the features before it
     architecture: Architecture = HYPERPRIOR
 
@@ -119,7 +116,8 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         """
         if self.variable is None:
             raise ModelError(f"{self.name} has one rate only, no quality to choose: use a variable-rate codec")
-        return self.variable.at(quality)
+        codec: Codec = self.variable.at(quality)
+        return codec
 
     # ---- coding -------------------------------------------------------------------------------------------------
 
@@ -194,7 +192,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         """``g_s(y)``; that of a large image in tiles, each with the cells around it that its pixels depend on."""
         height, width = y.shape[-2:]
         if height * width * STRIDE**2 <= tiling.LARGE:
-            return self.g_s(y)  # type: ignore[no-any-return]
+            return self.g_s(y)
         rows = max(tiling.PIXELS // (width * STRIDE**2), 1)
         parts = []
         for first in range(0, height, rows):

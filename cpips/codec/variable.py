@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, WeightsError
+from .container import QUALITIES
 from .model import Codec, is_table
 
-QUALITIES = 100.0  # the highest quality; the lowest is 0
 GAINS = ("gain", "inverse_gain", "hyper_gain")
 DECIMALS = 2  # of a quality, as files keep it
 
