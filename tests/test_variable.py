@@ -316,6 +316,14 @@ def test_quality_without_a_variable_codec_says_what_to_do(photo, tmp_path, monke
     assert run_cli("compress", "a.png", "--quality", "50") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "variable-rate codec" in said and "--codec" in said and not Path("a.cpz").exists()
+    # but a target chooses among the codecs of one rate
+    fixed = [make_codec(0), make_codec(1)]
+    monkeypatch.setattr("cpips.encoding.formats._opened", lambda names, required=False: fixed if names else [])
+    fixed[1].name = "other"
+    sizes = [len(container.pack(codec.encode(photo), codec.name, codec.digest)) for codec in fixed]
+    assert run_cli("compress", "a.png", "--target-bpp", 8 * (max(sizes) + 1) / photo[0].numel(), "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["codec"] in ("tiny", "other") and made["setting"] is None and Path("a.cpz").stat().st_size == made["bytes"] in sizes
 
 
 def test_codec_of_one_rate_has_no_other(weights):

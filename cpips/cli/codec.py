@@ -63,8 +63,8 @@ def compress(
 ) -> None:
     """Compress an image to a .cpz file, which can be decoded, or compared without decoding.
 
-    --quality, --target-bpp and --target choose the quality of a variable-rate codec. If no quality meets a target, nothing is
-    written, the nearest is reported, and the exit code is 1.
+    --quality sets a variable-rate codec. --target-bpp and --target search its qualities, or else choose among hyperprior-q1 to
+    -q5. If none meets the target, nothing is written, the nearest is reported, and the exit code is 1.
     """
     from .._utils.io import check_output
     from ..errors import ModelError
@@ -74,19 +74,18 @@ def compress(
     asked = [option for option, value in (("--quality", quality), ("--target-bpp", target_bpp), ("--target", target)) if value is not None]
     if len(asked) > 1:
         raise typer.BadParameter(f"{' and '.join(asked)} both choose the quality: give one")
-    if asked and codec is None and VARIABLE_CODEC not in list_models():
-        raise ModelError(f"{asked[0]} needs a variable-rate codec, and none ships with this version: give its weights (--codec FILE; "
-                         f"`cpips train` makes them from configs/{VARIABLE_CODEC}.toml), or leave it out and choose a codec of one "
-                         "rate, --codec hyperprior-q1 (smallest) to hyperprior-q5")
+    if quality is not None and codec is None and VARIABLE_CODEC not in list_models():
+        raise ModelError("--quality needs a variable-rate codec, and none ships with this version: give its weights (--codec FILE; `cpips "
+                         f"train` makes them from configs/{VARIABLE_CODEC}.toml), or choose a codec of one rate instead, --codec "
+                         "hyperprior-q1 (smallest files) to hyperprior-q5, or let --target-bpp or --target choose one")
     path = output or Path(image).with_suffix(".cpz")
     check_output(path, [image, codec], force=force)
     tensor = load(image, background)
     files = codec_files()
-    name = codec or (VARIABLE_CODEC if asked else files.default_codec())
     if target is not None or target_bpp is not None:
-        _compress_to(tensor, path, name, target, target_bpp, as_json)
+        _compress_to(tensor, path, codec, target, target_bpp, as_json)
         return
-    model = files.open_codec(name, quality)
+    model = files.open_codec(codec or (files.default_codec() if quality is None else VARIABLE_CODEC), quality)
     size = files.compress(tensor, path, model)
     height, width = tensor.shape[1:]
     bpp = 8 * size / (height * width)
@@ -101,36 +100,37 @@ def _named(codec: str, quality: float | None) -> str:
     return codec if quality is None else f"{codec} at quality {quality:g}"
 
 
-def _compress_to(image: Tensor, path: Path, codec: str, target: float | None, target_bpp: float | None, as_json: bool) -> None:
+def _compress_to(image: Tensor, path: Path, codec: str | None, target: float | None, target_bpp: float | None, as_json: bool) -> None:
     """Compress at the quality that just meets a target, by the search of `cpips encode`."""
     from .. import CPIPS
-    from ..encoding import Goal, Search
-    from ..encoding.formats import CpzEncoder
+    from ..codec.container import unpack
+    from ..encoding import CpzEncoder, Goal, Search
     from ..errors import EncodingError, ModelError
 
     height, width = image.shape[1:]
     if target_bpp is not None and not 0 < target_bpp < float("inf"):
         raise EncodingError(f"--target-bpp is {target_bpp:g}: expected a positive number of bits per pixel")
-    encoder = CpzEncoder([codec])
+    encoder = CpzEncoder(None if codec is None else [codec])
     if len(encoder.settings) == 1:
-        raise ModelError(f"{codec} has one rate only, and no quality to search: use a variable-rate codec, or `cpips refine "
+        raise ModelError(f"{encoder.settings[0]} has one rate only, and no quality to search: use a variable-rate codec, or `cpips refine "
                          "--target-bpp`, which lowers the rate of any")
     goal = Goal("quality", target) if target is not None else Goal("bytes", max(1.0, (target_bpp or 0) * height * width // 8))
     found = Search(image[None], encoder, CPIPS()).run(goal)
     if found.met:
         found.save(path)
+    held = unpack(found.data)
+    name = _named(held.codec, held.quality)
     if as_json:
-        print_json({"file": str(path) if found.met else None, "codec": codec, "setting": found.setting, "bytes": found.bytes,
+        print_json({"file": str(path) if found.met else None, "codec": held.codec, "setting": held.quality, "bytes": found.bytes,
                     "bits_per_pixel": found.bits_per_pixel, "width": width, "height": height, "met": found.met,
                     "target": target if target is not None else target_bpp, "quality": found.quality, "psnr": found.psnr,
                     "encodes": found.encodes})
     else:
         say(f"{path if found.met else 'nothing written'}: {found.bytes} bytes, {found.bits_per_pixel:.3f} bits per pixel, "
-            f"{width}x{height} px, {codec} at quality {found.setting:g}, expected opinion {found.quality:.2f}, PSNR {found.psnr:.2f} dB, "
-            f"{found.encodes} encodes")
+            f"{width}x{height} px, {name}, expected opinion {found.quality:.2f}, PSNR {found.psnr:.2f} dB, {found.encodes} encodes")
     if not found.met:
-        fail(f"no quality of {codec} meets {f'an opinion of {target:g}' if target is not None else f'{target_bpp:g} bits per pixel'}: "
-             f"the nearest is {found.setting:g}, with {found.quality:.2f} and {found.bits_per_pixel:.3f} bits per pixel")
+        goal_text = f"an expected opinion of {target:g}" if target is not None else f"{target_bpp:g} bits per pixel"
+        fail(f"no quality meets {goal_text}: the nearest is {name}, with {found.quality:.2f} and {found.bits_per_pixel:.3f} bits per pixel")
         raise typer.Exit(1)
 
 

@@ -13,7 +13,8 @@ All numbers are unsigned and little-endian::
          the two strings
     8    BLAKE2b-64 of everything before
 
-Codecs of one rate write version 1. The last field tells damage from use; the latent's own tells a decoder that has lost step. Neither is a signature.
+Codecs of one rate write version 1. The last field shows damage; the latent's own shows a decoder that has lost step. Neither is a
+signature.
 """
 
 from __future__ import annotations
