@@ -100,11 +100,11 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
     metadata = codec_metadata(weights / files["codec_file"])
     codec = load_codec(weights / files["codec_file"])
     codec.name = config.name
-    qualities = {}
+    qualities: dict[float, dict[str, Any]] = {}
     if isinstance(codec, VariableCodec):
         qualities = {quality: evaluate_codec(codec.at(quality), paths) for quality in codec.qualities}
         codec = codec.at(pretrained.DEFAULT_QUALITY)
-    measured = qualities.get(codec.quality) or evaluate_codec(codec, paths)
+    measured = qualities.get(pretrained.DEFAULT_QUALITY) or evaluate_codec(codec, paths)
     curve = _read_curve(run)
     every = max(1, len(curve) // 50)
     card = {
