@@ -54,24 +54,24 @@ def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC, quality
         >>> codec.decode(codec.encode(torch.rand(3, 30, 50))).shape
         torch.Size([3, 30, 50])
     """
-    codec = _open_codec(model)
+    codec = _open_codec(model if isinstance(model, str) else Path(model))
     if isinstance(codec, VariableCodec):
         return codec.at(pretrained.DEFAULT_QUALITY if quality is None else quality)
     return codec if quality is None else codec.at(quality)  # which says why not
 
 
 @lru_cache(maxsize=4)
-def _open_codec(model: str | os.PathLike[str]) -> Codec:
-    if isinstance(model, os.PathLike) or str(model).endswith(".safetensors"):
+def _open_codec(model: str | Path) -> Codec:
+    if isinstance(model, Path) or model.endswith(".safetensors"):
         path = Path(model)
         codec = load_codec(path)
         codec.name = path.stem if path.stem != "codec" else "custom"
         return codec
-    if str(model) in set(list_metrics()) - set(pretrained.list_models()):
+    if model in set(list_metrics()) - set(pretrained.list_models()):
         raise ModelError(f"{model} is a metric without a codec: choose from {', '.join(pretrained.list_models())}")
-    card = pretrained.model_card(str(model))
+    card = pretrained.model_card(model)
     codec = load_codec(_part(card, "codec"), sha256=card["codec_sha256"])
-    codec.name, codec.lmbda = str(model), card.get("lambda")
+    codec.name, codec.lmbda = model, card.get("lambda")
     return codec
 
 
