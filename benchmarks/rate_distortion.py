@@ -1,6 +1,6 @@
 """Rate and distortion of the shipped codecs on Kodak, compared with JPEG, WebP, AVIF and the official codec.
 
-    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped | --classical]
+    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped | --classical | --variable CODEC]
 
 Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
 at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
@@ -8,7 +8,8 @@ BD-rate (and BD-PSNR) by the package ``bjontegaard``: how many more bits the pla
 many dB more they have at equal rate, over the range that both curves cover. `cpips-lite@0.1` was trained for one rate; its
 curve is that of its quantizer's steps, files all the same. JPEG, WebP and AVIF are those of the codec table of
 :mod:`cpips.encoding.formats`, which `cpips encode` and `cpips sweep` share: JPEG and AVIF with and without chroma subsampling, AVIF
-slow. ``--classical`` measures these again and keeps the rest.
+slow. ``--classical`` measures these again and keeps the rest. ``--variable`` measures a variable-rate codec (a name, or the file of its
+weights) at ``QUALITIES``, and keeps the rest.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ CLASSICAL = {  # name: format of the codec table, qualities
     "AVIF": ("avif", LADDER),
     "AVIF 4:2:0": ("avif-420", LADDER),
 }
+PLAIN = "plain"
 STEPPED = "cpips-lite@0.1"
 STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantizer
+QUALITIES = (0, 20, 40, 60, 80, 100)  # of a variable-rate codec: where it was trained, and its name for the lambdas of the plain ones
 UNDERTRAINED = 0.5  # dB below the official codec at the same rate
 
 
@@ -128,6 +131,25 @@ def stepped(name: str, paths: list[Path]) -> list[dict]:
                   key=lambda point: point["bpp"])
 
 
+def variable(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dict:
+    """A variable-rate codec's curve, from bitstreams that are written and decoded again, and its BD-rates."""
+    codec = open_codec(name)
+    rows: dict[int, list[dict]] = {quality: [] for quality in QUALITIES}
+    for path in paths:
+        for quality, found in rows.items():
+            found += evaluate_codec(codec.at(quality), [path], ms_ssim=ms_ssim)["images"]
+        print(path.name, *(f"{found[-1]['bpp']:.4f} {found[-1]['psnr']:.3f}" for found in rows.values()), sep="  ", flush=True)
+    points = [{"quality": quality, **{key: round(sum(row[key] for row in found) / len(found), n)
+                                      for key, n in (("bpp", 4), ("psnr", 3), ("ms_ssim", 5))}} for quality, found in rows.items()]
+    return {"codec": codec.name, "digest": codec.digest, "images": len(paths), "points": points,
+            "bd": {other: bjontegaard(points, there) for other, there in curves.items()}}
+
+
+def plain_curve(result: dict) -> list[dict]:
+    """The codecs of one rate, as a curve."""
+    return sorted((c for name, c in result["codecs"].items() if is_plain(name)), key=lambda point: point["bpp"])
+
+
 def report(result: dict) -> str:
     """Markdown: a row for each codec, what the others reach at its rate, and the BD-rates."""
     others = [name for name in result["curves"] if name not in ("JPEG 4:4:4", "AVIF 4:2:0")]
@@ -138,18 +160,21 @@ def report(result: dict) -> str:
         rows.append([f"`{name}`", f"{c['bpp']:.3f}", f"{c['psnr']:.2f}", f"{c['ms_ssim']:.4f}", *there, state])
     lines = []
     for other in others:
-        found = result["bd"][other]
-        if "why" in found:
-            told = f"not computed ({found['why']})"
-        else:
-            low, high = found["common_range"]["psnr"]
-            told = (f"{found['rate_percent']:+.1f} % bits, BD-PSNR {found['psnr_db']:+.2f} dB, "
-                    f"over {low:.1f} to {high:.1f} dB")
-        lines.append(f"- BD-rate of `hyperprior-q*` against {other}: {told}")
+        lines.append(f"- BD-rate of `hyperprior-q*` against {other}: {_told(result['bd'][other])}")
     curve = "; ".join(f"{p['step']:g}: {p['bpp']:.3f} bits per pixel, {p['psnr']:.2f} dB" for p in result["stepped"])
+    if found := result.get("variable"):
+        lines += [f"- BD-rate of `{found['codec']}`, one model for all rates, against {'`hyperprior-q*`' if other == PLAIN else other}: "
+                  f"{_told(bd)}" for other, bd in found["bd"].items()]
     lines.append(f"- `{STEPPED}` at other steps of its quantizer (1: as trained): {curve}")
     header = ["codec", "bits per pixel", "PSNR (dB)", "MS-SSIM", *(f"{other} at this rate" for other in others), ""]
     return table(header, rows) + "\n\n" + "\n".join(lines)
+
+
+def _told(found: dict) -> str:
+    if "why" in found:
+        return f"not computed ({found['why']})"
+    low, high = found["common_range"]["psnr"]
+    return f"{found['rate_percent']:+.1f} % bits, BD-PSNR {found['psnr_db']:+.2f} dB, over {low:.1f} to {high:.1f} dB"
 
 
 def plot(result: dict, path: Path) -> None:
@@ -165,6 +190,9 @@ def plot(result: dict, path: Path) -> None:
     if plain:
         axes.plot([c["bpp"] for c in plain], [c["psnr"] for c in plain], "-o", color="#0b4f8a",
                   label="hyperprior-q* of cpips")
+    if found := result.get("variable"):
+        axes.plot([p["bpp"] for p in found["points"]], [p["psnr"] for p in found["points"]], "-s", markersize=4, color="#d08700",
+                  label=f"{found['codec']}, one model")
     axes.plot([p["bpp"] for p in result["stepped"]], [p["psnr"] for p in result["stepped"]], ":.", color="#c1440e",
               label=f"{STEPPED}, other quantizer steps")
     markers = iter("D^sPX")
@@ -193,10 +221,10 @@ def measured(paths: list[Path], kept_codecs: dict | None = None) -> dict:
     result = {"what": "mean bits per pixel of real files and mean RGB PSNR on Kodak", "images": len(paths), **found,
               "official_source": official.SOURCE, "curves": curves}
     if kept_codecs is None:
-        result |= {"codecs": {name: measure(name, paths, curves) for name in shipped() if codec_file(name)},
+        result |= {"codecs": {name: measure(name, paths, curves) for name in shipped() if codec_file(name) and "lambdas" not in cpips.model_card(name)},
                    "stepped": stepped(STEPPED, paths)}
     else:
-        result |= {key: kept_codecs[key] for key in ("codecs", "stepped")}
+        result |= {key: kept_codecs[key] for key in ("codecs", "stepped", "variable") if key in kept_codecs}
         for codec in result["codecs"].values():
             there = {other: at_rate(codec["bpp"], points) for other, points in curves.items()}
             codec["psnr_at_our_rate"] = {other: value and round(value, 3) for other, value in there.items()}
@@ -211,10 +239,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
     parser.add_argument("--stepped", action="store_true", help="only the curve over the quantizer's steps; the rest as kept")
     parser.add_argument("--classical", action="store_true", help="only JPEG, WebP and AVIF; our codecs as kept")
+    parser.add_argument("--variable", metavar="CODEC", help="only this variable-rate codec; the rest as kept")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
     if args.stepped:
         result = kept("rate_distortion") | {"stepped": stepped(STEPPED, paths)}
+    elif args.variable:
+        result = kept("rate_distortion")
+        result["variable"] = variable(args.variable, paths, result["curves"] | {PLAIN: plain_curve(result)})
     else:
         result = measured(paths, kept("rate_distortion") if args.classical else None)
     print(report(result))

@@ -20,9 +20,10 @@ pytestmark = pytest.mark.slow
 if importlib.util.find_spec("compressai") is None:
     pytest.skip("CompressAI (extra codec) is not installed", allow_module_level=True)
 
-from cpips import BitstreamError, CPIPS, ImageError, ModelError, WeightsError, pretrained  # noqa: E402
+from cpips import BitstreamError, CPIPS, ImageError, ModelError, WeightsError, pretrained, tiling  # noqa: E402
 from cpips.codec import container, files  # noqa: E402
 from cpips.codec.container import Bitstream, pack, unpack  # noqa: E402
+from cpips.codec.model import Codec, create_codec  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
 SIZES = [(1, 1), (1, 40), (15, 17), (16, 16), (64, 64), (70, 45), (65, 129)]
@@ -79,6 +80,25 @@ def test_files_on_disk_compare_like_their_images(codec, tmp_path):
         if pair != (a, b):
             _, (result,) = files.compare(str(pair[0]), [str(pair[1])], codec)
             assert result.distance == direct
+
+
+@pytest.mark.parametrize("kind", ["hyperprior", "lite", "aligned"])
+def test_large_images_are_coded_in_tiles_without_seams(kind, monkeypatch):
+    codec = make_codec() if kind == "hyperprior" else Codec.from_state_dict(create_codec(kind, 12, 12).state_dict())
+    image = picture(1000, 150)
+    whole = codec.unrounded_latent(image)
+    latent = 4 * torch.randn(1, codec.M, 63, 10, generator=torch.Generator().manual_seed(0))
+    decoded = codec.synthesis(latent)
+    monkeypatch.setattr(tiling, "LARGE", 150 * 100)
+    monkeypatch.setattr(tiling, "PIXELS", 160 * 160)
+    sizes = []
+    for transform in (codec._analysis, codec.g_s):
+        transform.register_forward_hook(lambda module, inputs, output: sizes.append(max(inputs[0].shape[2], output[0].shape[-2])))
+    torch.testing.assert_close(codec.unrounded_latent(image), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(codec.synthesis(latent), decoded, rtol=1e-4, atol=1e-4)
+    assert len(sizes) > 10 and max(sizes) <= 320  # no more rows at a time
+    metric = files.file_metric(codec)
+    assert torch.equal(metric.embed(image[None]).features[0], codec.latent(image))  # cut in the same places
 
 
 def test_real_codec_and_images(shared_data, shipped_codecs, tmp_path):

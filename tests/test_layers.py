@@ -23,7 +23,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("cpips.batch", "cpips.viz"),
     ("cpips.realism", "cpips.regression", "cpips.frames"),
     ("cpips.codec",),
-    ("cpips.encoding",),
+    ("cpips.encoding", "cpips.pillow"),
     ("bapps_eval",),
     ("cpips.sweep",),
     ("cpips.training",),

@@ -42,6 +42,26 @@ def test_a_release_names_the_data(compressai):
 # ---- codecs and classifiers ---------------------------------------------------------------------------------------------
 
 
+def test_with_nothing_but_the_wheel_files_are_still_compressed(compressai, tmp_path, monkeypatch):
+    from cpips.codec import container, files
+
+    weights = tmp_path / "weights"
+    (weights / "codecs").mkdir(parents=True)
+    for name in ("hyperprior-q4.json", "cpips-lite.json", "cpips-lite.safetensors", "codecs/cpips-lite.safetensors"):
+        shutil.copy(ROOT / "weights" / name, weights / name)
+    monkeypatch.setattr(pretrained, "weights_dir", lambda: weights)
+    monkeypatch.delenv("CPIPS_CODECS_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((40, 30)).save("a.png")
+    for line in (["compress", "a.png"], ["identify", "a.cpz"], ["decompress", "a.cpz", "-o", "back.png"]):
+        result = CliRunner().invoke(app, line)
+        assert result.exit_code == 0, result.output
+    with Image.open("back.png") as back:
+        assert container.read("a.cpz").codec == "cpips-lite" and back.size == (40, 30)
+    monkeypatch.setenv("CPIPS_CODECS_URL", "http://localhost/codecs")
+    assert files.default_codec() == "hyperprior-q4"  # which would be downloaded
+
+
 def test_codecs_are_downloaded_from_an_address_and_checked(compressai, tmp_path, monkeypatch):
     from cpips.codec import files
 
@@ -52,7 +72,7 @@ def test_codecs_are_downloaded_from_an_address_and_checked(compressai, tmp_path,
     shutil.copy(ROOT / "weights" / "codecs" / "cpips-lite.safetensors", server)
     monkeypatch.setattr(pretrained, "weights_dir", lambda: weights)
     monkeypatch.chdir(tmp_path / "server")  # no checkout here
-    files.open_codec.cache_clear()
+    files._open_codec.cache_clear()
     with pytest.raises(WeightsError, match="CPIPS_CODECS_URL"):
         files.open_codec("cpips-lite")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(server))
@@ -70,13 +90,13 @@ def check_download(files, server: Path, monkeypatch, address: str) -> None:
     codec = files.open_codec("cpips-lite")
     kept = pretrained.cache_dir() / "codecs" / "cpips-lite.safetensors"
     assert codec.name == "cpips-lite" and kept.is_file()
-    files.open_codec.cache_clear()
+    files._open_codec.cache_clear()
     kept.unlink()
     (server / "cpips-lite.safetensors").write_bytes(b"something else")
     with pytest.raises(WeightsError, match="other bytes"):
         files.open_codec("cpips-lite")
     assert not kept.exists()
-    files.open_codec.cache_clear()
+    files._open_codec.cache_clear()
 
 
 def test_classifiers_are_loaded(compressai, shipped_codecs):

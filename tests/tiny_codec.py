@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from cpips.codec.model import Codec, is_table
+from cpips.codec.variable import VariableCodec
 from cpips.training.config import Stage, TrainConfig
 
 CONFIG = TrainConfig(name="tiny", data=["photos"], lmbda=0.01, stages=[Stage(5, 64, 2), Stage(3, 128, 1)], N=8, M=12,
@@ -26,6 +27,19 @@ def make_codec(seed: int = 0) -> Codec:
     codec = Codec.from_state_dict(state)
     codec.name = "tiny"
     return codec
+
+
+def make_variable(seed: int = 0) -> VariableCodec:
+    """Untrained, at three levels, with gains that differ from channel to channel."""
+    fixed = make_codec(seed)
+    fixed.lmbda = 0.01
+    codec = VariableCodec.from_fixed(fixed, (0.0025, 0.01, 0.04))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for logs in (codec.log_gain, codec.log_inverse_gain, codec.log_hyper_gain):
+            logs += 0.2 * torch.randn(logs.shape, generator=generator)
+    codec.name, codec.lambdas = "tiny-vbr", (0.0025, 0.01, 0.04)
+    return codec.eval()
 
 
 def toml(config: TrainConfig) -> str:

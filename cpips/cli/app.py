@@ -18,8 +18,8 @@ class _Cpips(Commands):
     deferred = {
         "compare": "compare", "check": "check", "map": "map:heat_map", "view": "view", "score": "score", "frames": "frames",
         "encode": "encode", "sweep": "sweep", "models": "models", "demo": "demo", "examples": "examples",
-        "compress": "codec:compress", "decompress": "codec:decompress", "refine": "refine", "tune-decoder": "tune_decoder",
-        "export": "export", "train": "train", "calibrate": "calibrate", "probe": "probe", "realism": "realism",
+        "compress": "codec:compress", "decompress": "codec:decompress", "identify": "codec:identify", "refine": "refine",
+        "tune-decoder": "tune_decoder", "export": "export", "train": "train", "calibrate": "calibrate", "probe": "probe", "realism": "realism",
         "index": "index:commands", "report": "report:commands", "distort": "distort:commands",
     }
 

@@ -38,10 +38,8 @@ def build(
     encoded, and deleted ones are removed. An image that cannot be used is reported and skipped, and the exit code is 1.
     After an interruption, the same command resumes (from INDEX.journal, which is deleted when INDEX is written).
     """
-    from ..pretrained import DEFAULT_CODEC
-
-    module = _module()
-    model = codec_files().open_codec(codec or DEFAULT_CODEC)
+    module, files = _module(), codec_files()
+    model = files.open_codec(codec or files.default_codec())
     quiet_bombs()
     seen = 0
     with counting("encoding") as show:

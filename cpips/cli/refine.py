@@ -58,7 +58,6 @@ def refine(
     from .._utils.io import OutputError, check_output, stamp
     from ..errors import RateError
     from ..images import load
-    from ..pretrained import DEFAULT_CODEC
 
     if roi is not None and roi_box is not None:
         raise typer.BadParameter("--roi and --roi-box are two ways to say the same: give one")
@@ -78,7 +77,7 @@ def refine(
         raise typer.BadParameter(f"--loss {loss}: choose from {', '.join(TERMS)}")
     if loss != TERMS[0] and not beta:
         raise typer.BadParameter(f"--loss {loss} has no weight: give --beta, too")
-    model = files.open_codec(codec or DEFAULT_CODEC)
+    model = files.open_codec(codec or files.default_codec())
     with _progress(steps) as show:
         try:
             refined = run(

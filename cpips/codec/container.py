@@ -3,8 +3,9 @@ r"""The ``.cpz`` container of one compressed image.
 All numbers are unsigned and little-endian::
 
     8    magic  89 43 50 5A 0D 0A 1A 0A   ("\x89CPZ\r\n\x1a\n": a transfer in text mode or cut at 7 bits breaks it)
-    1    version, 1
+    1    version, 1 or 2
     1    n, then n bytes: name of the codec, UTF-8
+    2    in version 2 alone: quality of a variable-rate codec in hundredths, 0 to 10000
     8    first bytes of the codec's digest (SHA-256 over its learned tensors)
     4+4  height and width of the image in px, 1 or more
     4+4  bytes of the hyper-latent's and of the latent's rANS string
@@ -12,7 +13,8 @@ All numbers are unsigned and little-endian::
          the two strings
     8    BLAKE2b-64 of everything before
 
-The last field tells damage from use; the latent's own tells a decoder that has lost step. Neither is a signature.
+Codecs of one rate write version 1. The last field shows damage; the latent's own shows a decoder that has lost step. Neither is a
+signature.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ from ..errors import BitstreamError
 
 SUFFIX = ".cpz"
 MAGIC = b"\x89CPZ\r\n\x1a\n"
-VERSION = 1
-_FIXED = struct.Struct("<8sIIIII")  # after the name
+VERSION = 2  # the latest
+_FIXED = struct.Struct("<8sIIIII")  # after the name, and the quality if there is one
+_QUALITY = struct.Struct("<H")
+QUALITIES = 100.0  # the highest of a variable-rate codec; the lowest is 0
+_HUNDREDTHS = 100  # of a quality
 SEAL = 8
 _MOST = 8  # bytes a pixel, of an image that no codec compresses: thrice those of the pixels themselves
 
@@ -58,11 +63,17 @@ class Bitstream:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a ``.cpz`` file holds: the strings, and which codec wrote them."""
+    """What a ``.cpz`` file holds: the strings, and which codec wrote them, at which quality if its rate varies."""
 
     stream: Bitstream
     codec: str
     codec_digest: str  # first 16 hex digits
+    quality: float | None = None  # from 0 to 100
+
+    @property
+    def version(self) -> int:
+        """Of the format."""
+        return 1 if self.quality is None else 2
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,13 +81,14 @@ class Compressed:
         return self.stream.height, self.stream.width
 
 
-def pack(stream: Bitstream, name: str, digest: str) -> bytes:
-    """The bytes of a ``.cpz`` file; ``digest`` is the codec's, in hex."""
+def pack(stream: Bitstream, name: str, digest: str, quality: float | None = None) -> bytes:
+    """The bytes of a ``.cpz`` file; ``digest`` is the codec's, in hex, ``quality`` that of a variable-rate codec."""
     label = name.encode()
+    rate = b"" if quality is None else _QUALITY.pack(round(_HUNDREDTHS * quality))
     if len(label) > 255:
         raise ValueError(f"the codec's name has {len(label)} bytes: 255 fit the container")
     body = b"".join((
-        MAGIC, bytes((VERSION, len(label))), label,
+        MAGIC, bytes((2 if rate else 1, len(label))), label, rate,
         _FIXED.pack(bytes.fromhex(digest)[:8], stream.height, stream.width, len(stream.z), len(stream.y), stream.checksum),
         stream.z, stream.y,
     ))
@@ -91,10 +103,8 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
     """
     if not data.startswith(MAGIC):
         raise BitstreamError(f"{name} is not a .cpz file: compress an image with `cpips compress`")
-    if len(data) > 8 and data[8] != VERSION:
-        raise BitstreamError(f"{name} has version {data[8]} of the .cpz format, and this cpips reads version {VERSION}: "
-                             "it is of a later cpips, or damaged")
-    fixed = 10 + (data[9] if len(data) > 9 else 0)
+    _check_version(data, name)
+    fixed = _fixed(data)
     begin = fixed + _FIXED.size
     if len(data) < begin + SEAL:
         raise BitstreamError(f"{name} is cut short after {len(data)} bytes, in its header: copy it again")
@@ -103,15 +113,29 @@ def unpack(data: bytes, name: str = "the file") -> Compressed:
     if seal(data[:-SEAL]) != data[-SEAL:]:
         raise BitstreamError(f"{name} is damaged (its checksum does not hold): copy it again")
     try:
-        codec = data[10:fixed].decode()
+        codec = data[10 : 10 + data[9]].decode()
     except UnicodeDecodeError:
         raise BitstreamError(f"{name} names its codec in no readable text: it was not written by cpips") from None
     if min(height, width) < 1 or height * width > (Image.MAX_IMAGE_PIXELS or float("inf")):
         raise BitstreamError(f"{name} claims to hold {width}x{height} px: expected 1 or more and at most "
                              "PIL.Image.MAX_IMAGE_PIXELS; raise that if you trust the file")
+    quality = None
+    if data[8] > 1 and (quality := _QUALITY.unpack_from(data, 10 + data[9])[0] / _HUNDREDTHS) > QUALITIES:
+        raise BitstreamError(f"{name} claims quality {quality:g}: expected 0 to {QUALITIES:g}; it was not written by cpips")
     middle = begin + z_length
     stream = Bitstream(data[begin:middle], data[middle:-SEAL], height, width, checksum)
-    return Compressed(stream, codec, digest.hex())
+    return Compressed(stream, codec, digest.hex(), quality)
+
+
+def _check_version(head: bytes, name: str) -> None:
+    if len(head) > 8 and not 1 <= head[8] <= VERSION:
+        raise BitstreamError(f"{name} has version {head[8]} of the .cpz format, and this cpips reads versions 1 to {VERSION}: "
+                             "it is of a later cpips, or damaged")
+
+
+def _fixed(head: bytes) -> int:
+    """Where the fields of fixed size begin."""
+    return 10 + (head[9] if len(head) > 9 else 0) + _QUALITY.size * (head[8:9] > b"\1")
 
 
 def _check_length(length: int, expected: int, name: str) -> None:
@@ -130,11 +154,12 @@ def _check_size(head: bytes, size: int, name: str) -> None:
     Raises:
         BitstreamError, TooLargeError: it is.
     """
-    fixed = 10 + (head[9] if len(head) > 9 else 0)
+    fixed = _fixed(head)
     if not head.startswith(MAGIC) or len(head) < fixed + _FIXED.size:
         if size > len(head) + SEAL + (1 << 20):
             raise BitstreamError(f"{name} is not a .cpz file: compress an image with `cpips compress`")
         return
+    _check_version(head, name)
     _, height, width, z_length, y_length, _ = _FIXED.unpack_from(head, fixed)
     _check_length(size, fixed + _FIXED.size + z_length + y_length + SEAL, name)
     most = (1 << 20) + _MOST * (height + 64) * (width + 64)
@@ -163,7 +188,7 @@ def read(path: str | os.PathLike[str]) -> Compressed:
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
-            head = stream.read(10 + 255 + _FIXED.size + SEAL)
+            head = stream.read(10 + 255 + _QUALITY.size + _FIXED.size + SEAL)
             _check_size(head, size, str(path))  # before the rest is read
             return unpack(head + stream.read(), str(path))
     except FileNotFoundError:

@@ -14,10 +14,12 @@ from .._utils.io import check_regular
 from ..pretrained import read_weights
 from .container import pack
 from .model import Codec
+from .variable import VariableCodec, is_variable
 
 
 def load_codec(path: Path, sha256: str | None = None) -> Codec:
-    """A codec ready for coding, from a file that :func:`cpips.training.trainer.export` wrote.
+    """A codec ready for coding, from a file that :func:`cpips.training.trainer.export` wrote; a variable-rate one is ready
+    once it is set to a quality.
 
     Args:
         sha256: expected digest of the file.
@@ -25,10 +27,14 @@ def load_codec(path: Path, sha256: str | None = None) -> Codec:
     Raises:
         WeightsError: missing, damaged, or not a scale hyperprior.
     """
-    codec = Codec.from_state_dict(read_weights(Path(path), sha256))
+    state = read_weights(Path(path), sha256)
+    codec = VariableCodec.from_state_dict(state) if is_variable(state) else Codec.from_state_dict(state)
     if Path(path).suffix == ".safetensors":
         told = codec_metadata(path)
-        codec.reads, codec.lmbda = told.get("reads", ""), float(told["lmbda"]) if "lmbda" in told else None
+        codec.reads = told.get("reads", "")
+        codec.lmbda, codec.quality = (float(told[key]) if key in told else None for key in ("lmbda", "quality"))
+        if isinstance(codec, VariableCodec):
+            codec.lambdas = tuple(map(float, told.get("lambdas", "").split()))
     return codec
 
 
@@ -61,10 +67,14 @@ def evaluate_codec(codec: Codec, paths: Iterable[Path],
     for path in sorted(paths):
         image = images.load(path)
         pixels = image.shape[1] * image.shape[2]
-        stream = codec.encode(image)
+        y = codec.latent(image)
+        with torch.no_grad():
+            z = codec.h_a(y.abs())
+            estimated = codec.bits(y, codec.rounded_hyper(z)).item()
+        stream = codec.encode_latents(y, z, image.shape[-2:])
         decoded = codec.decode(stream)
-        size = len(pack(stream, codec.name, codec.digest))
-        rows.append({"name": path.name, "bpp": 8 * size / pixels, "estimated_bpp": codec.estimate_bits(image) / pixels,
+        size = len(pack(stream, codec.name, codec.digest, codec.quality))
+        rows.append({"name": path.name, "bpp": 8 * size / pixels, "estimated_bpp": estimated / pixels,
                      **{name: measure(image, decoded) for name, measure in measures.items()}})
     if not rows:
         raise ValueError("no images to evaluate the codec on")

@@ -1,6 +1,6 @@
 """Write and read ``.cpz`` files, and compute distances between them on their entropy-decoded latents.
 
-    codec = open_codec("hyperprior-q4")
+    codec = open_codec("hyperprior-q4")      # or a variable-rate one, open_codec(VARIABLE, quality=60)
     compress("a.png", "a.cpz", codec); compress("b.png", "b.cpz", codec)
     metric = file_metric(codec)
     metric.distance(embed(metric, codec, "a.cpz"), embed(metric, codec, "b.png"))
@@ -27,12 +27,12 @@ from .classifier import LatentClassifier
 from .container import Compressed
 from .evaluate import load_codec
 from .model import Codec
+from .variable import VariableCodec
 
 PICTURES = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}  # all written lossless
 
 
-@lru_cache(maxsize=4)
-def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC) -> Codec:
+def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC, quality: float | None = None) -> Codec:
     """The whole codec of a shipped model, or of a weights file that the trainer wrote.
 
     The codec of ``cpips-lite`` ships inside the package. The others are found in ``weights/codecs`` of the checkout that is
@@ -40,21 +40,47 @@ def open_codec(model: str | os.PathLike[str] = pretrained.DEFAULT_CODEC) -> Code
     downloaded there from the address in ``CPIPS_CODECS_URL``, where the project's ``weights/codecs`` lie. All are checked by
     the digest on the model's card.
 
+    Args:
+        quality: of a variable-rate codec, from 0 (smallest file) to 100 (best image); default: 60. ``codec.at(...)`` is the same
+            codec at another quality.
+
     Raises:
-        ModelError: no such model, or a metric without a codec.
+        ModelError: no such model, a metric without a codec, or a quality for a codec of one rate.
         WeightsError: the file is missing, damaged, not a codec, or not to be had offline.
+
+    Example:
+        >>> from cpips.codec.files import open_codec  # needs compressai (extra codec)
+        >>> codec = open_codec("cpips-lite")
+        >>> codec.decode(codec.encode(torch.rand(3, 30, 50))).shape
+        torch.Size([3, 30, 50])
     """
-    if isinstance(model, os.PathLike) or str(model).endswith(".safetensors"):
+    codec = _open_codec(model if isinstance(model, str) else Path(model))
+    if isinstance(codec, VariableCodec):
+        return codec.at(pretrained.DEFAULT_QUALITY if quality is None else quality)
+    return codec if quality is None else codec.at(quality)  # which says why not
+
+
+@lru_cache(maxsize=4)
+def _open_codec(model: str | Path) -> Codec:
+    if isinstance(model, Path) or model.endswith(".safetensors"):
         path = Path(model)
         codec = load_codec(path)
         codec.name = path.stem if path.stem != "codec" else "custom"
         return codec
-    if str(model) in set(list_metrics()) - set(pretrained.list_models()):
+    if model in set(list_metrics()) - set(pretrained.list_models()):
         raise ModelError(f"{model} is a metric without a codec: choose from {', '.join(pretrained.list_models())}")
-    card = pretrained.model_card(str(model))
+    card = pretrained.model_card(model)
     codec = load_codec(_part(card, "codec"), sha256=card["codec_sha256"])
-    codec.name, codec.lmbda = str(model), card.get("lambda")
+    codec.name, codec.lmbda = model, card.get("lambda")
     return codec
+
+
+def default_codec() -> str:
+    """The model that compresses where none is named: ``hyperprior-q4`` where its codec is here or can be downloaded, else
+    ``cpips-lite``, whose codec is part of the package."""
+    card = pretrained.model_card(pretrained.DEFAULT_CODEC)
+    here = any(path.is_file() for path in _places(card, "codec")) or "CPIPS_CODECS_URL" in os.environ
+    return pretrained.DEFAULT_CODEC if here else pretrained.WHEEL_CODEC
 
 
 def load_classifier(model: str = "cpips") -> LatentClassifier:
@@ -80,8 +106,7 @@ def load_classifier(model: str = "cpips") -> LatentClassifier:
 def _part(card: dict[str, Any], part: str) -> Path:
     """The file of a model's codec or classifier, downloaded if need be."""
     file, sha256 = card[f"{part}_file"], card[f"{part}_sha256"]
-    roots = (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))
-    places = [root / file for root in roots]
+    places = _places(card, part)
     found = next((path for path in places if path.is_file()), None)
     if found is None and (base := os.environ.get("CPIPS_CODECS_URL")):
         return pretrained.fetch(f"{base.rstrip('/')}/{Path(file).name}", sha256, path=places[1])
@@ -92,8 +117,13 @@ def _part(card: dict[str, Any], part: str) -> Path:
     return found
 
 
+def _places(card: dict[str, Any], part: str) -> list[Path]:
+    """Where a model's codec or classifier may lie: beside the encoders, in the cache, in the checkout that is worked in."""
+    return [root / card[f"{part}_file"] for root in (pretrained.weights_dir(), pretrained.cache_dir(), Path("weights"))]
+
+
 def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "the file") -> Codec:
-    """The codec that wrote a file: ``codec`` if given, else the shipped model that the file names; checked.
+    """The codec that wrote a file: ``codec`` if given, at the file's quality, else the shipped model that the file names; checked.
 
     Raises:
         BitstreamError: another codec wrote it, or one that does not ship.
@@ -104,7 +134,7 @@ def codec_of(compressed: Compressed, codec: Codec | None = None, name: str = "th
                                  "its weights (--codec FILE)")
         codec = version_of(compressed.codec, compressed.codec_digest)
     check_codec(compressed, codec, name)
-    return codec
+    return codec if compressed.quality in (None, codec.quality) else codec.at(compressed.quality)
 
 
 def version_of(name: str, digest: str) -> Codec:
@@ -126,7 +156,7 @@ def compress(image: str | os.PathLike[str] | Tensor, path: str | os.PathLike[str
 
 def write(stream: container.Bitstream, path: str | os.PathLike[str], codec: Codec) -> int:
     """Keep what ``codec`` made as a ``.cpz`` file; returns its bytes."""
-    data = container.pack(stream, codec.name, codec.digest)
+    data = container.pack(stream, codec.name, codec.digest, codec.quality)
     with atomic(Path(path)) as file:
         file.write(data)
     return len(data)
@@ -209,17 +239,21 @@ def _first_codec(paths: Sequence[str]) -> Codec:
 def embed(metric: CPIPS, codec: Codec, path: str | os.PathLike[str]) -> Embedding:
     """Embedding of a ``.cpz`` file (by entropy decoding alone) or of an image file, for ``metric.distance``.
 
-    That of a ``.cpz`` equals that of the image it was made from, exactly.
+    That of a ``.cpz`` equals that of the image it was made from, exactly, if the file has the codec's quality. The latent of a
+    file of another quality is brought to the scale of this one.
     """
     if not container.is_compressed(path):
         return metric.embed(path)
     compressed = container.read(path)
-    check_codec(compressed, codec, str(path))
-    return metric.embed_latent(codec.decode_latent(compressed.stream), compressed.size)
+    writer = codec_of(compressed, codec, str(path))
+    latent = writer.decode_latent(compressed.stream)
+    if writer.variable is not None and writer.quality is not None and codec.quality not in (None, writer.quality):
+        latent = latent * (writer.variable.gain_at(codec.quality) / writer.variable.gain_at(writer.quality))
+    return metric.embed_latent(latent, compressed.size)
 
 
 def check_codec(compressed: Compressed, codec: Codec, name: str = "the file") -> None:
-    """Raise :class:`BitstreamError` unless ``codec`` is the one that wrote it."""
+    """Raise :class:`BitstreamError` unless ``codec`` is the one that wrote it, at whatever quality."""
     if not codec.digest.startswith(compressed.codec_digest):
         raise BitstreamError(f"{name} was compressed with {compressed.codec!r} of digest {compressed.codec_digest}, and "
                              f"this codec has {codec.digest[:16]}: give the weights it was made with (--codec FILE)")

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import tiling
 from .._utils.optional import import_compressai
 from ..encoders import ALIGNED, HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Architecture, architecture_of, tensors_digest
-from ..errors import BitstreamError, WeightsError
+from ..errors import BitstreamError, ModelError, WeightsError
 from ..images import halved
 from .container import Bitstream
 
@@ -29,6 +30,7 @@ layers = import_compressai("compressai.models.utils")
 GDN = import_compressai("compressai.layers").GDN
 ans = import_compressai("compressai.ans")
 
+_REACH = 4  # cells of the latent above and below a pixel that decide on it: with kernels of 5 that double the size, less than 3
 HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to train on are multiples of it
 
 
@@ -43,6 +45,8 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     name = "custom"
     lmbda: float | None = None
     reads = ""
+    quality: float | None = None  # from 0 to 100, where a variable-rate codec is set to it
+    variable: Any = None  # the variable-rate codec (cpips.codec.variable) that it then is a setting of
     detach_features = False  # in training: rate and distortion form the latent alone, and not the features before it
     architecture: Architecture = HYPERPRIOR
 
@@ -104,6 +108,17 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
             features += [found[tap] for tap in taps]
         return features
 
+    def at(self, quality: float) -> "Codec":
+        """The same variable-rate codec at another quality, from 0 to 100.
+
+        Raises:
+            ModelError: quality out of range, or this codec has one rate only.
+        """
+        if self.variable is None:
+            raise ModelError(f"{self.name} has one rate only, no quality to choose: use a variable-rate codec")
+        codec: Codec = self.variable.at(quality)
+        return codec
+
     # ---- coding -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -117,8 +132,9 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
 
     @torch.no_grad()
     def unrounded_latent(self, image: Tensor) -> Tensor:
-        """What :meth:`latent` rounds."""
-        return self._analysis(image[None])[0]
+        """What :meth:`latent` rounds. Large images are encoded in the metric's tiles, whose cells are those of the whole."""
+        (y,) = tiling.Tiling()(self._analysis, image[None], strides=(STRIDE,), architecture=self.architecture)
+        return y
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Bitstream:
@@ -168,8 +184,22 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         Raises:
             BitstreamError: as :meth:`decode_latent`.
         """
-        image = self.g_s(self.decode_latent(stream))[0].clamp(0, 1)
+        image = self.synthesis(self.decode_latent(stream))[0].clamp_(0, 1)
         return image[:, : stream.height, : stream.width]
+
+    @torch.no_grad()
+    def synthesis(self, y: Tensor) -> Tensor:
+        """``g_s(y)``; that of a large image in tiles, each with the cells around it that its pixels depend on."""
+        height, width = y.shape[-2:]
+        if height * width * STRIDE**2 <= tiling.LARGE:
+            return self.g_s(y)
+        rows = max(tiling.PIXELS // (width * STRIDE**2), 1)
+        parts = []
+        for first in range(0, height, rows):
+            low, last = max(first - _REACH, 0), min(first + rows, height)
+            tile = self.g_s(y[..., low : last + _REACH, :])
+            parts.append(tile.narrow(-2, (first - low) * STRIDE, (last - first) * STRIDE))
+        return torch.cat(parts, -2)
 
     @torch.no_grad()
     def estimate_bits(self, image: Tensor) -> float:
@@ -315,13 +345,15 @@ def _bits(output: dict[str, Any]) -> Tensor:
     return sum(-likelihood.float().log2().sum() for likelihood in output["likelihoods"].values())
 
 
-def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float) -> dict[str, Tensor]:
+def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float | Tensor,
+                    weights: Tensor | None = None) -> dict[str, Tensor]:
     """Rate-distortion loss ``bpp + lmbda * 255**2 * MSE`` (bits per pixel) of a training-mode forward pass.
 
     Args:
         output: what ``Codec.forward`` returned for ``image``.
         image: ``(N,3,H,W)`` in [0,1].
-        lmbda: weight of the distortion, in bits per pixel per squared 8-bit gray level.
+        lmbda: weight of the distortion, in bits per pixel per squared 8-bit gray level; or one for each image, ``(N,)``.
+        weights: of the images in the loss, ``(N,)``; only with such lambdas.
 
     Returns:
         ``loss``, ``bpp`` and ``mse``, scalars.
@@ -329,4 +361,9 @@ def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float) -> dict
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
     bpp = _bits(output) / pixels
     mse = F.mse_loss(output["x_hat"].float(), image)
+    if isinstance(lmbda, Tensor):
+        rates = sum(-likelihood.float().log2().flatten(1).sum(1) for likelihood in output["likelihoods"].values())
+        errors = (output["x_hat"].float() - image).square().flatten(1).mean(1)
+        losses = rates * len(image) / pixels + lmbda * 255**2 * errors
+        return {"loss": (losses if weights is None else losses * weights).mean(), "bpp": bpp, "mse": mse}
     return {"loss": bpp + lmbda * 255**2 * mse, "bpp": bpp, "mse": mse}

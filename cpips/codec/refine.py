@@ -167,7 +167,8 @@ def refine(
         _check_target(target_bpp, tolerance, codec, batch)
     weights = torch.ones(batch.shape[-2:]) if mask is None else _weights(mask, fg_weight, bg_weight)
     loss = _quality(weights.to(batch), alpha, beta, gamma, perceptual, style)
-    settings = _Settings(codec.digest, _crc(batch), _crc(weights), target_bpp, alpha, beta, gamma, _names(loss), steps, rate,
+    digest = codec.digest if codec.quality is None else f"{codec.digest} at quality {codec.quality:g}"
+    settings = _Settings(digest, _crc(batch), _crc(weights), target_bpp, alpha, beta, gamma, _names(loss), steps, rate,
                          tolerance, seed)
     run = _Run(batch, codec, settings, loss, mask)
     if checkpoint is not None and Path(checkpoint).exists():
@@ -306,7 +307,7 @@ class _Run:
         return self.codec.g_s(y)[..., : self.size[0], : self.size[1]]
 
     def _bpp(self, stream: Bitstream) -> float:
-        return 8 * len(pack(stream, self.codec.name, self.codec.digest)) / self.pixels
+        return 8 * len(pack(stream, self.codec.name, self.codec.digest, self.codec.quality)) / self.pixels
 
     def _noise(self, like: Tensor) -> Tensor:
         uniform = torch.rand(like.shape, generator=self.generator).clamp(1e-6, 1 - 1e-6)
@@ -388,7 +389,7 @@ def _check_target(target: float, tolerance: float, codec: Codec, batch: Tensor) 
     if not 0 < tolerance < 1:
         raise ModelError(f"tolerance is {tolerance!r}: expected a part, such as 0.02")
     height, width = batch.shape[-2:]
-    least = len(pack(Bitstream(bytes(4), bytes(4), height, width, 0), codec.name, codec.digest))  # a coder's state is 4
+    least = len(pack(Bitstream(bytes(4), bytes(4), height, width, 0), codec.name, codec.digest, codec.quality))  # a coder's state is 4
     if 8 * least > (1 + tolerance) * target * height * width:
         raise RateError(f"{target:g} bits per pixel of {width}x{height} px are {target * height * width / 8:.0f} bytes, and "
                         f"the header of a .cpz file with two empty strings alone takes {least}: give at least "

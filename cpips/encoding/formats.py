@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from .. import images
 from ..errors import EncodingError
+from ..pretrained import DEFAULT_QUALITY, VARIABLE_CODEC
 
 if TYPE_CHECKING:
     from ..codec.model import Codec
@@ -128,7 +130,8 @@ def open_encoder(spec: str) -> Encoder:
 
     Args:
         spec: ``'jpeg'``, ``'jpeg-444'``, ``'webp'``, ``'avif'``, ``'avif-420'``, ``'jxl'`` (needs pillow-jxl-plugin), ``'jp2'``
-            or ``'cpz'``; ``'avif:speed=6'`` changes an option, ``'cpz:hyperprior-q1,hyperprior-q3'`` names the codecs.
+            or ``'cpz'``; ``'avif:speed=6'`` changes an option, ``'cpz:hyperprior-q1,hyperprior-q3'`` names the codecs, and
+            ``'cpz:FILE'`` a variable-rate codec's weights.
 
     Raises:
         EncodingError: an unknown name or option, or a format that this installation cannot write.
@@ -190,42 +193,38 @@ class PillowEncoder(Encoder):
 
 
 class CpzEncoder(Encoder):
-    """The learned codecs of this package as settings: ``hyperprior-q1`` ... ``q5``, of which those are used whose weights are here.
+    """The learned codecs of this package. Settings are the qualities of a variable-rate codec, or the names of codecs:
+    ``hyperprior-q1`` ... ``q5``, of which those are used whose weights are here.
 
     Args:
-        codecs: names of codecs from the smallest files to the largest.
+        codecs: a variable-rate codec, or names of codecs from the smallest files to the largest. Default:
+            ``hyperprior-vbr`` where its weights are here, else the names.
 
     Raises:
-        EncodingError: the extra ``codec`` is not installed, or no codec is here.
+        EncodingError: the extra ``codec`` is not installed, no codec is here, or several were given of which one has a variable rate.
     """
 
     name, suffix = CPZ, ".cpz"
     ladder = tuple(f"hyperprior-q{i}" for i in range(1, 6))
+    qualities = tuple(i / 4 for i in range(401))
 
-    def __init__(self, codecs: Sequence[str] | None = None):
+    def __init__(self, codecs: Sequence[str | os.PathLike[str]] | None = None):
         if importlib.util.find_spec("compressai") is None:
             raise EncodingError("the format cpz needs the codec: pip install 'cpips[codec]' -c constraints.txt")
-        from ..codec.files import open_codec
-        from ..errors import WeightsError
-
-        self._codecs: dict[Setting, Codec] = {}
-        for name in codecs or self.ladder:
-            try:
-                self._codecs[name] = open_codec(name)
-            except WeightsError:
-                if codecs:
-                    raise
-        if not self._codecs:
-            name = "cpips-lite"  # which the wheel holds
-            self._codecs[name] = open_codec(name)
-        self.settings = list(self._codecs)
-        self.start = len(self.settings) // 2
+        found = _opened(codecs, bool(codecs)) or _opened((VARIABLE_CODEC,)) or _opened(self.ladder) or _opened(("cpips-lite",), True)
+        variable = [codec for codec in found if codec.variable is not None]
+        if variable and len(found) > 1:
+            raise EncodingError(f"{variable[0].name} has a variable rate, and is not a step of a list of {len(found)} codecs: give it alone")
+        self._codec = found[0]
+        self._codecs: dict[Setting, Codec] = {codec.name: codec for codec in found}
+        self.settings: Sequence[Setting] = self.qualities if variable else list(self._codecs)
+        self.start = self.settings.index(DEFAULT_QUALITY) if variable else len(self.settings) // 2
 
     def encode(self, image: Image.Image, setting: Setting) -> bytes:
         from ..codec import container
 
-        codec = self._codecs[setting]
-        return container.pack(codec.encode(images.from_pil(image)), codec.name, codec.digest)
+        codec = self._codec.at(float(setting)) if self.settings is self.qualities else self._codecs[setting]
+        return container.pack(codec.encode(images.from_pil(image)), codec.name, codec.digest, codec.quality)
 
     def decode(self, data: bytes) -> Tensor:
         from ..codec import container
@@ -233,6 +232,25 @@ class CpzEncoder(Encoder):
 
         compressed = container.unpack(data)
         return codec_of(compressed, self._codecs[compressed.codec]).decode(compressed.stream)
+
+    @property
+    def description(self) -> str:
+        return f"{self.name}: {self._codec.name}" if self.settings is self.qualities else self.name
+
+
+def _opened(names: Sequence[str | os.PathLike[str]] | None, required: bool = False) -> list[Codec]:
+    """The codecs whose weights are here; all of them, or an error, if they are required."""
+    from ..codec.files import open_codec
+    from ..errors import CpipsError
+
+    found = []
+    for name in names or ():
+        try:
+            found.append(open_codec(name))
+        except CpipsError:
+            if required:
+                raise
+    return found
 
 
 class CommandEncoder(Encoder):

@@ -60,6 +60,9 @@ class TrainConfig:
     """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J + task_weight T``, where D is ``255² MSE`` or
     ``1 - MS-SSIM``.
 
+    With ``lambdas``, a variable-rate codec is trained: each image is coded at a level between two of them, drawn anew each
+    step, and its loss has the weight ``sqrt(lmbda / lambda)``, so that all rates count about the same.
+
     J compares distances in ``form`` at ``taps`` with the judgments in ``judged_data``; T is the distance of the decoded
     image to the original in the features of a frozen task network, for codecs whose images machines look at. See
     :class:`~cpips.training.objective.Objective`.
@@ -71,12 +74,14 @@ class TrainConfig:
     data: list[str]  # folders of photographs, under the data root
     lmbda: float
     stages: list[Stage]
+    lambdas: list[float] = field(default_factory=list)  # of a variable-rate codec's levels, rising; ``lmbda`` is their middle
     arch: str = "hyperprior"
     N: int = 128
     M: int = 192
     init: str = ""  # a codec to start from, relative to the config file
     widen: str = ""  # likewise weights of a narrower encoder of the same architecture, to start tied channels from
     init_head: str = ""  # likewise a run's head, or a model's weights, whose head to start from
+    scale_jitter: float = 1.0  # crops are of photographs at a scale drawn between it and 1
     rate_weight: float = 1.0
     distortion: str = "mse"
     class_weight: float = 0.0
@@ -127,6 +132,14 @@ class TrainConfig:
                 or self.opinion_weight or self.task_weight):
             raise ValueError("every term of the loss is switched off: rate_weight, distortion, class_weight, "
                              "judge_weight and task_weight")
+        if not 0 < self.scale_jitter <= 1:
+            raise ValueError(f"scale_jitter = {self.scale_jitter}: must be above 0 and at most 1")
+        if self.lambdas:
+            if len(self.lambdas) < 2 or self.lambdas[0] <= 0 or any(a >= b for a, b in zip(self.lambdas, self.lambdas[1:])):
+                raise ValueError(f"lambdas = {self.lambdas}: must be two or more positive numbers that rise")
+            if (self.arch != "hyperprior" or self.distortion != "mse" or self.rate_weight != 1 or self.class_weight
+                    or self.judge_weight or self.opinion_weight or self.task_weight or self.detach_features):
+                raise ValueError("lambdas are for arch = 'hyperprior' trained for rate and squared error alone")
         if self.distortion == "ms-ssim" and min(s.crop for s in self.stages) < MS_SSIM_SIDE:
             raise ValueError(f"distortion = 'ms-ssim' needs crops of {MS_SSIM_SIDE} px or more")
         if self.class_weight and not (self.labelled_data and all(s.labelled for s in self.stages)):

@@ -34,11 +34,14 @@ class Crops:
     Decoded images stay in memory as uint8 up to ``cache_bytes`` (4 GiB hold about 14,000 of 400x256); the rest are
     decoded when drawn, which :func:`~cpips._utils.threads.prefetch` does beside the training step.
 
+    Args:
+        scale_jitter: a crop is cut from its image at a scale drawn between this and 1, as far as the image is large enough.
+
     Raises:
         ValueError: a folder is missing, or no image in it is large enough for ``min_side``.
     """
 
-    def __init__(self, folders: list[Path], min_side: int, cache_bytes: int = CACHE_BYTES):
+    def __init__(self, folders: list[Path], min_side: int, cache_bytes: int = CACHE_BYTES, scale_jitter: float = 1.0):
         paths = []
         for folder in map(Path, folders):
             found = list_images(folder)
@@ -53,7 +56,7 @@ class Crops:
         if len(self.paths) < len(paths):
             log.warning("%d of %d training images are smaller than %d px and left out",
                         len(paths) - len(self.paths), len(paths), min_side)
-        self._room = cache_bytes
+        self._room, self._smallest = cache_bytes, scale_jitter
         self._cache: dict[int, NDArray[Any]] = {}
 
     def __len__(self) -> int:
@@ -65,9 +68,14 @@ class Crops:
         out = np.empty((size, crop, crop, 3), np.uint8)
         for i in range(size):
             image = self._image(int(rng.integers(len(self.paths))))
-            top = rng.integers(image.shape[0] - crop + 1)
-            left = rng.integers(image.shape[1] - crop + 1)
-            patch = image[top : top + crop, left : left + crop]
+            side = crop
+            if self._smallest < 1:
+                side = min(round(crop / rng.uniform(self._smallest, 1)), *image.shape[:2])
+            top = rng.integers(image.shape[0] - side + 1)
+            left = rng.integers(image.shape[1] - side + 1)
+            patch = image[top : top + side, left : left + side]
+            if side != crop:
+                patch = np.asarray(Image.fromarray(patch).resize((crop, crop), Image.Resampling.BICUBIC))
             out[i] = patch[:, ::-1] if rng.random() < 0.5 else patch
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 

@@ -294,6 +294,8 @@ class DecoderTuner(Run[Tensor]):
         metadata = {"name": f"{self.start.name}-tuned", "steps": str(self.step), "seconds": f"{self.seconds:.0f}",
                     "tuned_from": self.start.name, "reads": self.start.digest, "layers": settings.layers,
                     "lambda_adv": str(settings.lambda_adv), "label": settings.label}
+        if self.start.quality is not None:
+            metadata["quality"] = str(self.start.quality)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.codec.state_dict().items()}
         probe = self.images.batch(1, settings.crop, settings.seed, settings.steps)[0].float() / 255
 

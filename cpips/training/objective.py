@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..codec.model import Codec, rate_distortion
+from ..codec.variable import VariableCodec
 from ..losses import ContentLoss
 from .calibration.ranking import TrainableHead, group_losses
 from .config import TrainConfig
@@ -71,6 +72,11 @@ class Objective(nn.Module):
         """
         config = self.config
         images = images.float() / 255  # here, as Fabric would round float arguments to autocast's type
+        if isinstance(self.codec, VariableCodec):
+            position = torch.rand(len(images), device=images.device) * (self.codec.levels - 1)
+            lambdas = self.codec.lambda_at(position)
+            terms = rate_distortion(self.codec(images, position), images, lambdas, (config.lmbda / lambdas).sqrt())
+            return terms | {"aux_loss": self.codec.aux_loss()}
         output = self.codec(images)
         terms = rate_distortion(output, images, config.lmbda)
         loss = config.rate_weight * terms["bpp"]

@@ -25,6 +25,7 @@ from .. import pretrained
 from .._utils.io import replace
 from ..codec.evaluate import codec_metadata, evaluate_codec, load_codec
 from ..codec.model import Codec, is_table
+from ..codec.variable import VariableCodec
 from ..images import load
 from ..metric import CPIPS
 from . import official
@@ -99,7 +100,11 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
     metadata = codec_metadata(weights / files["codec_file"])
     codec = load_codec(weights / files["codec_file"])
     codec.name = config.name
-    measured = evaluate_codec(codec, paths)
+    qualities: dict[float, dict[str, Any]] = {}
+    if isinstance(codec, VariableCodec):
+        qualities = {quality: evaluate_codec(codec.at(quality), paths) for quality in codec.qualities}
+        codec = codec.at(pretrained.DEFAULT_QUALITY)
+    measured = qualities.get(pretrained.DEFAULT_QUALITY) or evaluate_codec(codec, paths)
     curve = _read_curve(run)
     every = max(1, len(curve) // 50)
     card = {
@@ -123,6 +128,9 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         "kodak": {"bpp": round(measured["bpp"], 4), "psnr": round(measured["psnr"], 3), "images": len(measured["images"]),
                   "estimated_bpp": round(sum(r["estimated_bpp"] for r in measured["images"]) / len(measured["images"]), 4)},
     }
+    if qualities:
+        card |= {"lambdas": config.lambdas, "quality": codec.quality, "qualities": [
+            {"quality": quality, **{key: round(found[key], n) for key, n in (("bpp", 4), ("psnr", 3))}} for quality, found in qualities.items()]}
     card["kodak"] |= gap(card["kodak"], config.lmbda)
     if features is not None and features_config is not None and kadid is not None:
         card["description"] = ("encoder trained with people's scores (KADID-10k) to measure, then with the rest of a scale "
@@ -143,7 +151,8 @@ def describe(config: TrainConfig) -> str:
                                    ("agreement with teachers", config.judge_weight),
                                    ("the features of a task network", config.task_weight)) if on]
     goal = f"{', '.join(terms[:-1])} and {terms[-1]}" if len(terms) > 1 else terms[0]
-    return (f"scale hyperprior (Ballé et al. 2018) {'tuned' if config.init and config.class_weight else 'trained'} for "
+    kind = "scale hyperprior (Ballé et al. 2018)" + ", one model for all rates (gains for each channel)," * bool(config.lambdas)
+    return (f"{kind} {'tuned' if config.init and config.class_weight else 'trained'} for "
             f"{goal}{' only' if len(terms) == 2 else ''}; the metric is its analysis transform")
 
 

@@ -29,6 +29,7 @@ from .._utils import config as toml
 from .._utils.io import atomic, naming, read_text, replace
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
+from ..codec.variable import VariableCodec
 from ..contrast import PREFIX as CONTRAST
 from ..contrast import ContrastHead
 from ..errors import ModelError
@@ -71,7 +72,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
                                  "equally: start as many as divide the micro_batches of every stage")
         super().__init__(config, out, self.fabric.device)
         root = Path(data_root)
-        self.data = Crops([root / name for name in config.data], max(s.crop for s in config.stages))
+        self.data = Crops([root / name for name in config.data], max(s.crop for s in config.stages),
+                          scale_jitter=config.scale_jitter)
         self.labelled = Labelled(root / name for name in config.labelled_data) if config.class_weight else None
         self.judged = None
         if config.judge_weight:
@@ -85,6 +87,13 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
 
         torch.manual_seed(config.seed)
         codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
+        codec.lmbda = codec.lmbda or config.lmbda
+        if config.lambdas and not isinstance(codec, VariableCodec):
+            codec = VariableCodec.from_fixed(codec, config.lambdas)
+        if isinstance(codec, VariableCodec):
+            if len(config.lambdas) != codec.levels:
+                raise ValueError(f"{config.init} has {codec.levels} levels of rate, the config {len(config.lambdas)} lambdas")
+            codec.lambdas = tuple(config.lambdas)
         if (shape := (codec.architecture.name, codec.N, codec.M)) != (config.arch, config.N, config.M):
             raise ValueError(f"{config.init} has arch, N, M = {shape}, the config {(config.arch, config.N, config.M)}")
         task = None
@@ -329,7 +338,8 @@ def export(checkpoint: Path, out: Path) -> None:
     state = read_checkpoint(checkpoint, torch.device("cpu"), "a training run", ("config", "ema", "step"))
     config = state["config"]
     averaged = {k.removeprefix("module."): v for k, v in state["ema"].items() if k.startswith("module.")}
-    model = create_codec(config["arch"], config["N"], config["M"])
+    lambdas = config.get("lambdas", [])
+    model = VariableCodec(config["N"], config["M"], len(lambdas)) if lambdas else create_codec(config["arch"], config["N"], config["M"])
     if config.get("tied"):
         tie(model.g_a)
     model.load_state_dict({k.removeprefix("codec."): v for k, v in averaged.items() if k.startswith("codec.")})
@@ -342,6 +352,8 @@ def export(checkpoint: Path, out: Path) -> None:
     model.update(force=True)
     metadata = {"seconds": f"{state['seconds']:.0f}", "steps": str(state["step"])}
     metadata |= {key: str(config[key]) for key in ("name", "arch", "N", "M", "lmbda")}
+    if lambdas:
+        metadata["lambdas"] = " ".join(map(str, lambdas))
     parts = {"codec": model.state_dict()}
     if classifier := {k.removeprefix("classifier."): v for k, v in averaged.items() if k.startswith("classifier.")}:
         parts["classifier"] = classifier

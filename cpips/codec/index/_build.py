@@ -23,7 +23,7 @@ from ._format import (DIMS, MAGIC, RESIZE, SIZE, SKETCH, VERSION, IndexFileError
                       sketch, standard, usearch_index)
 from ._search import LatentIndex
 
-_MUST_AGREE = ("version", "codec", "codec_digest", "size", "resize", "background", "sketch", "dims", "folder")
+_MUST_AGREE = ("version", "codec", "codec_digest", "quality", "size", "resize", "background", "sketch", "dims", "folder")
 _BAD_IMAGE = (CpipsError, OSError, MemoryError)
 
 
@@ -87,6 +87,8 @@ def build(
         raise IndexFileError(f"size is {size}: expected a multiple of {STRIDE} px, of {STRIDE} or more")
     header = dict(version=VERSION, codec=codec.name, codec_digest=codec.digest, size=size, resize=RESIZE,
                   background=background, sketch=SKETCH, dims=DIMS, folder=_relative(folder, out.parent))
+    if codec.quality is not None:
+        header["quality"] = codec.quality
     old = None if restart else _existing(out, codec, header)
     stored = {} if old is None else {_key(*row): i for i, row in enumerate(zip(old.paths, old.manifest["stamps"]))}
     sketches = None if old is None else old._sketches()
@@ -109,7 +111,7 @@ def build(
                     entry, how = _held(key, journal, resumable[key], None, codec), "resumed"
                 if entry is None:
                     picture = standard(read_image(path, codec, background), size)
-                    data, how = container.pack(codec.encode(picture), codec.name, codec.digest), "encoded"
+                    data, how = container.pack(codec.encode(picture), codec.name, codec.digest, codec.quality), "encoded"
             except _BAD_IMAGE as error:
                 problem = str(error) or type(error).__name__
                 errors.append((name, problem))
@@ -207,8 +209,8 @@ def _existing(out: Path, codec: Codec, header: dict[str, Any]) -> LatentIndex | 
     if not out.exists():
         return None
     _, _, manifest = read_file(out)
-    if changed := [key for key in _MUST_AGREE if manifest[key] != header[key]]:
-        names = ", ".join(f"{key}: {manifest[key]}" for key in changed)
+    if changed := [key for key in _MUST_AGREE if manifest.get(key) != header.get(key)]:
+        names = ", ".join(f"{key}: {manifest.get(key)}" for key in changed)
         raise IndexFileError(f"{out} is an index of something else ({names}): choose another output (-o), or start "
                              "anew with --restart")
     return LatentIndex(out, codec)

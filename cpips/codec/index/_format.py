@@ -115,6 +115,7 @@ def read_file(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
             all(isinstance(length, int) and length > 0 for length in lengths)
             and all(isinstance(manifest[key], str)
                     for key in ("codec", "codec_digest", "resize", "sketch", "folder", "graph"))
+            and isinstance(manifest.get("quality", 0.0), (int, float)) and 0 <= manifest.get("quality", 0.0) <= container.QUALITIES
             and isinstance(size, int) and fits(size) and manifest["dims"] == DIMS and len(lengths) > 0
             and len(manifest["paths"]) == len(lengths) == len(manifest["stamps"])
             and all(len(stamp) == 2 for stamp in manifest["stamps"])

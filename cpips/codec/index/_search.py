@@ -34,7 +34,8 @@ class LatentIndex:
         if codec.digest != digest:
             raise IndexFileError(f"{self.path} was built with {name!r} of digest {digest[:16]}, and this codec has "
                                  f"{codec.digest[:16]}: give the weights it was built with (--codec FILE)")
-        self.codec = codec
+        quality = self.manifest.get("quality")
+        self.codec = codec = codec if quality in (None, codec.quality) else codec.at(quality)
         self.paths: list[str] = self.manifest["paths"]
         self.size: int = self.manifest["size"]
         self._ends = np.cumsum(self.manifest["bytes"], dtype=np.int64)
