@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 import numpy as np
-import onnxruntime
 import torch
 from PIL import Image
 
@@ -64,7 +63,9 @@ def photographs() -> list[Path]:
     return sorted((DATA / "images" / "bsd100").glob("*.webp"))[:6]
 
 
-def session(path: Path | str, profile: str | None = None) -> onnxruntime.InferenceSession:
+def session(path: Path | str, profile: str | None = None) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -298,8 +299,8 @@ def speed_report(result: dict[str, Any]) -> str:
     times = result["speed"]["milliseconds"]
     names = list(dict.fromkeys(name for row in times.values() for name in row))
     rows = [[TITLES.get(name, name), *(f"{row[name]:.0f} ms" if name in row else "" for row in times.values())] for name in names]
-    rows.append(["zensim, as published", *(f"{result['speed']['bar_ms'][side]:.0f} ms" if side in result["speed"]["bar_ms"] else ""
-                                           for side in times)])
+    if (bar := result["speed"]["bar_ms"]).keys() & times.keys():
+        rows.append(["zensim, as published", *(f"{bar[side]:.0f} ms" if side in bar else "" for side in times)])
     text = (f"CPU time of a pair on one thread ({result['machine']['cpu']}), the least of {result['speed']['rounds']} rounds:\n\n"
             + table(["", *(f"{side} x {side}" for side in times)], rows))
     if "profile" in result:
@@ -321,16 +322,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--sides", nargs="+", type=int, default=SIDES, help="of the images of the part speed; other sides keep their result")
-    parser.add_argument("--skip", nargs="+", default=(), help="what the part speed leaves out: 'torch compiled' takes minutes to compile")
+    parser.add_argument("--sides", nargs="+", type=int, default=SIDES, help="of the images of the part speed; others keep their result")
+    parser.add_argument("--skip", nargs="+", default=(), help="what the part speed leaves as it is: 'torch compiled' takes minutes")
     args = parser.parse_args()
+    import onnxruntime
+
     torch.set_num_threads(1)
     result = kept("runtimes") if (RESULTS / "runtimes.json").exists() else {}
     for part in args.parts:
         if part == "speed":
             found = speed(args.rounds, args.sides, args.skip)
-            earlier = result.get("speed", {}).get("milliseconds", {})
-            found["milliseconds"] = dict(sorted((earlier | found["milliseconds"]).items(), key=lambda item: int(item[0])))
+            earlier, now = result.get("speed", {}).get("milliseconds", {}), found["milliseconds"]
+            found["milliseconds"] = {side: earlier.get(side, {}) | now.get(side, {}) for side in sorted({**earlier, **now}, key=int)}
             result[part] = found
         else:
             result[part] = {"differences": differences, "start": start, "profile": profile}[part](args.rounds)
