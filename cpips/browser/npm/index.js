@@ -356,7 +356,7 @@ function prepare({ facts: { strides, taps }, tensors }) {
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 
-/** The functions of kernel.c without WebAssembly, ten times as slow; pointers are in bytes, as there. */
+/** The functions of kernel.c without WebAssembly, twenty times as slow; pointers are in bytes, as there. */
 function plainKernel(memory) {
   const floats = () => new Float32Array(memory.buffer);
   return {
