@@ -42,7 +42,8 @@ if (what === "onnxruntime") {
   const { readFileSync } = await import("fs");
   ort.env.wasm.numThreads = 1;
   let session;
-  [start] = await cpu(async () => { session = await ort.InferenceSession.create(new Uint8Array(readFileSync(graph)), { executionProviders: ["wasm"] }); });
+  const make = () => ort.InferenceSession.create(new Uint8Array(readFileSync(graph)), { executionProviders: ["wasm"] });
+  [start] = await cpu(async () => { session = await make(); });
   measure = async (n) => {
     const times = session.inputNames.length > 1 ? 1 : 2;
     const tensor = (seed) => new ort.Tensor("float32", Float32Array.from(pixels(n, seed), (v) => v / 255), [1, 3, n, n]);
@@ -92,11 +93,13 @@ def size(*paths: Path) -> int:
 
 
 def report(result: dict) -> str:
-    rows = [[row["name"], f"{row['bytes'] / 1e6:.2f} MB" if row["bytes"] else "", *(f"{row['seconds'].get(str(side), 0):.2f} s" if str(side) in row["seconds"] else ""
-             for side in SIDES)] for row in result["rows"]]
+    def cell(value: float | None, unit: str) -> str:
+        return f"{value:.2f} {unit}" if value else ""
+
+    rows = [[row["name"], cell(row["bytes"] / 1e6, "MB"), *(cell(row["seconds"].get(str(side)), "s") for side in SIDES)] for row in result["rows"]]
     m = result["machine"]
-    return (f"{table(['runtime', 'to load', *(f'{side} x {side}' for side in SIDES)], rows)}\n\n(CPU time of a distance of two images on one thread; {m['cpu']}, "
-            f"torch {m['torch']}, Node {result['node']}.)")
+    return (f"{table(['runtime', 'to load', *(f'{side} x {side}' for side in SIDES)], rows)}\n\n(CPU time of a distance of two images on one "
+            f"thread; {m['cpu']}, torch {m['torch']}, Node {result['node']}.)")
 
 
 def main() -> None:
@@ -112,7 +115,8 @@ def main() -> None:
     if args.onnxruntime:
         files = (args.onnxruntime / "dist" / "ort.wasm.min.mjs", args.onnxruntime / "dist" / "ort-wasm-simd-threaded.wasm", args.graph)
         version = json.loads((args.onnxruntime / "package.json").read_text())["version"]
-        rows.append({"name": f"onnxruntime-web {version} (wasm)", "bytes": size(*files), "graph": args.graph.name, **in_node("onnxruntime", args.onnxruntime, args.graph)})
+        rows.append({"name": f"onnxruntime-web {version} (wasm)", "bytes": size(*files), "graph": args.graph.name,
+                     **in_node("onnxruntime", args.onnxruntime, args.graph)})
     rows.append({"name": "torch", "bytes": 0, "seconds": in_torch()})
     for row in rows:
         print(row, flush=True)

@@ -16,7 +16,8 @@ HEAVY = 40_000_000  # bytes of a page from which a browser needs patience
 
 def view(
     reference: Annotated[Optional[str], typer.Argument(
-        metavar="[REF]", show_default=False, help="The image, or .cpz file, to compare with. Without it: a page that compares what is dropped on it.")] = None,
+        metavar="[REF]", show_default=False,
+        help="The image, or .cpz file, to compare with. Without it: a page that compares what is dropped on it.")] = None,
     images: Annotated[Optional[list[str]], typer.Argument(
         metavar="[IMG]...", show_default=False, help="Images or .cpz files of the same size.")] = None,
     *,

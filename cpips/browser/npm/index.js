@@ -314,7 +314,10 @@ function prepare({ facts: { strides, taps }, tensors }) {
   };
   const known = ["head.contrast.color", ...taps.flatMap((tap) => [...PER_CHANNEL, ...PER_SCALE, "mix"].map((part) => `head.contrast.${tap}.${part}`))];
   const strange = Object.keys(tensors).filter((name) => name.startsWith("head.") && name !== "head.quality" && !known.includes(name));
-  if (strange.length) throw new WeightsError(`the weights have the settings ${strange.join(", ")}, which this module does not know: use the module of the same version of cpips`);
+  if (strange.length) {
+    throw new WeightsError(`the weights have the settings ${strange.join(", ")}, which this module does not know: use the module of the ` +
+                           "same version of cpips");
+  }
   const column = (data, outputs, otherwise = 0) => Float32Array.from({ length: padded(outputs) }, (_, i) => (i < outputs ? data[i] : otherwise));
   const matrix = ({ shape: [outputs, inputs], data }) => {
     const out = new Float32Array(padded(inputs) * padded(outputs));
@@ -328,7 +331,7 @@ function prepare({ facts: { strides, taps }, tensors }) {
     const weight = new Float32Array(kernel * kernel * deep * wide);
     for (let o = 0, from = 0; o < outputs; o += 1) {
       for (let c = 0; c < inputs; c += 1) {
-        for (let y = 0; y < kernel; y += 1) for (let x = 0; x < kernel; x += 1, from += 1) weight[((y * kernel + x) * deep + c) * wide + o] = data[from];
+        for (let k = 0; k < kernel * kernel; k += 1, from += 1) weight[(k * deep + c) * wide + o] = data[from];
       }
     }
     cell *= stride;
@@ -353,7 +356,7 @@ function prepare({ facts: { strides, taps }, tensors }) {
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------
 
-/** The functions of kernel.c without WebAssembly, ten times as slow; pointers are in bytes, as there. */
+/** The functions of kernel.c without WebAssembly, twenty times as slow; pointers are in bytes, as there. */
 function plainKernel(memory) {
   const floats = () => new Float32Array(memory.buffer);
   return {
@@ -509,7 +512,9 @@ class Engine {
     let to = Math.ceil(bottom / stages[stages.length - 1].cell);
     for (let i = stages.length; i >= 0; i -= 1) {
       bands[i] = { from, to };
-      if (i) [from, to] = [from * stages[i - 1].stride - stages[i - 1].before, (to - 1) * stages[i - 1].stride - stages[i - 1].before + stages[i - 1].kernel];
+      if (!i) break;
+      const { stride, before, kernel: side } = stages[i - 1];
+      [from, to] = [from * stride - before, (to - 1) * stride - before + side];
     }
     bands.forEach((band, i) => {
       const { columns, wide } = levels[i];
@@ -616,7 +621,9 @@ export class CPIPS {
    * `backend`: 'auto', 'wasm', or 'plain' (JavaScript alone).
    */
   static async load({ weights = null, backend = "auto", background = null, icc = true } = {}) {
-    if (!["auto", "wasm", "plain"].includes(backend)) throw new TypeError(`backend ${JSON.stringify(backend)} is unknown: choose from auto, wasm, plain`);
+    if (!["auto", "wasm", "plain"].includes(backend)) {
+      throw new TypeError(`backend ${JSON.stringify(backend)} is unknown: choose from auto, wasm, plain`);
+    }
     if (background !== null) color(background);
     const parsed = parse(weights ?? bytesOf(WEIGHTS));
     const metric = new CPIPS(await Engine.make(prepare(parsed), backend), parsed.facts);
@@ -663,7 +670,9 @@ export class CPIPS {
   async #parts(reference, image) {
     const own = async (each, name) => {
       if (each?.kind !== "cpips embedding") return this.embed(each, name);
-      if (each.key !== this.signature) throw new ImageError("the embedding was made by another metric: embed the images with the metric that compares them");
+      if (each.key !== this.signature) {
+        throw new ImageError("the embedding was made by another metric: embed the images with the metric that compares them");
+      }
       return each;
     };
     const [a, b] = [await own(reference, "the reference"), await own(image, "the image")];
