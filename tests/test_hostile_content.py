@@ -734,6 +734,7 @@ def test_outputs_hold_no_formula_and_their_text(pictures):
 @pytest.mark.parametrize("command,redirection", [("compare absent.png ref.png", ">&- 2>&-"), ("examples -o .", "2>&-"),
                                                  ("examples -o .", "2>/dev/full"), ("examples -o .", "</dev/null 2>&1")])
 def test_errors_without_a_place_to_tell_them(pictures, command, redirection):
+    (pictures / "configs").mkdir()  # which examples does not replace
     done = subprocess.run(f"{sys.executable} -m cpips {command} {redirection}", shell=True, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
 
