@@ -434,7 +434,7 @@ def _try(folder: Path, results) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 def test_one_run_in_a_folder(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process in which JAX has threads warns
     results = context.Queue()
     with files.exclusive(tmp_path / "out"):
         process = context.Process(target=_try, args=(tmp_path / "out", results))
