@@ -132,7 +132,7 @@ def test_compare_has_a_column_of_each_region(folder):
     assert header == ["image", "distance", "0,0,20,20", "56,48,24,20", "white.png", "quality"]
     distance, quiet, loud, white = map(float, row[1:-1])
     assert quiet < distance < loud and white == pytest.approx(distance, rel=1e-4)
-    found = json.loads(call("compare", "ref/sub/b.png", "img/sub/b.png", "-m", "cpips-lite", "-m", "mse", "--json", "--box", "0,0,20,20").stdout)
+    found = json.loads(call("compare", "ref/sub/b.png", "img/sub/b.png", "-m", "cpips-lite", "-m", "psnr", "--json", "--box", "0,0,20,20").stdout)
     assert found["results"][0]["regions"] == {"cpips-lite": {"0,0,20,20": pytest.approx(quiet, rel=1e-3, abs=1e-6)}}
     assert list(found["results"][0]["worst"]) == ["cpips-lite"]
 
@@ -142,11 +142,11 @@ def test_compare_has_a_column_of_each_region(folder):
     ("compare ref/a.png img/a.png --box 80,0,9,9", "reaches beyond"),
     ("compare ref/a.png img/a.png --mask absent.png", "no such file"),
     ("compare ref/a.png img/a.png --mask small.png", "give a mask of the image's size"),
-    ("compare ref/a.png img/a.png --box 0,0,9,9 -m mse", "need a metric with a map"),
+    ("compare ref/a.png img/a.png --box 0,0,9,9 -m psnr", "need a metric with a map"),
     ("map ref/a.png img/a.png -o map.png --box 80,0,9,9", "reaches beyond"),
     ("map ref/a.png -o map.png", "also pass the image"),
     ("map ref -o maps", "also pass the folder"),
-    ("map ref img -o maps -m mse", "has no map"),
+    ("map ref img -o maps -m psnr", "has no map"),
     ("map ref img -o maps --vmax -1", "vmax"),
     ("map ref nowhere -o maps", "not a folder"),
     ("map ref img -o img/maps", "which is an input"),
