@@ -115,11 +115,11 @@ def classical(image: Image.Image, settings: dict[str, Any]) -> dict[str, float]:
 
 
 def medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {way: round(statistics.median(row[way] for row in rounds), 4) for way in ("encode", "decode")}
-    for way in ("encode", "decode"):
-        if f"{way}_parts" in rounds[0]:
-            shares = {part: statistics.median(row[f"{way}_parts"].get(part, 0.0) / row[way] for row in rounds) for part in PARTS}
-            found[f"{way}_shares"] = {part: round(share, 4) for part, share in shares.items() if share}
+    found: dict[str, Any] = {direction: round(statistics.median(row[direction] for row in rounds), 4) for direction in ("encode", "decode")}
+    for direction in ("encode", "decode"):
+        if f"{direction}_parts" in rounds[0]:
+            shares = {part: statistics.median(row[f"{direction}_parts"].get(part, 0.0) / row[direction] for row in rounds) for part in PARTS}
+            found[f"{direction}_shares"] = {part: round(share, 4) for part, share in shares.items() if share}
     return found
 
 
@@ -128,11 +128,11 @@ def report(result: dict) -> str:
     rows = []
     for size, codecs in result["sizes"].items():
         for name, found in codecs.items():
-            for way in ("encode", "decode"):
-                shares = found.get(f"{way}_shares", {})
+            for direction in ("encode", "decode"):
+                shares = found.get(f"{direction}_shares", {})
                 rest = 1 - sum(shares.values())
                 cells = [f"{shares[part]:.0%}" if part in shares else "-" for part in PARTS] + [f"{rest:.0%}" if shares else "-"]
-                rows.append([size, name, way, f"{found[way]:.2f}", *cells])
+                rows.append([size, name, direction, f"{found[direction]:.2f}", *cells])
     return table(["px", "codec", "", "seconds", *PARTS.values(), "rest"], rows)
 
 

@@ -5,7 +5,7 @@
 
 In each round every loss runs once, in a new random order; ratios are of calls within one round, their median and quartiles
 are reported. The output has a gradient, the target has none. Speed does not depend on trained weights, so LPIPS has random
-backbones of the published architecture. Memory is the peak beyond what was held before the call. ``--training`` times in CPU time on a CPU,
+backbones of the published architecture. Memory is the peak beyond what was in use before the call. ``--training`` times in CPU time on a CPU,
 which a busy machine changes least.
 """
 

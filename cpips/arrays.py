@@ -352,3 +352,12 @@ def check_comparable(a: Any, b: Any) -> None:
     if a.size != b.size:
         raise ImageError(f"the embeddings are of images of different sizes, {a.size[1]}x{a.size[0]} and "
                          f"{b.size[1]}x{b.size[0]} px (width x height): crop or resize before embedding")
+
+
+def check_own(embedding: Any, kind: Any, key: str) -> None:
+    """Refuse what is no embedding of the class ``kind``, or one that another metric made."""
+    if not isinstance(embedding, kind):
+        raise ImageError(f"expected an Embedding as metric.embed makes it, got a {type(embedding).__name__}")
+    if embedding.key != key:
+        raise ImageError("the embedding was made by another metric (model, taps, scales or rounding differ): "
+                         "embed the images with the metric that compares them")

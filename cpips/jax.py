@@ -15,6 +15,7 @@ be in [0,1]. Needs the extra ``jax``; no other module imports JAX. docs/jax.md h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Sequence, TypeVar, Union
 
@@ -279,7 +280,7 @@ def _compared(params: Params, reference: Images, image: Images) -> tuple[list[tu
         raise ImageError(f"the batches hold {a.color.shape[0]} and {b.color.shape[0]} images: expected as many on both sides, or one on one")
     cells: list[tuple[Array, int]] = []
     pairs = iter(zip(a.maps, b.maps))
-    steps = [_product(params.strides[: stage + 1]) for stage, _ in params.taps]
+    steps = [math.prod(params.strides[: stage + 1]) for stage, _ in params.taps]
     for scale in range(params.scales):
         for (_, tap), step in zip(params.taps, steps):
             def setting(name: str, tap: str = tap, scale: int = scale) -> Array:
@@ -295,13 +296,6 @@ def _compared(params: Params, reference: Images, image: Images) -> tuple[list[tu
             errors = _errors(s, t, weight, setting("contrast_floor"), setting("contrast_threshold")) * weights
             cells.append((errors / _cell_mean(weights, block, a.size)[:, None, None], block))
     return cells, ((a.color - b.color) ** 2 * params.head["color"]).sum(1), a.size
-
-
-def _product(numbers: Sequence[int]) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
 
 
 def _errors(a: Array, b: Array, weight: Array, floor: Array, threshold: Array) -> Array:

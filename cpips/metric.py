@@ -22,7 +22,7 @@ from typing import Any, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from . import contrast, forms, images, opinion, pretrained
+from . import arrays, contrast, forms, images, opinion, pretrained
 from ._version import __version__
 from .base import FeatureMetric
 from .cells import cell_mean, check_mask, root_slope, wide
@@ -424,11 +424,7 @@ class CPIPS(FeatureMetric):
         return "" if self.contrast is None else tensors_digest(self.contrast.named_buffers())[:12]
 
     def _own(self, embedding: Embedding) -> Embedding:
-        if not isinstance(embedding, Embedding):
-            raise ImageError(f"expected an Embedding as metric.embed makes it, got a {type(embedding).__name__}")
-        if embedding.key != self._key:
-            raise ImageError("the embedding was made by another metric (model, taps, scales or rounding differ): "
-                             "embed the images with the metric that compares them")
+        arrays.check_own(embedding, Embedding, self._key)
         return embedding
 
     def _add_weights(self, weights: Mapping[str, Tensor], persistent: bool) -> None:

@@ -39,22 +39,22 @@ class CpzImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         try:
-            self._held: container.Compressed | None = container.unpack(self.fp.read(), str(self.filename or "the file"))
+            self._compressed: container.Compressed | None = container.unpack(self.fp.read(), str(self.filename or "the file"))
         except BitstreamError as error:
             raise SyntaxError(str(error)) from error  # what Pillow takes for: not of this format
-        height, width = self._held.size
+        height, width = self._compressed.size
         self._size, self._mode, self.tile = (width, height), "RGB", []
-        self.info.update(codec=self._held.codec, codec_digest=self._held.codec_digest, quality=self._held.quality)
+        self.info.update(codec=self._compressed.codec, codec_digest=self._compressed.codec_digest, quality=self._compressed.quality)
 
     def load(self) -> Any:
         """Decode the image, unless that was done."""
-        if self._held is not None:
+        if self._compressed is not None:
             from .codec.files import codec_of
 
-            held = self._held
-            pixels = _bytes(codec_of(held, name=str(self.filename or "the file")).decode(held.stream))
+            compressed = self._compressed
+            pixels = _bytes(codec_of(compressed, name=str(self.filename or "the file")).decode(compressed.stream))
             self.im = Image.frombytes("RGB", self.size, pixels).im
-            self._held = None
+            self._compressed = None
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
                 self.fp = None

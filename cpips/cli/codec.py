@@ -118,10 +118,10 @@ def _compress_to(image: Tensor, path: Path, codec: str | None, target: float | N
     found = Search(image[None], encoder, CPIPS()).run(goal)
     if found.met:
         found.save(path)
-    held = unpack(found.data)
-    name = _named(held.codec, held.quality)
+    compressed = unpack(found.data)
+    name = _named(compressed.codec, compressed.quality)
     if as_json:
-        print_json({"file": str(path) if found.met else None, "codec": held.codec, "setting": held.quality, "bytes": found.bytes,
+        print_json({"file": str(path) if found.met else None, "codec": compressed.codec, "setting": compressed.quality, "bytes": found.bytes,
                     "bits_per_pixel": found.bits_per_pixel, "width": width, "height": height, "met": found.met,
                     "target": target if target is not None else target_bpp, "quality": found.quality, "psnr": found.psnr,
                     "encodes": found.encodes})
@@ -172,17 +172,17 @@ def identify(
     rows: list[dict[str, Any]] = []
     for path in files:
         try:
-            held = read(path)
+            compressed = read(path)
             if decode:
                 loaded = codec_files()
-                loaded.codec_of(held, loaded.open_codec(codec) if codec else None, path).decode_latent(held.stream)
+                loaded.codec_of(compressed, loaded.open_codec(codec) if codec else None, path).decode_latent(compressed.stream)
         except (CpipsError, OSError) as error:
             rows.append({"file": path, "error": str(error)})
             continue
-        height, width = held.size
+        height, width = compressed.size
         size = Path(path).stat().st_size
-        rows.append({"file": path, "codec": held.codec, "codec_digest": held.codec_digest, "quality": held.quality, "width": width,
-                     "height": height, "bytes": size, "bits_per_pixel": 8 * size / (height * width), "version": held.version,
+        rows.append({"file": path, "codec": compressed.codec, "codec_digest": compressed.codec_digest, "quality": compressed.quality, "width": width,
+                     "height": height, "bytes": size, "bits_per_pixel": 8 * size / (height * width), "version": compressed.version,
                      "whole": True, "decoded": decode})
     whole = [row for row in rows if "error" not in row]
     if as_json:

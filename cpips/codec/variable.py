@@ -11,7 +11,7 @@ on codecs (files, distances, refinement, indexes) works at each quality.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Mapping, Sequence
 
 import torch
@@ -168,11 +168,9 @@ class VariableCodec(Codec):
     def _position(self, quality: float) -> Tensor:
         return torch.tensor([quality / QUALITIES * (self.levels - 1)], dtype=torch.float64)
 
-    @property
+    @cached_property
     def _fixed(self) -> Any:
-        if (cached := self.__dict__.get("_cache")) is None:
-            cached = self.__dict__["_cache"] = lru_cache(maxsize=8)(self._folded)
-        return cached
+        return lru_cache(maxsize=8)(self._folded)
 
     @torch.no_grad()
     def _folded(self, quality: float) -> Codec:

@@ -181,11 +181,7 @@ class CPIPS:
         return found
 
     def _own(self, embedding: Embedding) -> Embedding:
-        if not isinstance(embedding, Embedding):
-            raise ImageError(f"expected an Embedding as metric.embed makes it, got a {type(embedding).__name__}")
-        if embedding.key != self._key:
-            raise ImageError("the embedding was made by another metric (model, taps, scales or rounding differ): "
-                             "embed the images with the metric that compares them")
+        arrays.check_own(embedding, Embedding, self._key)
         return embedding
 
     def _session(self, graph: str) -> onnxruntime.InferenceSession:
