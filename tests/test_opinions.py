@@ -287,6 +287,12 @@ def run(root, tmp_path_factory) -> Path:
     return out
 
 
+def test_crops_larger_than_the_smallest_group_are_refused_before_the_run(root, run):
+    with pytest.raises(ValueError, match="opinion_crop = 128: the smallest of the groups .* 96 px; take crops"):
+        Trainer(config(stages=[Stage(steps=1, crop=64, batch=1, opinions=1, opinion_crop=64),
+                               Stage(steps=1, crop=64, batch=1, opinions=1, opinion_crop=128)]), root, run.parent / "large")
+
+
 def test_run_exports_a_model_that_measures(run):
     codec, head = load_file(run / "codec.safetensors"), load_file(run / "head.safetensors")
     encoder = {key: value for key, value in codec.items() if key.startswith("g_a.") and key.count(".") == 2}

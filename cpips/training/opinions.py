@@ -92,6 +92,11 @@ class OpinionSet:
     def __len__(self) -> int:
         return len(self.references) + len(self.further)
 
+    @property
+    def side(self) -> int:
+        """The largest crop that every group has, px."""
+        return min(min(images.shape[1:3]) for images, _ in (*self.references, *self.further))
+
     def batch(self, groups: int, copies: int, crop: int, *key: int) -> dict[str, torch.Tensor]:
         """Crops of some copies of some groups, mirrored at random, a function of ``key`` alone.
 

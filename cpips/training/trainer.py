@@ -84,6 +84,9 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
                                        [root / name for name in config.photographs], config.photograph_share, config.teacher_share,
                                        config.condition_copies, config.taught_copies,
                                        lambda done, total: log.info("groups with opinions: %d of %d", done, total))
+            if (wanted := max(stage.opinion_crop for stage in config.stages)) > self.opinions.side:
+                raise ValueError(f"opinion_crop = {wanted}: the smallest of the groups with opinions has a side of "
+                                 f"{self.opinions.side} px; take crops of at most that, or leave small photographs out")
 
         torch.manual_seed(config.seed)
         codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
