@@ -24,6 +24,7 @@ from .dataset import TASKS, Dataset
 
 FORMAT = 2  # 1 had no digest
 _KEY = b"bapps_eval"
+_DIGESTED = 10_000  # rows at a time
 SIGMA = "sigma"  # the column of the opinion scores' standard errors
 
 
@@ -150,13 +151,14 @@ def read(path: Path) -> Distances:
         return table[name].to_numpy().astype(np.float64)
 
     try:
-        ids, groups, references = (table[name].to_pylist() for name in ("id", "group", "reference"))
+        ids = table["id"].to_pylist()
+        groups, references = (np.array(table[name].to_pylist()) for name in ("group", "reference"))
         whole = about.get("digest") == _digest(table, about)
     except UnicodeDecodeError:
         raise DistancesError(f"{path} has names that are no text: run it again") from None
     if not whole:
         raise DistancesError(f"{path} is damaged (its digest does not hold): copy it again, or run it again")
-    found = Distances(ids, np.array(groups), np.array(references), numbers("opinion"),
+    found = Distances(ids, groups, references, numbers("opinion"),
                       np.stack([numbers(name) for name in columns(task)], 1), about["dataset"], about["metric"], about["run"],
                       numbers(SIGMA) if SIGMA in table.column_names else None)
     check(found, str(path))
@@ -167,8 +169,12 @@ def _digest(table: Any, about: dict[str, Any]) -> str:
     """SHA-256 over what a file holds. It shows damage; it is no signature."""
     sha = hashlib.sha256(json.dumps({key: about[key] for key in sorted(about) if key != "digest"}, sort_keys=True).encode())
     for name in table.column_names:
-        column = table[name].to_pylist()
-        sha.update(json.dumps([name, column]).encode())
+        sha.update(f"[{json.dumps(name)}, [".encode())
+        column, comma = table[name], ""
+        for start in range(0, len(column), _DIGESTED):  # a part at a time: the text of a column is longer than the column
+            sha.update((comma + json.dumps(column.slice(start, _DIGESTED).to_pylist())[1:-1]).encode())
+            comma = ", "
+        sha.update(b"]]")
     return sha.hexdigest()
 
 

@@ -16,13 +16,13 @@ import contextlib
 import csv
 import ctypes
 import dataclasses
+import importlib
 import io
 import itertools
 import json
 import multiprocessing
 import os
 import pty
-import resource
 import shutil
 import signal
 import sys
@@ -524,54 +524,71 @@ def concurrent(budget: Budget, folder: Path) -> dict[str, Any]:
 
 
 def _measured(queue: Any, function: Callable[..., Any], *args: Any) -> None:
+    """Puts seconds, those of the CPU, and the most memory that was used, in MiB: that of the imports, and that of the function."""
     torch.set_num_threads(1)
-    begun = time.monotonic()
+    importlib.import_module("cpips.batch"), importlib.import_module("bapps_eval.scoring"), importlib.import_module("bapps_eval.cli")
+    before, begun, cpu = _most_memory(), time.monotonic(), time.process_time()
     function(*args)
-    queue.put((time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    queue.put((time.monotonic() - begun, time.process_time() - cpu, before, _most_memory()))
 
 
-def _score_rows(folder: str, rows: int) -> None:
+def _most_memory() -> float:
+    # not getrusage, which counts the process that this one was started from
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def _write_rows(folder: Path, rows: int) -> Path:
+    path = folder / f"{rows}.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("ref", "img"), *(("a.png", "b.png") for _ in range(rows))])
+    return path
+
+
+def _score_rows(path: Path) -> None:
     from cpips.batch import read_table, score_table
 
-    path = Path(folder)
-    with (path / f"{rows}.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("ref", "img"), *(("a.png", "b.png") for _ in range(rows))])
-    score_table(read_table(path / f"{rows}.csv"), cpips.create_metric("mse"), path / f"{rows}.out.csv", batch_size=32)
+    score_table(read_table(path), cpips.create_metric("mse"), path.with_suffix(".out.csv"), batch_size=32)
 
 
-def _score_runs(folder: str, rows: int) -> None:
+def _write_run(folder: Path, rows: int) -> Path:
     from bapps_eval import distances
-    from bapps_eval.cli import compared
 
     rng = np.random.default_rng(0)
     ids = [f"i{i:07d}" for i in range(rows)]
     about = {"name": "set", "task": "2afc", "higher_is_better": True, "resize": "none", "missing": [], "notes": [], "digest": "0" * 64,
              "items": rows, "root": ""}
-    names = np.array(["g"] * rows)
-    run = distances.Distances(ids, names, np.array([f"r{i % 1000}" for i in range(rows)]), rng.integers(0, 6, rows) / 5,
+    run = distances.Distances(ids, np.array(["g"] * rows), np.array([f"r{i % 1000}" for i in range(rows)]), rng.integers(0, 6, rows) / 5,
                               rng.random((rows, 2)), about, {"name": "m", "signature": "m", "lower_is_better": True})
-    path = Path(folder) / f"{rows}.parquet"
+    path = folder / f"{rows}.parquet"
     distances.write(run, path)
+    return path
+
+
+def _score_run(path: Path) -> None:
+    from bapps_eval import distances
+    from bapps_eval.cli import compared
+
     compared([distances.read(path)], 100)
 
 
 def scale(folder: Path, rows: int, eval_rows: int, limit: float) -> dict[str, Any]:
-    """Seconds and memory of a table and of ten times as many rows, each given up after ``limit`` seconds."""
+    """Seconds and memory of a table, and of a tenth and three tenths of its rows, each given up after ``limit`` seconds."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
     picture.save(folder / "a.png"), picture.rotate(90).save(folder / "b.png")
     context = multiprocessing.get_context("spawn")
     found: dict[str, Any] = {}
-    for name, function, count in (("score", _score_rows, rows), ("bapps-eval score", _score_runs, eval_rows)):
-        for part in (max(1, count // 10), count):
+    for name, write, function, count in (("score", _write_rows, _score_rows, rows), ("bapps-eval score", _write_run, _score_run, eval_rows)):
+        for part in (max(1, count // 10), max(1, 3 * count // 10), count):
             queue = context.Queue()
-            process = context.Process(target=_measured, args=(queue, function, str(folder), part))
+            process = context.Process(target=_measured, args=(queue, function, write(folder, part)))
             process.start()
             process.join(limit)
             if process.is_alive():
                 process.kill()
                 process.join()
-            seconds, megabytes = queue.get(timeout=5) if process.exitcode == 0 else (None, None)
-            found.setdefault(name, []).append({"rows": part, "seconds": seconds, "megabytes": megabytes})
+            values = queue.get(timeout=5) if process.exitcode == 0 else [None] * 4
+            found.setdefault(name, []).append({"rows": part} | dict(zip(("seconds", "cpu_seconds", "megabytes_before", "megabytes"), values)))
     return found
 
 
@@ -661,8 +678,11 @@ def report(result: dict[str, Any]) -> str:
         for name, measured in found["scale"].items():
             if isinstance(measured, list):
                 text += f"\n\n`{name}`: " + "; ".join(
-                    f"{m['rows']:,} rows in {m['seconds']:.0f} s and {m['megabytes']:.0f} MB" if m["seconds"] else
-                    f"{m['rows']:,} rows not reached" for m in measured) + "."
+                    f"{m['rows']:,} rows in {m['cpu_seconds']:.1f} s of CPU time and {m['megabytes']:.0f} MiB" if m["seconds"] else
+                    f"{m['rows']:,} rows not reached" for m in measured)
+                if before := next((m["megabytes_before"] for m in measured if m["seconds"]), None):
+                    text += f" ({before:.0f} MiB of them imports)"
+                text += "."
     return text
 
 
