@@ -1,4 +1,4 @@
-"""A metric as a graph of ``torch.export`` that takes images of every size.
+"""A metric as a graph of ``torch.export`` that takes images of every size, and what is asked of metrics for other arithmetics.
 
 By itself ``torch.export`` takes it for a fact that no size inside the graph is 1, which it is where an image has one cell: its
 graphs then refuse images with sides below 33 px (``cpips-lite``) or 17 px (``hyperprior-q4``).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.fx.experimental import _config
 
+from .contrast import ContrastHead
 from .errors import ModelError
 from .metric import CPIPS
 
@@ -37,3 +38,19 @@ def export_program(metric: CPIPS) -> torch.export.ExportedProgram:
     sizes = {0: free, 2: free, 3: free}
     with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # torch adds it to the module
         return torch.export.export(metric, (x, y), dynamic_shapes={"reference": sizes, "image": sizes})
+
+
+def parts_of_contrast(metric: CPIPS, place: str) -> tuple[ContrastHead, int]:
+    """The head of a metric of the form ``'contrast'`` and the number of stages of its encoder, for arithmetics that have this form alone.
+
+    Args:
+        place: where it is to be computed, for the message: "in JAX".
+
+    Raises:
+        ModelError: another form, rounding, root, taps that are no normalizations, or a metric that is none of :class:`cpips.CPIPS`.
+    """
+    head = metric.contrast if isinstance(metric, CPIPS) else None
+    if head is None or metric.quantize or metric.root or not metric.taps[-1].startswith("gdn"):
+        raise ModelError(f"{getattr(metric, 'name', metric)!r} with these settings cannot be used {place}, which has the form 'contrast' at "
+                         "the taps gdn1, gdn2 ... alone, without rounding and root: use cpips-lite with its own settings")
+    return head, list(metric.encoder.taps).index(metric.taps[-1]) + 1

@@ -23,6 +23,7 @@ from . import contrast
 from ._utils.optional import needing
 from .encoders import GDN
 from .errors import ImageError, ModelError
+from .exporting import parts_of_contrast
 from .metric import CPIPS
 from .pretrained import DEFAULT_MODEL, Source
 
@@ -101,15 +102,11 @@ def load(model: Union[Source, CPIPS] = DEFAULT_MODEL) -> Params:
         3
     """
     metric = model if isinstance(model, CPIPS) else CPIPS(model)
-    head = metric.contrast
-    if head is None or metric.quantize or metric.root or not metric.taps[-1].startswith("gdn"):
-        raise ModelError(f"{metric.name!r} with these settings cannot be used in JAX: cpips.jax has the form 'contrast' at the taps gdn1, gdn2 "
-                         "... alone, which cpips-lite has")
+    head, depth = parts_of_contrast(metric, "in JAX")
     known = {"color", *(f"{tap}.{name}" for tap in head.taps for name in (*contrast.PER_CHANNEL, *contrast.PER_SCALE, "mix"))}
     if strange := set(head.settings()) - known:
         raise ModelError(f"the head of {metric.name!r} has the settings {', '.join(sorted(strange))}, which cpips.jax does not know")
     names = list(metric.encoder.taps)
-    depth = names.index(metric.taps[-1]) + 1
     layers = list(metric.encoder.g_a[: 2 * depth])
     norms = [layer for layer in layers if isinstance(layer, GDN)]
     convolutions = layers[::2]

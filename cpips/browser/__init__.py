@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..encoders import GDN, AnalysisTransform
 from ..errors import ModelError
+from ..exporting import parts_of_contrast
 from ..metric import CPIPS
 
 FOLDER = Path(__file__).parent / "npm"
@@ -41,13 +42,10 @@ def weights(metric: CPIPS) -> bytes:
         >>> len(content) < 200_000
         True
     """
-    if not isinstance(metric, CPIPS) or metric.contrast is None or metric.quantize or metric.root or not metric.taps[-1].startswith("gdn"):
-        raise ModelError(f"{getattr(metric, 'name', metric)!r} with these settings cannot be used in a browser: the JavaScript module has the "
-                         "form 'contrast' at the taps gdn1, gdn2 ... alone, which cpips-lite has")
+    head, depth = parts_of_contrast(metric, "in a browser")
     if metric.encoder.dtype != torch.float32:
         raise ModelError(f"the metric is in {metric.encoder.dtype}: export it in float32, metric.float()")
-    depth = list(metric.encoder.taps).index(metric.taps[-1]) + 1
-    tensors = {**_layers(metric.encoder, depth), **metric.contrast.state()}
+    tensors = {**_layers(metric.encoder, depth), **head.state()}
     facts = {"name": metric.name, "digest": metric.digest, "signature": metric.signature, "taps": metric.taps,
              "strides": [stride for _, stride in metric.encoder.architecture.convolutions[:depth]]}
     if (fit := metric.quality_fit) is not None:

@@ -39,7 +39,8 @@ def compare_page(metric: CPIPS | None = None) -> str:
               f"script-src '{viewer.digest(script)}' '{viewer.digest(viewer.script())}' blob: 'wasm-unsafe-eval'")
     # the viewer with a NUL where its title and its data belong, which the script fills in
     shell: dict[str, Any] = {"page": viewer.fill("\0", "\0"), "content": viewer.settings()}
-    return Template(viewer.read("compare.html")).substitute(policy=policy, style=style, shell=viewer.embedded(shell), worker=worker, script=script)
+    return Template(viewer.read("compare.html")).substitute(
+        head=viewer.head("Compare images – cpips", policy, style), shell=viewer.embedded(shell), worker=worker, script=script)
 
 
 def write_compare_page(out: Path, metric: CPIPS | None = None) -> int:

@@ -176,7 +176,12 @@ def fill(title: str, data: str) -> str:
     """The page with a title and data, both escaped."""
     policy = (f"default-src 'none'; img-src data:; style-src '{digest(style())}'; script-src '{digest(script())}'; "
               "base-uri 'none'; form-action 'none'")
-    return Template(read("page.html")).substitute(title=title, policy=policy, style=style(), script=script(), data=data)
+    return Template(read("page.html")).substitute(head=head(title, policy, style()), script=script(), data=data)
+
+
+def head(title: str, policy: str, style: str) -> str:
+    """The first lines of a page, up to its body: its title, escaped, what it may load, and its stylesheet."""
+    return Template(read("head.html")).substitute(title=title, policy=policy, style=style)
 
 
 def embedded(content: Any) -> str:
