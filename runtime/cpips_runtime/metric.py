@@ -200,6 +200,7 @@ class CPIPS:
             options.log_severity_level = 3
             options.inter_op_num_threads = 1
             options.intra_op_num_threads = self.threads or 0
+            options.enable_mem_reuse = False  # to plan it takes most of the time of a load, and it saves no memory
             try:
                 self._sessions[graph] = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime's are of no common class
