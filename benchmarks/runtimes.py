@@ -94,7 +94,8 @@ def smaller(folder: Path) -> dict[str, Path]:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    from cpips import onnx as graphs
 
     class Photographs(CalibrationDataReader):
         def __init__(self) -> None:
@@ -106,7 +107,7 @@ def smaller(folder: Path) -> dict[str, Path]:
 
     source = GRAPHS / "embed.onnx"
     found = {name: folder / f"{name}.onnx" for name in ("float16", "int8, dynamic", "int8, static", "int8, static, all convolutions")}
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), found["float16"])
+    graphs.export(cpips.CPIPS(), found["float16"], "embed", half=True)
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     # without the sums of the normalization, whose errors would be divided by

@@ -49,6 +49,15 @@ def test_full_disks(attack, tmp_path, shipped_codecs):
     assert found["failed"] == 0, found["failures"]
 
 
+@pytest.mark.slow
+def test_long_tables_are_measured_in_processes_of_their_own(attack, tmp_path):
+    found = attack.scale(tmp_path, 20, 200, 240)
+    for name, largest in (("score", 20), ("bapps-eval score", 200)):
+        assert [each["rows"] for each in found[name]] == [largest // 10, 3 * largest // 10, largest]
+        assert all(0 < each["megabytes_before"] <= each["megabytes"] and each["cpu_seconds"] > 0 for each in found[name])
+    assert len((tmp_path / "20.out.csv").read_text().splitlines()) == 21
+
+
 def test_an_attack_finds_what_is_wrong(attack, tmp_path, monkeypatch):
     """A metric without finite gradients, and a reader that believes everything."""
     import cpips

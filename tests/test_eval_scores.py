@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import bapps_eval
-from bapps_eval import scores, scoring, statistics
+from bapps_eval import distances, scores, scoring, statistics
 from bapps_eval.distances import Distances, DistancesError
 from bapps_eval.scores import MEANS_2AFC, ScoreError
 
@@ -440,6 +440,14 @@ def test_ties_are_counted():
     found = scoring.score(run, 200)
     assert found["ties"] == int((run.values[:, 0] == run.values[:, 1]).sum()) > 0
     assert found["ties"] == sum(family["ties"] for family in found["families"].values())
+
+
+def test_the_digest_of_distances_is_that_of_whole_columns(tmp_path, monkeypatch):
+    """However many rows are digested at a time: files of earlier versions stay valid."""
+    monkeypatch.setattr(distances, "_DIGESTED", 10**6)
+    distances.write(mos_run("a", 0.2), tmp_path / "a.parquet")
+    monkeypatch.setattr(distances, "_DIGESTED", 7)
+    assert list(distances.read(tmp_path / "a.parquet").ids) == list(mos_run("a", 0.2).ids)
 
 
 def test_only_runs_of_the_same_items_are_compared():

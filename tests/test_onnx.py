@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 import torch
 from helpers import state_of
+from runtime_package import GRAPHS
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -83,6 +85,27 @@ def test_command(tmp_path):
     assert torch.allclose(torch.from_numpy(got), metric(x, y), rtol=1e-5)
 
 
+@needs_onnx
+@pytest.mark.slow
+def test_an_encoder_in_float16_gives_distances_near_those_in_float32(tmp_path):
+    """Between inputs and outputs in float32, at sizes from 1 to 300 px; the features are compared by the graph in float32."""
+    metric, out = CPIPS(), tmp_path / "half.onnx"
+    result = CliRunner().invoke(app, ["export", "cpips-lite", "-o", str(out), "--graph", "embed", "--half", "--json"])
+    assert result.exit_code == 0, result.output
+    encode, compare = session(out), session(GRAPHS / "compare.onnx")
+    assert {each.type for each in (*encode.get_inputs(), *encode.get_outputs())} == {"tensor(float)"}
+    assert out.stat().st_size < 0.75 * (GRAPHS / "embed.onnx").stat().st_size
+    assert encode.get_modelmeta().custom_metadata_map["cpips.signature"].endswith("|encoder in float16")
+    for height, width in ((1, 1), (1, 300), (7, 5), (33, 97), (70, 45), (128, 96), (300, 257)):
+        x = torch.rand(1, 3, height, width)
+        y = (x + 0.1 * torch.randn(x.shape)).clamp(0, 1)
+        features = [each for image in (x, y) for each in encode.run(None, {"image": image.numpy()})]
+        values = [*features, np.array([height, width], np.int64)]
+        got, = compare.run(None, {each.name: value for each, value in zip(compare.get_inputs(), values)})
+        expected = metric(x, y).item()
+        assert abs(float(got[0]) - expected) < 2e-4 * max(1, expected), (height, width)
+
+
 def test_command_refuses_another_suffix(tmp_path):
     result = CliRunner().invoke(app, ["export", "hyperprior-q1", "-o", str(tmp_path / "model.pt")])
     assert result.exit_code == 2 and "use the suffix .onnx" in result.stderr and not list(tmp_path.iterdir())
@@ -95,6 +118,8 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
         onnx.export(cpips.create_metric("psnr"), tmp_path / "a.onnx")
     with pytest.raises(ModelError, match="float32"):
         onnx.export(CPIPS("random").bfloat16(), tmp_path / "a.onnx")
+    with pytest.raises(ModelError, match="'map' cannot be in float16"):
+        onnx.export(CPIPS("random"), tmp_path / "a.onnx", "map", half=True)
     monkeypatch.setattr(onnx, "_MODULES", ("no_such_module_of_onnx",))
     with pytest.raises(ImportError, match=r"cpips\[onnx\]"):
         onnx.export(CPIPS("random"), tmp_path / "a.onnx")

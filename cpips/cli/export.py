@@ -18,6 +18,7 @@ def export(
         help="Where to write the graph; or a folder for the graphs of cpips-runtime.")],
     graph: Annotated[Optional[str], typer.Option(
         metavar="GRAPH", show_default=False, help="distance (the default), map, embed or compare.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Compute the graph embed in float16, with half the bytes.")] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,6 +36,8 @@ def export(
         raise ModelError(f"{output}: the only format is ONNX: use the suffix .onnx, or none for a folder of graphs")
     if folder and graph is not None:
         raise typer.BadParameter("--graph belongs to a single file: use the suffix .onnx")
+    if half and graph != "embed":
+        raise typer.BadParameter("--half belongs to --graph embed: features are compared in float32")
     from .. import CPIPS, onnx
 
     files = [output / name for name in (*(f"{each}.onnx" for each in onnx.RUNTIME), onnx.MANIFEST)] if folder else [output]
@@ -48,7 +51,7 @@ def export(
     if folder:
         onnx.export_folder(metric, output)
     else:
-        onnx.export(metric, output, graph or "distance")
+        onnx.export(metric, output, graph or "distance", half)
     size = sum(file.stat().st_size for file in files)
     facts = {"model": metric.name, "signature": metric.signature, "output": str(output), "bytes": size}
     if as_json:
