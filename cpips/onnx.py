@@ -59,8 +59,8 @@ def export(metric: CPIPS, path: str | os.PathLike[str], graph: str = "distance",
     Args:
         metric: on any device, of which nothing changes; the graph computes in float32.
         graph: one of :data:`GRAPHS`; the module's docstring has their inputs and outputs.
-        half: `embed` alone: compute in float16, with half the bytes, between inputs and outputs in float32. Distances of
-            `cpips-lite` then differ by up to 1e-4 from those in float32.
+        half: `embed` alone: compute in float16, with little more than half the bytes, between inputs and outputs in float32. Distances
+            of `cpips-lite` then differ by up to 1e-4 from those in float32.
 
     Raises:
         ModelError: not a :class:`cpips.CPIPS`, one in another precision than float32, an unknown graph, or ``half`` with another than `embed`.
