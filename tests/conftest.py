@@ -41,7 +41,8 @@ def pytest_configure(config):
 def _keep_bytecode(config):
     """Where Python may write no bytecode, each process that a test starts would compile all of torch anew, for seconds:
     they share a folder outside the checkout instead, which goes when the tests end."""
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
+    if os.environ.get("PYTHONDONTWRITEBYTECODE") and "PYTHONPYCACHEPREFIX" not in os.environ:
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
         folder = tempfile.mkdtemp(prefix="cpips-bytecode-")
         os.environ["PYTHONPYCACHEPREFIX"] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
