@@ -33,6 +33,7 @@ def pytest_configure(config):
     torch.set_num_threads(1)  # on images as small as the tests' two threads only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do they help the processes that tests start
     logging.getLogger("torch").setLevel(logging.ERROR)
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # which take half of the time on images so small
     _keep_bytecode(config)
     if getattr(config.option, "dist", "no") == "load":  # what -n alone means: the last tests would all be one worker's
         config.option.dist = "worksteal"
