@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Iterator
 
@@ -30,7 +31,27 @@ def pytest_configure(config):
 
         shapes.install()
     torch.set_num_threads(1)  # on images as small as the tests' two threads only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor do they help the processes that tests start
     logging.getLogger("torch").setLevel(logging.ERROR)
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # which take half of the time on images so small
+    _keep_bytecode(config)
+    if getattr(config.option, "dist", "no") == "load":  # what -n alone means: the last tests would all be one worker's
+        config.option.dist = "worksteal"
+
+
+def _keep_bytecode(config):
+    """Where Python may write no bytecode, each process that a test starts would compile all of torch anew, for seconds:
+    they share a folder outside the checkout instead, which goes when the tests end."""
+    if os.environ.get("PYTHONDONTWRITEBYTECODE") and "PYTHONPYCACHEPREFIX" not in os.environ:
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
+        folder = tempfile.mkdtemp(prefix="cpips-bytecode-")
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items):
+    """The tests that last longest begin first, so that all workers end together."""
+    items.sort(key=lambda item: item.path.name != "test_ray.py")
 
 
 @pytest.fixture(autouse=True)

@@ -100,12 +100,17 @@ def careful(tmp_path_factory) -> Path:
 def test_hostile_files(careful, tmp_path, monkeypatch):
     monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=0")  # of ONNX Runtime's own
     good = write_ppm(tmp_path / "good.ppm", images(4, 4, count=1)[0])
+    bad = []
     for name, (content, message) in HEADERS.items():
-        (tmp_path / "bad.ppm").write_bytes(content)
-        for pair in ((tmp_path / "bad.ppm", good), (good, tmp_path / "bad.ppm")):
-            done = run(careful, GRAPHS, *pair)
-            assert done.returncode == 2 and not done.stdout, (name, done)
-            assert message in done.stderr and done.stderr.count("\n") == 1, (name, done.stderr)
+        bad.append(tmp_path / f"{name}.ppm")
+        bad[-1].write_bytes(content)
+        done = run(careful, GRAPHS, bad[-1], good)
+        assert done.returncode == 2 and not done.stdout, (name, done)
+        assert message in done.stderr and done.stderr.count("\n") == 1, (name, done.stderr)
+    done = run(careful, GRAPHS, good, *bad)
+    assert done.returncode == 2 and not done.stdout, done
+    for (name, (_, message)), line in zip(HEADERS.items(), done.stderr.splitlines(), strict=True):
+        assert f"{name}.ppm" in line and message in line, (name, line)
 
 
 def test_hostile_arguments(program, tmp_path):

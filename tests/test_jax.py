@@ -48,7 +48,11 @@ def numbers(params):
     import jax
     from cpips import jax as cpips_jax
 
-    return jax.jit(lambda *given: (cpips_jax.distance(*given), cpips_jax.quality(*given), cpips_jax.map(*given)))
+    def of(params, x, y):
+        pair = cpips_jax.embed(params, x), cpips_jax.embed(params, y)
+        return cpips_jax.distance(params, *pair), cpips_jax.quality(params, *pair), cpips_jax.map(params, *pair)
+
+    return jax.jit(of)
 
 
 @pytest.mark.parametrize("size", SIZES)
