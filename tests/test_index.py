@@ -230,8 +230,11 @@ def test_a_journal_cut_anywhere_loses_only_what_is_cut(copy, codec):
     journal.write_bytes(whole[:-30] + b"\0" * 30)
     assert build(copy / "photos", out, codec, size=SIZE).resumed == 3
     journal.write_bytes(whole)
+    with pytest.raises(IndexFileError, match="something else"):
+        build(copy / "photos", out, make_codec(1), size=SIZE)
+    out.unlink()
     with pytest.raises(TableError, match="another run .codec_digest differ"):
-        build(copy / "photos", out.with_name("other"), make_codec(1), size=SIZE, restart=False)
+        build(copy / "photos", out, make_codec(1), size=SIZE)
 
 
 def test_two_builds_do_not_mix(copy, codec):
