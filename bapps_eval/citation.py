@@ -16,11 +16,8 @@ from .protocols import protocol
 
 def citation(runs: Sequence[Distances]) -> str:
     """One line: the package's version, each protocol with the digest of its data, and each metric's signature."""
-    sets = dict.fromkeys(
-        f"{protocol(run.dataset)} (data {run.dataset['digest'][:12]}, {run.dataset['items']} items"
-        f"{', partial' if run.dataset['missing'] else ''})"
-        for run in runs
-    )
+    sets = dict.fromkeys(f"{protocol(run.dataset)} (data {run.dataset['digest'][:12]}, {run.dataset['items']} items"
+                         f"{', partial' if run.dataset['missing'] else ''})" for run in runs)
     metrics = dict.fromkeys(run.metric["signature"] for run in runs)
     return (
         f"bapps_eval {cpips.__version__}, numpy {np.__version__}, scipy {scipy.__version__}, Python {platform.python_version()}; "
@@ -34,12 +31,6 @@ def bibtex(runs: Sequence[Distances]) -> str:
 
     protocols = ", ".join(dict.fromkeys(f"{protocol(run.dataset)} (data {run.dataset['digest'][:12]})" for run in runs))
     return "\n".join(
-        [
-            "@software{cpips,",
-            "  author = {{The cpips authors}},",
-            "  title = {cpips: perceptual image distance from the encoder of a learned image codec},",
-            f"  version = {{{cpips.__version__}}},",
-            f"  note = {{bapps\\_eval, protocols {escape_latex(protocols)}}}",
-            "}",
-        ]
-    )
+        ["@software{cpips,", "  author = {{The cpips authors}},",
+         "  title = {cpips: perceptual image distance from the encoder of a learned image codec},",
+         f"  version = {{{cpips.__version__}}},", f"  note = {{bapps\\_eval, protocols {escape_latex(protocols)}}}", "}"])

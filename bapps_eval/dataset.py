@@ -27,6 +27,20 @@ class DatasetError(CpipsError, ValueError):
     """A data set that cannot be read, or is not what it should be; the message names the file and the fix."""
 
 
+def wrong_label(task: str, ids: Sequence[str], opinions: NDArray[Any], sigma: NDArray[Any] | None) -> str | None:
+    """The first item with an opinion, or a standard error of one, that cannot be; None where all can."""
+    bad = ~np.isfinite(opinions)
+    if task != "mos":
+        bad |= (opinions < 0) | (opinions > 1)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        return f"item {ids[first]}: the label is {opinions[first]}: expected {'a finite number' if task == 'mos' else 'a share in [0,1]'}"
+    if sigma is not None and (bad := ~(np.isfinite(sigma) & (sigma > 0))).any():
+        first = int(np.flatnonzero(bad)[0])
+        return f"item {ids[first]}: the standard error of its opinion score is {sigma[first]}: expected a positive number"
+    return None
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Items of one task, in a fixed order, and a way to load their images.
@@ -78,18 +92,8 @@ class Dataset:
         if (late := next((b for a, b in zip(self.ids, self.ids[1:]) if a >= b), None)) is not None:
             raise DatasetError(f"{self.name}: ids must be sorted and without doubles, but {late!r} does not come "
                                "after the one before it")
-        bad = ~np.isfinite(self.opinions)
-        if self.task != "mos":
-            bad |= (self.opinions < 0) | (self.opinions > 1)
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
-            expected = "a finite number" if self.task == "mos" else "a share in [0,1]"
-            raise DatasetError(f"{self.name}, item {self.ids[first]}: the label is {self.opinions[first]}: "
-                               f"expected {expected}")
-        if self.sigma is not None and (bad := ~(np.isfinite(self.sigma) & (self.sigma > 0))).any():
-            first = int(np.flatnonzero(bad)[0])
-            raise DatasetError(f"{self.name}, item {self.ids[first]}: the standard error of its opinion score is "
-                               f"{self.sigma[first]}: expected a positive number")
+        if problem := wrong_label(self.task, self.ids, self.opinions, self.sigma):
+            raise DatasetError(f"{self.name}, {problem}")
 
     def __len__(self) -> int:
         return len(self.ids)

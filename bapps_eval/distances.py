@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cpips._utils.io import MAX_ROWS, check_regular, replace
 from cpips.errors import CpipsError
 
-from .dataset import TASKS, Dataset
+from .dataset import TASKS, Dataset, wrong_label
 
 FORMAT = 2  # 1 had no digest
 _KEY = b"bapps_eval"
@@ -216,18 +216,8 @@ def check(distances: Distances, name: str) -> None:
     if len(set(distances.ids)) < len(distances.ids):
         double = next(id for id, count in Counter(distances.ids).items() if count > 1)
         raise DistancesError(f"{name} has two items {double!r}: run it again")
-    opinions = np.asarray(distances.opinions)
-    bad = ~np.isfinite(opinions)
-    if distances.task != "mos":
-        bad |= (opinions < 0) | (opinions > 1)
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise DistancesError(f"{name}: the opinion of item {distances.ids[first]} is {opinions[first]}: expected "
-                             f"{'a finite number' if distances.task == 'mos' else 'a share in [0,1]'}")
-    if distances.sigma is not None and (bad := ~(np.isfinite(distances.sigma) & (np.asarray(distances.sigma) > 0))).any():
-        first = int(np.flatnonzero(bad)[0])
-        raise DistancesError(f"{name}: the standard error of item {distances.ids[first]} is {distances.sigma[first]}: expected a "
-                             "positive number")
+    if problem := wrong_label(distances.task, distances.ids, np.asarray(distances.opinions), distances.sigma):
+        raise DistancesError(f"{name}, {problem}")
     if (bad := np.isnan(distances.values).any(1)).any():
         first = int(np.flatnonzero(bad)[0])
         raise DistancesError(f"{name}: {distances.metric['name']} gave NaN for item {distances.ids[first]} "

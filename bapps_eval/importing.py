@@ -94,10 +94,8 @@ def read_table(path: Path, *, set_name: str | None = None) -> Table:
 
     image_column, images = column(IMAGE)
     if not image_column:
-        raise ScoresTableError(
-            f"{path} has the columns {', '.join(list(columns_)[:12])}: expected one of image files, called "
-            f"{', '.join(IMAGE)}"
-        )
+        raise ScoresTableError(f"{path} has the columns {', '.join(list(columns_)[:12])}: expected one of image files, called "
+                               f"{', '.join(IMAGE)}")
     _, references = column(REFERENCE)
     opinion, opinions = column(OPINION)
     _, groups = column(GROUP)
@@ -113,23 +111,13 @@ def read_table(path: Path, *, set_name: str | None = None) -> Table:
         twice = next(name for i, name in enumerate(ids) if name in ids[:i])
         raise ScoresTableError(
             f"{path} has two rows for {twice}: expected one row for each image; remove one, or say with --set "
-            "which published set this is"
-        )
+            "which published set this is")
     values = _metrics(path, columns_, ids)
     if not values:
         raise ScoresTableError(f"{path} has no column of a metric: expected a column of numbers for each")
     task = "2afc" if next(iter(values.values())).shape[1] == 2 else "mos"
-    return Table(
-        path,
-        sha256,
-        task,
-        ids,
-        references,
-        [str(group) for group in groups] or [""] * len(ids),
-        _numbers(path, opinion, opinions, ids) if opinion else None,
-        opinion,
-        values,
-    )
+    return Table(path, sha256, task, ids, references, [str(group) for group in groups] or [""] * len(ids),
+                 _numbers(path, opinion, opinions, ids) if opinion else None, opinion, values)
 
 
 def _read_columns(path: Path) -> dict[str, list[Any]]:
@@ -151,24 +139,18 @@ def _numbers(path: Path, name: str, cells: Sequence[Any], ids: Sequence[str]) ->
         first = int(np.flatnonzero(bad)[0])
         raise ScoresTableError(
             f"{path}: {name} is {cells[first]!r} for {ids[first]} ({int(bad.sum())} rows in all): expected a "
-            "number in every row; a score over the others would not be one of this set"
-        )
+            "number in every row; a score over the others would not be one of this set")
     return found
 
 
 def _metrics(path: Path, cells: Mapping[str, list[Any]], ids: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Columns of numbers; those of text are left out."""
     numeric = {
-        name: column
-        for name, column in cells.items()
-        if not all(isinstance(cell, (str, type(None))) for cell in column)
-    }
+        name: column for name, column in cells.items() if not all(isinstance(cell, (str, type(None))) for cell in column)}
     pairs = sorted(name[:-3] for name in numeric if name.endswith(".d0") and name[:-3] + ".d1" in numeric)
     if pairs:
-        return {
-            name: np.stack([_numbers(path, name + end, numeric[name + end], ids) for end in (".d0", ".d1")], 1)
-            for name in pairs
-        }
+        return {name: np.stack([_numbers(path, name + end, numeric[name + end], ids) for end in (".d0", ".d1")], 1)
+                for name in pairs}
     return {name: _numbers(path, name, column, ids)[:, None] for name, column in numeric.items()}
 
 
@@ -182,8 +164,7 @@ def _live_folders(path: Path, ids: Sequence[str]) -> list[str]:
     if min(numbers) < 0 or folder + 1 != len(LIVE_FOLDERS):
         raise ScoresTableError(
             f"{path} has image names that repeat, and not in five rising runs of imgN.bmp, one for each folder "
-            f"of LIVE: give names with folders, such as {LIVE_FOLDERS[0]}/img2.bmp"
-        )
+            f"of LIVE: give names with folders, such as {LIVE_FOLDERS[0]}/img2.bmp")
     return [LIVE_FOLDERS[number] for number in found_]
 
 
@@ -196,32 +177,19 @@ def _read_npz(path: Path, sha256: str) -> Table:
         raise ScoresTableError(f"{path} is not an .npz file of arrays ({error})") from None
     families = sorted(key.removesuffix("__index") for key in arrays if key.endswith("__index"))
     models = sorted({key.split("__")[1] for key in arrays if key.endswith("__d0")})
-    if (
-        not families
-        or not models
-        or any(f"{f}__{m}__{d}" not in arrays for f in families for m in models for d in ("d0", "d1"))
-    ):
+    if (not families or not models
+        or any(f"{f}__{m}__{d}" not in arrays for f in families for m in models for d in ("d0", "d1"))):
         raise ScoresTableError(
             f"{path} has the arrays {', '.join(sorted(arrays)[:6])} ...: expected FAMILY__index, FAMILY__judge_p1, "
-            "FAMILY__MODEL__d0 and FAMILY__MODEL__d1 of BAPPS' 2AFC part"
-        )
+            "FAMILY__MODEL__d0 and FAMILY__MODEL__d1 of BAPPS' 2AFC part")
     ids = [f"{family}/{i:06d}" for family in families for i in arrays[f"{family}__index"]]
 
     def joined(key: str) -> NDArray[Any]:
         return np.concatenate([arrays[f"{family}__{key}"] for family in families]).astype(np.float64)
 
     judge = joined("judge_p1").astype(np.float32).astype(np.float64)  # as the published .npy files hold them
-    return Table(
-        path,
-        sha256,
-        "2afc",
-        ids,
-        ids,
-        [name.split("/")[0] for name in ids],
-        judge,
-        "judge_p1",
-        {model: np.stack([joined(f"{model}__d0"), joined(f"{model}__d1")], 1) for model in models},
-    )
+    return Table(path, sha256, "2afc", ids, ids, [name.split("/")[0] for name in ids], judge, "judge_p1",
+                 {model: np.stack([joined(f"{model}__d0"), joined(f"{model}__d1")], 1) for model in models})
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -270,19 +238,10 @@ def as_runs(
     found = []
     for name in metrics or table.values:
         values = table.values[name][rows]
-        metric = {
-            "name": f"{name} ({label})",
-            "lower_is_better": name not in higher,
-            "signature": f"{name}|imported|{source}|table {table.sha256[:16]}",
-        }
-        imported = {
-            "source": source,
-            "column": name,
-            "table": table.path.name,
-            "sha256": table.sha256,
-            "matched_by": matched,
-            "lower_opinions": lower_opinions,
-        }
+        metric = {"name": f"{name} ({label})", "lower_is_better": name not in higher,
+                  "signature": f"{name}|imported|{source}|table {table.sha256[:16]}"}
+        imported = {"source": source, "column": name, "table": table.path.name, "sha256": table.sha256, "matched_by": matched,
+                    "lower_opinions": lower_opinions}
         run = Distances(*parts, values, about, metric, {"imported": imported}, sigma)
         _check_direction(run, name)
         found.append(run)
@@ -312,8 +271,7 @@ def _as_dataset(table: Table, rows: Sequence[int], name: str, lower_opinions: bo
     """The table itself as a data set, without images."""
     if table.opinions is None:
         raise ScoresTableError(
-            f"{table.path} has no column of opinion scores ({', '.join(OPINION)}): give the data set with --data"
-        )
+            f"{table.path} has no column of opinion scores ({', '.join(OPINION)}): give the data set with --data")
 
     def load(i: int) -> Any:
         raise DatasetError(f"{name} was made from {table.path.name}, which has scores and no images")
@@ -324,29 +282,15 @@ def _as_dataset(table: Table, rows: Sequence[int], name: str, lower_opinions: bo
         missing = [f"{len(rows)} of {whole.images} images, {len(set(references))} of {whole.references} references"]
     higher = table.task == "2afc" or not (lower_opinions or table.opinion.lower() == "dmos")
     note = f"opinion scores are the column {table.opinion} of {table.path.name}, " + (
-        "the share of people who prefer p1" if table.task == "2afc" else f"{'higher' if higher else 'lower'} is better"
-    )
-    return Dataset(
-        name,
-        table.task,
-        [table.ids[i] for i in rows],
-        [table.groups[i] or "all" for i in rows],
-        references,
-        table.opinions[rows],
-        load,
-        higher,
-        resize or (BAPPS if table.task == "2afc" else NONE),
-        missing,
-        [note],
-    )
+        "the share of people who prefer p1" if table.task == "2afc" else f"{'higher' if higher else 'lower'} is better")
+    return Dataset(name, table.task, [table.ids[i] for i in rows], [table.groups[i] or "all" for i in rows], references,
+                   table.opinions[rows], load, higher, resize or (BAPPS if table.task == "2afc" else NONE), missing, [note])
 
 
 def _rows(table: Table, dataset: Dataset) -> tuple[list[int], str]:
     """The row of each item of the data set, and how they were matched."""
     if table.task != dataset.task:
-        raise ScoresTableError(
-            f"{table.path} has scores of the task {table.task}, but {dataset.name} is of {dataset.task}"
-        )
+        raise ScoresTableError(f"{table.path} has scores of the task {table.task}, but {dataset.name} is of {dataset.task}")
     of_name = {name: i for i, name in enumerate(table.ids)}
     absent = [name for name in dataset.ids if plain(name) not in of_name]
     if not absent:
@@ -358,8 +302,7 @@ def _rows(table: Table, dataset: Dataset) -> tuple[list[int], str]:
             return rows, "reference and opinion score"
     raise ScoresTableError(
         f"{table.path} has no row for {absent[0]} of {dataset.name} ({len(absent)} of {len(dataset)} items have "
-        "none): expected one for each; its rows are called " + ", ".join(table.ids[:3]) + " ..."
-    )
+        "none): expected one for each; its rows are called " + ", ".join(table.ids[:3]) + " ...")
 
 
 def _by_opinion(table: Table, dataset: Dataset) -> list[int]:
@@ -391,9 +334,7 @@ def _check_opinions(table: Table, dataset: Dataset, rows: Sequence[int]) -> None
         raise ScoresTableError(
             f"{table.path}: {table.opinion} of {table.ids[rows[worst]]} is {theirs[worst]:g}, which does not fit the "
             f"opinion score {ours[worst]:g} of {dataset.ids[worst]} in {dataset.name} (expected "
-            f"{(ours[worst] - offset) / slope:g} on the table's scale): a label is wrong, or a row belongs to "
-            "another image"
-        )
+            f"{(ours[worst] - offset) / slope:g} on the table's scale): a label is wrong, or a row belongs to another image")
 
 
 def _line(x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
@@ -414,5 +355,4 @@ def _check_direction(run: Distances, name: str) -> None:
         raise ScoresTableError(
             f"{name} has the rank correlation {found:.2f} with the opinion scores, taken as {'lower' if lower else 'higher'} "
             f"is closer: {'give --higher ' + name if lower else 'leave it out of --higher'}, or say with "
-            "--lower-opinions that the opinion column is better the lower it is"
-        )
+            "--lower-opinions that the opinion column is better the lower it is")

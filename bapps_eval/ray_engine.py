@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import numpy as np
 
@@ -61,12 +61,11 @@ class _Items:
         return pa.table({"item": block["item"], "seconds": [seconds] * len(items),
                          **{f"value{i}": values[:, i] for i in range(values.shape[1])}})
 
-    def without(self, block: "pyarrow.Table", rows: Sequence[int]) -> "pyarrow.Table":
+    def blamed(self, row: "pyarrow.Table") -> "pyarrow.Table":
         """No item may be left out of a data set.
 
         Raises:
-            DatasetError: which items kill who compares them.
+            DatasetError: which item kills the process that compares it.
         """
-        names = ", ".join(self.dataset.ids[block["item"][row].as_py()] for row in rows)
-        raise DatasetError(f"{self.dataset.name}: the process that compared {names} died, each time: a fault in a "
-                           "decoder, or too little memory; convert the images")
+        raise DatasetError(f"{self.dataset.name}: the process that compared {self.dataset.ids[row['item'][0].as_py()]} died, each "
+                           "time: a fault in a decoder, or too little memory; convert the images")

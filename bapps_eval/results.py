@@ -50,22 +50,12 @@ def entry(run: Distances, *, resamples: int = RESAMPLES, cost: Mapping[str, Any]
     if run.task == "2afc":
         scores["likelihood"] = found["likelihood"]["means"]["All"]
     return _rounded(
-        {
-            "format": FORMAT,
-            "protocol": protocol(run.dataset),
-            "dataset": {key: run.dataset[key] for key in ("name", "task", "items", "resize", "digest", "missing")},
-            "metric": dict(run.metric),
-            "headline": {key: found["headline"][key] for key in ("name", "score", "interval")},
-            "scores": scores,
-            "kinds": kinds,
-            "bands": found.get("bands", {}),
-            "resampled": found.get("resampled", "item"),
-            "resamples": resamples,
-            "distances": values_digest(run),
-            "run": {key: run.run[key] for key in _RUN if key in run.run},
-            "cost": dict(cost) if cost else None,
-        }
-    )
+        {"format": FORMAT, "protocol": protocol(run.dataset),
+         "dataset": {key: run.dataset[key] for key in ("name", "task", "items", "resize", "digest", "missing")},
+         "metric": dict(run.metric), "headline": {key: found["headline"][key] for key in ("name", "score", "interval")},
+         "scores": scores, "kinds": kinds, "bands": found.get("bands", {}), "resampled": found.get("resampled", "item"),
+         "resamples": resamples, "distances": values_digest(run), "run": {key: run.run[key] for key in _RUN if key in run.run},
+         "cost": dict(cost) if cost else None})
 
 
 def read_costs(path: Path) -> dict[str, dict[str, Any]]:
@@ -134,8 +124,7 @@ def read(path: Path) -> dict[str, Any]:
     if not known:
         raise ResultError(
             f"{path} has format {found.get('format')!r} or lacks keys: this version reads format {FORMAT}; make it again "
-            "with `bapps-eval results`"
-        )
+            "with `bapps-eval results`")
     return found
 
 
@@ -148,8 +137,7 @@ def read_folder(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     paths = sorted(Path(folder).glob("*/*.json"))
     if not paths:
         raise ResultError(
-            f"{folder} holds no results: expected files such as DATASET/METRIC.json, which `bapps-eval results` writes"
-        )
+            f"{folder} holds no results: expected files such as DATASET/METRIC.json, which `bapps-eval results` writes")
     return [(path, read(path)) for path in paths]
 
 
@@ -182,10 +170,8 @@ def compare(published: Mapping[str, Any], again: Mapping[str, Any]) -> list[Comp
         if first != second:
             raise ResultError(f"the {what} is {second}, but the published result is of {first}: nothing to compare")
     rows = [("headline", published["headline"]["score"], again["headline"]["score"])]
-    rows += [
-        (f"interval, {end}", published["headline"]["interval"][i], again["headline"]["interval"][i])
-        for i, end in enumerate(("low", "high"))
-    ]
+    rows += [(f"interval, {end}", published["headline"]["interval"][i], again["headline"]["interval"][i])
+             for i, end in enumerate(("low", "high"))]
     rows += [(key, value, again["scores"][key]) for key, value in published["scores"].items() if value is not None]
     return [Compared(name, float(old), float(new)) for name, old, new in rows]
 
@@ -210,8 +196,7 @@ def reproduce(
     if dataset is not None and dataset.digest != published["dataset"]["digest"]:
         raise ResultError(
             f"{dataset.name} has the digest {dataset.digest[:16]}, the result is of {published['dataset']['name']} with "
-            f"{published['dataset']['digest'][:16]}: give the data set that it was made on"
-        )
+            f"{published['dataset']['digest'][:16]}: give the data set that it was made on")
     if imported:
         run = _imported_again(published, imported, dataset, table)
     else:
@@ -232,26 +217,17 @@ def _imported_again(
 
     if table is None:
         raise ResultError(
-            f"the result was imported from {imported['table']} ({imported['source']}): give that file with --table"
-        )
+            f"the result was imported from {imported['table']} ({imported['source']}): give that file with --table")
     set_name = published["dataset"]["name"]
     found = read_table(table, set_name=set_name.removesuffix("-subset"))
     if found.sha256 != imported["sha256"]:
         raise ResultError(
             f"{table} has the SHA-256 {found.sha256[:16]}, the result was imported from {imported['sha256'][:16]}: give the "
-            "file that it came from"
-        )
+            "file that it came from")
     column, name = imported["column"], published["metric"]["name"]
-    (run,) = as_runs(
-        found,
-        dataset,
-        source=imported["source"],
-        label=name[len(column) + 2 : -1],
-        set_name=set_name,
-        metrics=[column],
-        higher=[] if published["metric"]["lower_is_better"] else [column],
-        lower_opinions=imported["lower_opinions"],
-    )
+    (run,) = as_runs(found, dataset, source=imported["source"], label=name[len(column) + 2 : -1], set_name=set_name,
+                     metrics=[column], higher=[] if published["metric"]["lower_is_better"] else [column],
+                     lower_opinions=imported["lower_opinions"])
     return run
 
 
@@ -261,26 +237,13 @@ def summaries(results: Sequence[tuple[Path, dict[str, Any]]], folder: Path) -> l
     for path, each in results:
         imported = each["run"].get("imported")
         found.append(
-            {
-                "metric": each["metric"]["name"],
-                "set": each["dataset"]["name"],
-                "task": each["dataset"]["task"],
-                "protocol": each["protocol"],
-                "score": each["headline"]["score"],
-                "low": each["headline"]["interval"][0],
-                "high": each["headline"]["interval"][1],
-                "items": each["dataset"]["items"],
-                "missing": each["dataset"]["missing"],
-                "scores": each["scores"],
-                "kinds": {name: value for name, value in each["kinds"].items() if value is not None},
-                "bands": {name: band["srcc"] for name, band in each["bands"].items() if band["srcc"] is not None},
-                "cost": (each["cost"] or {}).get("kmac"),
-                "cost_source": (each["cost"] or {}).get("source", ""),
-                "imported": bool(imported),
-                "source": imported["source"] if imported else "run with this package",
-                "signature": each["metric"]["signature"],
-                "file": path.relative_to(folder).as_posix(),
-                "run": {key: value for key, value in each["run"].items() if key != "imported"},
-            }
-        )
+            {"metric": each["metric"]["name"], "set": each["dataset"]["name"], "task": each["dataset"]["task"],
+             "protocol": each["protocol"], "score": each["headline"]["score"], "low": each["headline"]["interval"][0],
+             "high": each["headline"]["interval"][1], "items": each["dataset"]["items"], "missing": each["dataset"]["missing"],
+             "scores": each["scores"], "kinds": {name: value for name, value in each["kinds"].items() if value is not None},
+             "bands": {name: band["srcc"] for name, band in each["bands"].items() if band["srcc"] is not None},
+             "cost": (each["cost"] or {}).get("kmac"), "cost_source": (each["cost"] or {}).get("source", ""),
+             "imported": bool(imported), "source": imported["source"] if imported else "run with this package",
+             "signature": each["metric"]["signature"], "file": path.relative_to(folder).as_posix(),
+             "run": {key: value for key, value in each["run"].items() if key != "imported"}})
     return found

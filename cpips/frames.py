@@ -5,8 +5,6 @@ Each frame is compared on its own. Nothing here models motion: flicker, judder, 
 
 from __future__ import annotations
 
-import csv
-import io
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +24,7 @@ from ._utils.optional import import_pandas, needing
 from .base import FullReferenceMetric
 from .batch.pairs import as_numbers, qualities
 from .errors import ImageError, ModelError
+from .printable import write_csv
 from .viz import heatmap, maps
 
 WORST = 3  # frames that are drawn
@@ -296,15 +295,10 @@ def _frame(entry: Mapping[str, Any]) -> Frame:
 
 
 def _write(path: Path, result: FramesResult) -> None:
+    rows = [[frame.number, "" if frame.time is None else f"{frame.time:.6f}", frame.distance,
+             "" if frame.quality is None else frame.quality, result.signature] for frame in result.frames]
     with atomic(path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["frame", "time", "distance", "quality", "signature"])
-        for frame in result.frames:
-            writer.writerow([frame.number, "" if frame.time is None else f"{frame.time:.6f}", frame.distance,
-                             "" if frame.quality is None else frame.quality, result.signature])
-        text.flush()
-        text.detach()
+        write_csv(stream, [["frame", "time", "distance", "quality", "signature"], *rows])
 
 
 # ---- the worst frames -----------------------------------------------------------------------------------------------

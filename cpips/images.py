@@ -191,6 +191,12 @@ def in_graph() -> bool:
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
+def to_pil(image: Tensor) -> Image.Image:
+    """``(3,H,W)`` in [0,1] as a PIL image, rounded to 8 bits."""
+    pixels = (image.detach().float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous()
+    return Image.fromarray(pixels.cpu().numpy())
+
+
 def can_look(x: Tensor) -> bool:
     """Whether the values of ``x`` can be read here and now without stalling a device or breaking a graph."""
     return (x.device.type == "cpu" and not in_graph()

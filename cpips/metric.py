@@ -339,12 +339,19 @@ class CPIPS(FeatureMetric):
         return parts
 
     def _compare_features(self, a: Embedding, b: Embedding, mask: Tensor | None = None) -> Tensor:
+        return self._finish(self._compare_embeddings(a, b), a.size, mask)
+
+    def _map_features(self, a: Embedding, b: Embedding) -> Tensor:
+        """As :meth:`map` of the images of which ``a`` and ``b`` are the embeddings."""
+        return self._map(self._compare_embeddings(a, b), a.size)
+
+    def _compare_embeddings(self, a: Embedding, b: Embedding) -> list[Tensor]:
         count = len(self._strides_at(0))
         parts = [part for scale in range(self.scales) for part in self._compare_cells(
             a.features[scale * count:][:count], b.features[scale * count:][:count], scale)]
         if self.contrast is not None:
             parts.append(self.contrast.compare_colors(wide(a.features[-1]), wide(b.features[-1])))
-        return self._finish(parts, a.size, mask)
+        return parts
 
     def _cells(self, parts: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[Tensor, int]]:
         """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""

@@ -16,15 +16,12 @@ need the extra ``codec``, and the weights of the codec that the file names (:fun
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from PIL import Image, ImageFile
 
 from .codec import container
 from .errors import BitstreamError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMAT = "CPZ"
 MIME = "image/x-cpz"
@@ -50,20 +47,15 @@ class CpzImageFile(ImageFile.ImageFile):
         """Decode the image, unless that was done."""
         if self._compressed is not None:
             from .codec.files import codec_of
+            from .images import to_pil
 
             compressed = self._compressed
-            pixels = _bytes(codec_of(compressed, name=str(self.filename or "the file")).decode(compressed.stream))
-            self.im = Image.frombytes("RGB", self.size, pixels).im
+            self.im = to_pil(codec_of(compressed, name=str(self.filename or "the file")).decode(compressed.stream)).im
             self._compressed = None
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
                 self.fp = None
         return super().load()
-
-
-def _bytes(image: Tensor) -> bytes:
-    pixels: bytes = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy().tobytes()
-    return pixels
 
 
 def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:

@@ -6,8 +6,10 @@ user had typed. Marks of writing direction can turn a name around. Both are show
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from typing import Any
+from typing import IO, Any, Iterable
 
 
 def printable(text: object, keep: str = "\n") -> str:
@@ -50,3 +52,11 @@ def no_formula(cell: Any) -> Any:
     if cell[:1] in ("+", "-") and not re.search(r"[(|!=@]", cell):
         return cell
     return "'" + cell
+
+
+def write_csv(stream: IO[bytes], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV table in UTF-8, its header first; no cell is a formula (:func:`no_formula`), and the stream stays open."""
+    text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
+    csv.writer(text, lineterminator="\n").writerows(map(no_formula, row) for row in rows)
+    text.flush()
+    text.detach()

@@ -108,8 +108,12 @@ def test_compare_fails_if_nothing_can_be_compared(call):
 def test_compare_encodes_the_reference_once(call, monkeypatch):
     features, encoded = cpips.CPIPS._features, []
     monkeypatch.setattr(cpips.CPIPS, "_features", lambda self, x: encoded.append(len(x)) or features(self, x))
-    call("compare", "ref.png", *["near.png", "far.png"] * 6)
+    plain = call("compare", "ref.png", *["near.png", "far.png"] * 6).stdout
     assert sum(encoded) == 13
+    encoded.clear()
+    found = json.loads(call("compare", "ref.png", *["near.png", "far.png"] * 6, "--json").stdout)["results"]
+    assert sum(encoded) == 13 and "worst" in found[0], "the maps are made of the same features"
+    assert [f"{row['distance']:.6f}" for row in found] == [line.split("\t")[1] for line in plain.splitlines()[1:13]]
 
 
 def test_any_metric_compares(call, tmp_path):

@@ -204,10 +204,10 @@ def test_killed_and_run_again(copy, weights, codec, encoded):
               f"build(sys.argv[1], sys.argv[2], open_codec(sys.argv[3]), size={SIZE}, progress=kill)")
     out = copy / "other"
     killed = subprocess.run([sys.executable, "-W", "ignore", "-c", script, copy / "photos", out, str(weights)])
-    assert killed.returncode == -signal.SIGKILL and not out.exists() and (copy / "other.journal").exists()
+    assert killed.returncode == -signal.SIGKILL and not out.exists() and (copy / "other.journal.jsonl").exists()
     summary = build(copy / "photos", out, codec, size=SIZE)
     assert (summary.resumed, summary.encoded, len(encoded)) == (5, 7, 7)
-    assert out.read_bytes() == (copy / "index").read_bytes() and not (copy / "other.journal").exists()
+    assert out.read_bytes() == (copy / "index").read_bytes() and not (copy / "other.journal.jsonl").exists()
 
 
 def test_a_journal_cut_anywhere_loses_only_what_is_cut(copy, codec):
@@ -215,7 +215,7 @@ def test_a_journal_cut_anywhere_loses_only_what_is_cut(copy, codec):
         if done == 4:
             raise KeyboardInterrupt
 
-    out, journal = copy / "other", copy / "other.journal"
+    out, journal = copy / "other", copy / "other.journal.jsonl"
     with pytest.raises(KeyboardInterrupt):
         build(copy / "photos", out, codec, size=SIZE, progress=stop)
     whole = journal.read_bytes()
@@ -231,12 +231,15 @@ def test_a_journal_cut_anywhere_loses_only_what_is_cut(copy, codec):
     assert build(copy / "photos", out, codec, size=SIZE).resumed == 3
     journal.write_bytes(whole)
     with pytest.raises(IndexFileError, match="something else"):
-        build(copy / "photos", out.with_name("other"), make_codec(1), size=SIZE, restart=False)
+        build(copy / "photos", out, make_codec(1), size=SIZE)
+    out.unlink()
+    with pytest.raises(TableError, match="another run .codec_digest differ"):
+        build(copy / "photos", out, make_codec(1), size=SIZE)
 
 
 def test_two_builds_do_not_mix(copy, codec):
     fcntl = pytest.importorskip("fcntl")
-    with (copy / "other.journal").open("a+b") as stream:
+    with (copy / "other.journal.jsonl").open("a+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(TableError, match="in use"):
             build(copy / "photos", copy / "other", codec, size=SIZE)
@@ -292,10 +295,7 @@ def test_damage_is_told_and_repaired(copy, codec):
     assert out.read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", [
-    {"paths": ["a"]}, {"bytes": "x"}, {"size": 60}, {"codec": 3}, {"dims": 2}, {"version": None, "bytes": [-1]},
-    {"stamps": [1]}, {"version": 2},
-])
+@pytest.mark.parametrize("change", [{"bytes": "x"}, {"version": None, "bytes": [-1]}, {"version": 2}])
 def test_a_manifest_of_other_hands(copy, codec, change):
     out = copy / "index"
     data, start, manifest = module._format.read_file(out)
@@ -396,7 +396,7 @@ def test_interrupted_command_says_how_to_go_on(copy, weights, monkeypatch):
 
     monkeypatch.setattr(Codec, "encode", interrupted)
     result = call("build", "photos", "-o", "mine", "-c", weights, "--size", 64, code=130)
-    assert "interrupted after 3 images" in result.stderr and "mine.journal" in result.stderr
+    assert "interrupted after 3 images" in result.stderr and "mine.journal.jsonl" in result.stderr
     left[0] = 100
     assert "9 encoded, 3 by an interrupted run" in call("build", "photos", "-o", "mine", "-c", weights, "--size", 64).stderr
     assert Path("mine").read_bytes() == Path("index").read_bytes()

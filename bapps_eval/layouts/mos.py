@@ -46,14 +46,12 @@ TID2013_KINDS = (
     "JPEG transmission errors", "JPEG2000 transmission errors", "non-eccentricity pattern noise",
     "local block-wise distortions", "mean shift", "contrast change", "change of colour saturation",
     "multiplicative Gaussian noise", "comfort noise", "lossy compression of noisy images",
-    "colour quantization with dither", "chromatic aberrations", "sparse sampling and reconstruction",
-)
+    "colour quantization with dither", "chromatic aberrations", "sparse sampling and reconstruction")
 KADID10K_KINDS = (
     "Gaussian blur", "lens blur", "motion blur", "colour diffusion", "colour shift", "colour quantization",
     "colour saturation 1", "colour saturation 2", "JPEG2000", "JPEG", "white noise", "white noise in colour component",
     "impulse noise", "multiplicative noise", "denoise", "brighten", "darken", "mean shift", "jitter",
-    "non-eccentricity patch", "pixelate", "quantization", "colour block", "high sharpen", "contrast change",
-)
+    "non-eccentricity patch", "pixelate", "quantization", "colour block", "high sharpen", "contrast change")
 KADID10K_RATINGS = 30  # of each image
 CSIQ_TOKENS = {"noise": "awgn", "awgn": "awgn", "blur": "blur", "contrast": "contrast", "fnoise": "fnoise",
                "jpeg": "jpeg", "jpeg 2000": "jpeg2000", "jpeg2000": "jpeg2000"}

@@ -20,41 +20,19 @@ from cpips._utils.io import read_text
 
 from ..dataset import Dataset, DatasetError
 from . import mos
-from .common import (
-    Found,
-    Index,
-    Item,
-    Problem,
-    absolute,
-    assemble,
-    finite,
-    folders,
-    names,
-    plain,
-    read_csv,
-)
+from .common import Found, Index, Item, Problem, absolute, assemble, finite, folders, names, plain, read_csv
 from .mos import KADID10K_KINDS, Published, _columns, _Row, kind
 
 NORMAL_95 = 1.96  # half of a 95 % confidence interval in standard errors
 
-mos.PUBLISHED |= {
-    "kadid10k-remade": Published(10125, 81, True, 1, 5),
-    "cid22-val": Published(4292, 49, True, 0, 100),
-    "aic3": Published(600, 10, True),
-    "aic4": Published(300, 5, True),
-    "pieapp-test": Published(600, 40, False),
-    "raid": Published(960, 24, False, 0),
-}
+mos.PUBLISHED |= {"kadid10k-remade": Published(10125, 81, True, 1, 5), "cid22-val": Published(4292, 49, True, 0, 100),
+                  "aic3": Published(600, 10, True), "aic4": Published(300, 5, True), "pieapp-test": Published(600, 40, False),
+                  "raid": Published(960, 24, False, 0)}
 KONJND = {"source": "source_image", "ratings": "subjective_ratings.csv", "JPEG": "jpeg", "BPG": "bpg"}
 KONJND_SOURCES = {"JPEG": 504, "BPG": 504}
 CLIC_ANSWERS = re.compile(r"(clic\d{4})_perceptual_(.+)_answers\.csv")
-RAID_KINDS = {
-    "rot": "rotation",
-    "trans": "translation",
-    "scale": "scaling",
-    "gauss": "Gaussian noise",
-    "noise": "Gaussian noise",
-}
+RAID_KINDS = {"rot": "rotation", "trans": "translation", "scale": "scaling", "gauss": "Gaussian noise",
+              "noise": "Gaussian noise"}
 
 
 def find(path: Path, split: str, rule: str | None) -> list[Found]:
@@ -67,26 +45,19 @@ def find(path: Path, split: str, rule: str | None) -> list[Found]:
         "aic3": ((path / "decoded" / "info.csv").is_file(), _aic3),
         "aic4": ((path / "JPEG_AIC_reconstructed_jnd_scores.csv").is_file(), _aic4),
         "pieapp-test": ((path / "test_reference_list.txt").is_file() and (path / "labels").is_dir(), _pieapp),
-        "raid": ((path / "responses.csv").is_file(), _raid),
-    }
-    found = [
-        Found(name, partial(_read_rated, name, path, rows, rule)) for name, (there, rows) in rated.items() if there
-    ]
+        "raid": ((path / "responses.csv").is_file(), _raid)}
+    found = [Found(name, partial(_read_rated, name, path, rows, rule)) for name, (there, rows) in rated.items() if there]
     if (path / KONJND["ratings"]).is_file():
         found.append(Found("konjnd1k", partial(_konjnd, path, rule)))
     if (path / "data.csv").is_file() and (path / "ref").is_dir() and (path / "distort").is_dir():
         found.append(Found(f"nights-{split}", partial(_nights, path, split, rule)))
     for name in names(path):
         if match := CLIC_ANSWERS.fullmatch(name):
-            found.append(
-                Found(f"{match[1]}-2afc-{match[2]}", partial(_clic, path, name, f"{match[1]}-2afc-{match[2]}", rule))
-            )
+            found.append(Found(f"{match[1]}-2afc-{match[2]}", partial(_clic, path, name, f"{match[1]}-2afc-{match[2]}", rule)))
     return found
 
 
-def _read_rated(
-    name: str, root: Path, rows: Callable[..., Iterable[_Row]], rule: str | None, problem: Problem
-) -> Dataset:
+def _read_rated(name: str, root: Path, rows: Callable[..., Iterable[_Row]], rule: str | None, problem: Problem) -> Dataset:
     return mos._read(name, root, rows, rule, problem, notes=remade_notes(root) if name == "kadid10k-remade" else ())
 
 
@@ -108,30 +79,19 @@ def _kadid10k_remade(root: Path, problem: Problem) -> Iterable[_Row]:
     for where, row in rows:
         image, reference, opinion = (row[i] for i in columns)
         parts = plain(image).split("_")
-        yield _Row(
-            where,
-            plain(image),
-            plain(reference),
-            kind(KADID10K_KINDS, parts[1]) if len(parts) == 3 else "?",
-            opinion,
-            (references.get(reference), images.get(image)),
-            errors.get(where),
-        )
+        yield _Row(where, plain(image), plain(reference), kind(KADID10K_KINDS, parts[1]) if len(parts) == 3 else "?", opinion,
+                   (references.get(reference), images.get(image)), errors.get(where))
 
 
 def remade_notes(root: Path) -> list[str]:
     """What a reader of scores on the remade KADID-10k must know."""
     header, rows = read_csv(root / "dmos.csv")
-    notes = [
-        "images were remade from recovered references with the published parameters, not copied; kind 15 (denoise, a "
-        "neural network) cannot be remade and is missing"
-    ]
+    notes = ["images were remade from recovered references with the published parameters, not copied; kind 15 (denoise, a "
+             "neural network) cannot be remade and is missing"]
     if "ref_from" in header:
         of = {row[header.index("ref_img")]: row[header.index("ref_from")] for _, row in rows}
-        notes.append(
-            "references by how they were recovered: "
-            + ", ".join(f"{count} {how}" for how, count in sorted(Counter(of.values()).items()))
-        )
+        notes.append("references by how they were recovered: "
+                     + ", ".join(f"{count} {how}" for how, count in sorted(Counter(of.values()).items())))
     return notes
 
 
@@ -144,14 +104,8 @@ def _cid22(root: Path, problem: Problem) -> Iterable[_Row]:
     for where, row in rows:
         reference, image, encoder, opinion = (row[i] for i in columns)
         if encoder.lower() != "reference":
-            yield _Row(
-                where,
-                _key(image),
-                plain(Path(reference).name),
-                encoder,
-                opinion,
-                (_there(root / reference), _there(root / image)),
-            )
+            yield _Row(where, _key(image), plain(Path(reference).name), encoder, opinion,
+                       (_there(root / reference), _there(root / image)))
 
 
 def _aic3(root: Path, problem: Problem) -> Iterable[_Row]:
@@ -163,14 +117,8 @@ def _aic3(root: Path, problem: Problem) -> Iterable[_Row]:
     for where, row in rows:
         name, codec, quality, _ = (row[i] for i in columns)
         image = f"{codec}_{name}_{quality}.png"
-        yield _Row(
-            where,
-            plain(image),
-            plain(name),
-            codec,
-            scores.get(where),
-            (_there(root / "original" / f"{name}.png"), _there(root / "decoded" / name / image)),
-        )
+        yield _Row(where, plain(image), plain(name), codec, scores.get(where),
+                   (_there(root / "original" / f"{name}.png"), _there(root / "decoded" / name / image)))
 
 
 def _aic4(root: Path, problem: Problem) -> Iterable[_Row]:
@@ -178,26 +126,15 @@ def _aic4(root: Path, problem: Problem) -> Iterable[_Row]:
     CI_max) and ``PTC_images/00001/``, the crops that people saw."""
     table = root / "JPEG_AIC_reconstructed_jnd_scores.csv"
     header, rows = read_csv(table)
-    columns = _columns(
-        table, header, ("img_num", "codec", "img_source", "img_distorted", "distortion", "ci_min", "ci_max")
-    )
+    columns = _columns(table, header, ("img_num", "codec", "img_source", "img_distorted", "distortion", "ci_min", "ci_max"))
     scores = _as_quality([(where, row[columns[4]]) for where, row in rows], problem)
     for where, row in rows:
         number, codec, source, image, _, low, high = (row[i] for i in columns)
         place = root / "PTC_images" / (f"{int(number):05d}" if number.isdigit() else number)
         low_, high_ = finite(low, where, problem), finite(high, where, problem)
-        sigma = (
-            abs(high_ - low_) / (2 * NORMAL_95) if low_ is not None and high_ is not None and high_ != low_ else None
-        )
-        yield _Row(
-            where,
-            plain(image),
-            plain(source),
-            codec,
-            scores.get(where),
-            (_there(place / source), _there(place / image)),
-            sigma,
-        )
+        sigma = (abs(high_ - low_) / (2 * NORMAL_95) if low_ is not None and high_ is not None and high_ != low_ else None)
+        yield _Row(where, plain(image), plain(source), codec, scores.get(where),
+                   (_there(place / source), _there(place / image)), sigma)
 
 
 def _as_quality(cells: list[tuple[str, str]], problem: Problem) -> dict[str, float | None]:
@@ -213,10 +150,7 @@ def _pieapp(root: Path, problem: Problem) -> Iterable[_Row]:
     for distorted image: perceptual error, lower is better), ``reference_images/test/``, ``distorted_images/test/REF/``."""
     try:
         listed = [
-            line.strip()
-            for line in read_text(root / "test_reference_list.txt", "utf-8-sig").splitlines()
-            if line.strip()
-        ]
+            line.strip() for line in read_text(root / "test_reference_list.txt", "utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{root / 'test_reference_list.txt'} cannot be read as text ({error})") from None
     for reference in listed:
@@ -227,22 +161,17 @@ def _pieapp(root: Path, problem: Problem) -> Iterable[_Row]:
         score_column = next((i for i, name in enumerate(header) if name.startswith("score for distorted image")), None)
         if image_column is None or score_column is None:
             raise DatasetError(
-                f"{table} has the columns {', '.join(header)}: expected distorted image and score for distorted image"
-            )
+                f"{table} has the columns {', '.join(header)}: expected distorted image and score for distorted image")
         for where, row in rows:
             image = row[image_column]
             if Path(image).stem != stem:  # the reference stands among its own images
-                yield _Row(
-                    where,
-                    f"{stem}/{plain(image)}",
-                    stem,
-                    "pieapp",
-                    row[score_column],
-                    (
-                        _there(root / "reference_images" / "test" / reference),
-                        _there(root / "distorted_images" / "test" / stem / image),
-                    ),
-                )
+                yield _Row(where,
+                           f"{stem}/{plain(image)}",
+                           stem,
+                           "pieapp",
+                           row[score_column],
+                           (_there(root / "reference_images" / "test" / reference),
+                            _there(root / "distorted_images" / "test" / stem / image)))
 
 
 def _raid(root: Path, problem: Problem) -> Iterable[_Row]:
@@ -254,14 +183,8 @@ def _raid(root: Path, problem: Problem) -> Iterable[_Row]:
     images = Index([place for place in _below(root)], problem)
     for where, row in rows:
         reference, image, response = (row[i] for i in columns)
-        yield _Row(
-            where,
-            plain(image),
-            plain(reference),
-            RAID_KINDS.get(image.split("_")[0], image.split("_")[0]),
-            response,
-            (images.get(reference), images.get(image)),
-        )
+        yield _Row(where, plain(image), plain(reference), RAID_KINDS.get(image.split("_")[0], image.split("_")[0]), response,
+                   (images.get(reference), images.get(image)))
 
 
 # ---- pairs and triplets ---------------------------------------------------------------------------------------------
@@ -302,20 +225,11 @@ def _konjnd(root: Path, rule: str | None, problem: Problem) -> Dataset:
             continue
         seen[codec] += bool(found)
         for level, path in found:
-            items.append(
-                Item(
-                    f"{plain(stem)}_{codec}_{level:03d}",
-                    codec,
-                    plain(stem),
-                    float(np.mean(thresholds > level)),
-                    (source, path),
-                )
-            )
+            items.append(Item(f"{plain(stem)}_{codec}_{level:03d}", codec, plain(stem), float(np.mean(thresholds > level)),
+                              (source, path)))
     if not items:
         raise DatasetError(f"{root} has no compressed image that {KONJND['ratings']} lists: unpack the archive again")
-    missing = [
-        f"{codec}: {seen[codec]} of {count} sources" for codec, count in KONJND_SOURCES.items() if seen[codec] < count
-    ]
+    missing = [f"{codec}: {seen[codec]} of {count} sources" for codec, count in KONJND_SOURCES.items() if seen[codec] < count]
     return assemble("konjnd1k", "jnd", items, root=root, rule=rule, problem=problem, missing=missing)
 
 
@@ -325,8 +239,7 @@ def _nights(root: Path, split: str, rule: str | None, problem: Problem) -> Datas
     table = root / "data.csv"
     header, rows = read_csv(table)
     columns = _columns(
-        table, header, ("id", "votes", "split", "ref_path", "left_path", "right_path", "left_vote", "right_vote")
-    )
+        table, header, ("id", "votes", "split", "ref_path", "left_path", "right_path", "left_vote", "right_vote"))
     items, listed, splits = [], 0, set()
     for where, row in rows:
         id_, votes, part, *paths, left, right = (row[i] for i in columns)
@@ -344,20 +257,12 @@ def _nights(root: Path, split: str, rule: str | None, problem: Problem) -> Datas
         if total <= 0:
             problem(f"{where}: left_vote and right_vote are both 0: expected a preference")
             continue
-        items.append(
-            Item(
-                f"{int(id_):06d}" if id_.isdigit() else id_,
-                "nights",
-                plain(Path(paths[0]).name),
-                float(numbers[2] or 0) / total,
-                files,
-            )
-        )
+        items.append(Item(f"{int(id_):06d}" if id_.isdigit() else id_, "nights", plain(Path(paths[0]).name),
+                          float(numbers[2] or 0) / total, files))
     if not items:
         raise DatasetError(
             f"{table} has no item of the split {split!r} whose images are there: its splits are {', '.join(sorted(splits))}; "
-            "choose one with --split"
-        )
+            "choose one with --split")
     missing = [f"{len(items)} of {listed} items of the split"] if len(items) < listed else []
     return assemble(f"nights-{split}", "2afc", items, root=root, rule=rule, problem=problem, missing=missing)
 
@@ -386,23 +291,11 @@ def _clic(root: Path, table: str, name: str, rule: str | None, problem: Problem)
             absent += 1
             continue
         items.append(
-            Item(
-                " ".join(_key(each) for each in (original, a, b)), "clic", _key(original), float(np.mean(given)), files
-            )
-        )
+            Item(" ".join(_key(each) for each in (original, a, b)), "clic", _key(original), float(np.mean(given)), files))
     if not items:
-        raise DatasetError(
-            f"{root} has none of the crops that {table} lists: unpack the archive of the crops beside it"
-        )
-    return assemble(
-        name,
-        "2afc",
-        items,
-        root=root,
-        rule=rule,
-        problem=problem,
-        missing=[f"{len(items)} of {len(items) + absent} questions have their crops"] if absent else [],
-    )
+        raise DatasetError(f"{root} has none of the crops that {table} lists: unpack the archive of the crops beside it")
+    return assemble(name, "2afc", items, root=root, rule=rule, problem=problem,
+                    missing=[f"{len(items)} of {len(items) + absent} questions have their crops"] if absent else [])
 
 
 def _rows_without_header(path: Path) -> Iterable[tuple[str, list[str]]]:

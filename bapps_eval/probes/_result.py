@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from cpips._utils import notebook
 from cpips._utils.io import atomic, finite, read_text
 from cpips._utils.optional import import_pandas
 from cpips.errors import ModelError
+from cpips.images import to_pil
 
 KEYS = ("probe", "metric", "signature", "settings", "result")
 
@@ -103,7 +103,7 @@ class ProbeResult:
         rows = [[finding.kind, finding.value, finding.limit, finding.text] for finding in self.findings]
         return notebook.panel(f"probe {self.probe} of {self.metric}", [("weaknesses found", len(rows))],
                               body=notebook.table(["kind", "value", "limit", "what it means"], rows) if rows else "",
-                              pictures=[(caption, _picture(pixels)) for caption, pixels in self.pictures.items()],
+                              pictures=[(caption, to_pil(pixels)) for caption, pixels in self.pictures.items()],
                               notes=[self.signature])
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +147,3 @@ def _well_formed(found: dict[str, Any]) -> bool:
     except (TypeError, ValueError, KeyError):
         return False
     return all(each.kind in KINDS and isinstance(each.text, str) for each in findings)
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    return Image.fromarray((pixels.detach().float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())

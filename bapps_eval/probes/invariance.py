@@ -32,14 +32,12 @@ def _moved(images: Tensor, x: float = 0, y: float = 0, degrees: float = 0, scale
 
 
 # of one image, the other stays where it is
-SINGLE: dict[str, Callable[[Tensor], Tensor]] = {
-    "shift by 1 px across": lambda x: _moved(x, x=1),
-    "shift by 1 px down": lambda x: _moved(x, y=1),
-    "rotation by 0.25 degrees": lambda x: _moved(x, degrees=0.25),
-    "rotation by 1 degree": lambda x: _moved(x, degrees=1),
-    "scaling by 0.5 %": lambda x: _moved(x, scale=1.005),
-    "scaling by 2 %": lambda x: _moved(x, scale=1.02),
-}
+SINGLE: dict[str, Callable[[Tensor], Tensor]] = {"shift by 1 px across": lambda x: _moved(x, x=1),
+                                                 "shift by 1 px down": lambda x: _moved(x, y=1),
+                                                 "rotation by 0.25 degrees": lambda x: _moved(x, degrees=0.25),
+                                                 "rotation by 1 degree": lambda x: _moved(x, degrees=1),
+                                                 "scaling by 0.5 %": lambda x: _moved(x, scale=1.005),
+                                                 "scaling by 2 %": lambda x: _moved(x, scale=1.02)}
 
 SHIFTS = [name for name in SINGLE if name.startswith("shift")]
 WARPS = ["rotation by 0.25 degrees", "scaling by 0.5 %"]  # the slight ones
@@ -47,14 +45,10 @@ EXACT = ["flip left to right", "flip upside down", "half a turn", "quarter of a 
 
 # of both images alike; those that are not exact show other parts of the images, too
 JOINTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "flip left to right": lambda x: _moved(x).flip(3),
-    "flip upside down": lambda x: _moved(x).flip(2),
-    "half a turn": lambda x: _moved(x).flip(2, 3),
-    "quarter of a turn": lambda x: _moved(x).transpose(2, 3).flip(2),
-    "shift of both by 1 px": lambda x: _moved(x, x=1, y=1),
-    "shift of both by 4 px": lambda x: _moved(x, x=4, y=4),
-    "crop of 4 px at each border": lambda x: x[..., ROOM + 4 : -ROOM - 4, ROOM + 4 : -ROOM - 4],
-}
+    "flip left to right": lambda x: _moved(x).flip(3), "flip upside down": lambda x: _moved(x).flip(2),
+    "half a turn": lambda x: _moved(x).flip(2, 3), "quarter of a turn": lambda x: _moved(x).transpose(2, 3).flip(2),
+    "shift of both by 1 px": lambda x: _moved(x, x=1, y=1), "shift of both by 4 px": lambda x: _moved(x, x=4, y=4),
+    "crop of 4 px at each border": lambda x: x[..., ROOM + 4 : -ROOM - 4, ROOM + 4 : -ROOM - 4]}
 
 
 def invariance(metric: MetricLike, images: ImageLike, *, seed: int = 0) -> ProbeResult:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence
 
@@ -11,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
+
+from cpips._utils import notebook
 
 from ..dataset import TASKS, Dataset
 from ..distances import Distances
@@ -228,8 +228,6 @@ def _shown(pixels: NDArray[Any]) -> Image.Image:
 
 def _picture(pixels: NDArray[Any], alt: str, caption: str, *, exact: bool = True, quality: int = 86) -> Picture:
     image = _shown(pixels)
-    stream = io.BytesIO()
     exact = exact and image.width * image.height <= _EXACT
-    image.save(stream, "WEBP", lossless=exact, quality=75 if exact else quality, method=4)
-    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+    uri = notebook.data_uri(image, lossless=exact, quality=75 if exact else quality, method=4)
     return Picture(uri, image.width, image.height, alt, caption)

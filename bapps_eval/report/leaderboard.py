@@ -33,20 +33,11 @@ def render(summaries: list[dict[str, Any]]) -> str:
     """The page as text. The same results give the same bytes."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     # </script> in a name would end the element that holds the data
     data = json.dumps(summaries, ensure_ascii=False, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
-    return environment.get_template("leaderboard.html").render(
-        version=cpips.__version__,
-        data=Markup(data),
-        changes=CHANGES,
-        metrics=len({each["metric"] for each in summaries}),
-        sets=len({each["set"] for each in summaries}),
-        results=len(summaries),
-    )
+    return environment.get_template("leaderboard.html").render(version=cpips.__version__, data=Markup(data), changes=CHANGES,
+                                                               metrics=len({each["metric"] for each in summaries}),
+                                                               sets=len({each["set"] for each in summaries}),
+                                                               results=len(summaries))

@@ -96,8 +96,30 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes:
 
 
 @contextmanager
-def counting(label: str) -> Iterator[Callable[[str | None, int], None]]:
-    """Call it after each item with its error, or None, and how many there are; draws a bar if stderr is a terminal."""
+def counting(label: str, interrupted: Callable[[int], str] | None = None) -> Iterator[Callable[[str | None, int], None]]:
+    """Call it after each item with its error, or None, and how many there are; draws a bar if stderr is a terminal.
+
+    Args:
+        interrupted: what to say after Ctrl-C, for the number of items that are done.
+    """
+    done = 0
+    with _bar(label) as show:
+
+        def advance(error: str | None, total: int) -> None:
+            nonlocal done
+            done += 1
+            show(error, total)
+
+        try:
+            yield advance
+        except KeyboardInterrupt:
+            if interrupted is not None:
+                say(interrupted(done))
+            raise
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[str | None, int], None]]:
     terminal = console(stderr=True)
     if terminal is None:
         yield lambda error, total: None
@@ -116,6 +138,18 @@ def counting(label: str) -> Iterator[Callable[[str | None, int], None]]:
             bar.update(task, advance=1, total=total, note=f"{failed} failed" if failed else "")
 
         yield advance
+
+
+@contextmanager
+def step_bar(terminal: Console | None, steps: int, begin: int,
+             text: Callable[[dict[str, Any]], str]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Call it with rows that have a ``step``, of so many; draws a bar with the ``text`` of the last row."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=terminal is not None and terminal.stderr) as bar:
+        task = bar.add_task("first steps", total=steps, completed=begin)
+        yield lambda row: bar.update(task, completed=row["step"], description=text(row))
 
 
 def print_json(value: Any) -> None:

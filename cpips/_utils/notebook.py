@@ -35,10 +35,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def image(picture: Image.Image, alt: str) -> str:
     """An image inline, as PNG."""
+    return f"<img style='max-width:100%' alt='{html.escape(alt, quote=True)}' src='{data_uri(picture, 'PNG')}'>"
+
+
+def data_uri(picture: Image.Image, kind: str = "WEBP", **settings: Any) -> str:
+    """An image as a URI that holds it, with the ``settings`` of Pillow's encoder."""
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return (f"<img style='max-width:100%' alt='{html.escape(alt, quote=True)}' "
-            f"src='data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}'>")
+    picture.save(stream, kind, **settings)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _text(value: Any) -> str:

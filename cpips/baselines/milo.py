@@ -16,11 +16,8 @@ FILE = "MILO.pth"
 _WIDTHS = (7, 32, 64, 32, 16, 1)  # channels of the network that finds the mask
 _SCALES = 3  # how often images are halved
 _MASK = "mask_finder_1.netBasic"
-_SCALER = (
-    ("scaler_network.model.0", (32, 1, 1, 1)),
-    ("scaler_network.model.2", (32, 32, 1, 1)),
-    ("scaler_network.model.4", (1, 32, 1, 1)),
-)
+_SCALER = (("scaler_network.model.0", (32, 1, 1, 1)), ("scaler_network.model.2", (32, 32, 1, 1)),
+           ("scaler_network.model.4", (1, 32, 1, 1)))
 
 
 class MILO(MappedMetric):
@@ -53,25 +50,15 @@ class MILO(MappedMetric):
         if isinstance(weights, str) and weights == "random":
             self.name = "milo-random"
             generator = torch.Generator().manual_seed(0)
-            state = {
-                key: torch.randn(shape, generator=generator) * (0.1 if len(shape) == 1 else (2 / (9 * shape[1])) ** 0.5)
-                for key, shape in shapes.items()
-            }
+            state = {key: torch.randn(shape, generator=generator) * (0.1 if len(shape) == 1 else (2 / (9 * shape[1])) ** 0.5)
+                     for key, shape in shapes.items()}
         else:
-            whole = (
-                shapes
-                | {f"{name}.weight": shape for name, shape in _SCALER}
-                | {f"{name}.bias": shape[:1] for name, shape in _SCALER}
-            )
-            state = load_state(
-                weights,
-                whole,
-                default=lambda: folder() / FILE,
-                what="the MILO weights",
-                family=r"(mask_finder_1|scaler_network)\.",
-                origin=f"the repository uc-vision/MILO holds them as weights/{FILE}",
-                instead="weights='random' needs no file, and measures nothing",
-            )
+            whole = (shapes | {f"{name}.weight": shape for name, shape in _SCALER}
+                     | {f"{name}.bias": shape[:1] for name, shape in _SCALER})
+            state = load_state(weights, whole, default=lambda: folder() / FILE, what="the MILO weights",
+                               family=r"(mask_finder_1|scaler_network)\.",
+                               origin=f"the repository uc-vision/MILO holds them as weights/{FILE}",
+                               instead="weights='random' needs no file, and measures nothing")
         for key in shapes:
             self.register_buffer(key.removeprefix(f"{_MASK}.").replace(".", "_"), state[key].float(), persistent)
 
@@ -93,9 +80,7 @@ class MILO(MappedMetric):
         for image, reference in reversed(scales):
             if mask.shape[2:] != image.shape[2:]:
                 mask = F.interpolate(mask, scale_factor=2, mode="bilinear", align_corners=True)
-                mask = F.pad(
-                    mask, (0, image.shape[3] - mask.shape[3], 0, image.shape[2] - mask.shape[2]), mode="replicate"
-                )
+                mask = F.pad(mask, (0, image.shape[3] - mask.shape[3], 0, image.shape[2] - mask.shape[2]), mode="replicate")
             mask = self._visible(torch.cat([image, reference, mask], 1)) + mask
         return mask
 
@@ -103,9 +88,7 @@ class MILO(MappedMetric):
         """Five convolutions ``(N,7,h,w)`` to ``(N,1,h,w)`` in [0,1]."""
         last = len(_WIDTHS) - 2
         for i in range(last + 1):
-            x = F.conv2d(
-                x, getattr(self, f"{2 * i}_weight").to(x.dtype), getattr(self, f"{2 * i}_bias").to(x.dtype), padding=1
-            )
+            x = F.conv2d(x, getattr(self, f"{2 * i}_weight").to(x.dtype), getattr(self, f"{2 * i}_bias").to(x.dtype), padding=1)
             x = F.relu(x) if i < last else torch.sigmoid(x)
         return x
 

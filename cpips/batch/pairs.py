@@ -31,10 +31,11 @@ MAX_PIXELS = 2_000_000  # of one side of a batch: an encoder's first features ne
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a pair: a distance, or else the reason why there is none."""
+    """What became of a pair: a distance (and a map ``(H,W)``, if it was asked for), or else the reason why there is none."""
 
     distance: float | None = None
     error: str | None = None
+    map: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def block_rows(batch_size: int) -> int:
@@ -50,6 +51,7 @@ def score_pairs(
     workers: int = 2,
     max_pixels: int = MAX_PIXELS,
     access: Access | None = None,
+    maps: bool = False,
 ) -> Generator[Result, None, None]:
     """Distances of pairs of single images, in the order in which they come; ``pairs`` may be endless.
 
@@ -64,13 +66,14 @@ def score_pairs(
         workers: threads that decode.
         max_pixels: most pixels of a batch, in its references or its images; a larger pair goes alone.
         access: which URLs may be opened; default: all of :data:`cpips.batch.urls.SCHEMES` at public addresses.
+        maps: give each result its map, too, of a metric that has one.
 
     Raises:
         ValueError: a batch size or a number of workers below 1.
     """
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size is {batch_size} and workers is {workers}: expected 1 or more")
-    return _score(iter(pairs), metric, batch_size, workers, max_pixels, access)
+    return _score(iter(pairs), metric, batch_size, workers, max_pixels, access, maps)
 
 
 def as_numbers(distances: Tensor) -> list[float]:
@@ -117,7 +120,7 @@ class _Item:
 
 
 def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, workers: int,
-           max_pixels: int, access: Access | None) -> Generator[Result, None, None]:
+           max_pixels: int, access: Access | None, maps: bool) -> Generator[Result, None, None]:
     window: deque[_Item] = deque()
     encoder = SharedReferences(metric)
     exhausted, count = False, 0
@@ -146,7 +149,7 @@ def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, w
             if not window:
                 return
             if window[0].result is None:
-                _compare_next(window, encoder, batch_size, max_pixels)
+                _compare_next(window, encoder, batch_size, max_pixels, maps)
             while window and (result := window[0].result) is not None:
                 window.popleft()
                 yield result
@@ -154,7 +157,8 @@ def _score(pairs: Iterator[Any], metric: FullReferenceMetric, batch_size: int, w
         pool.shutdown(cancel_futures=True)
 
 
-def _compare_next(window: deque[_Item], encoder: SharedReferences, batch_size: int, max_pixels: int) -> None:
+def _compare_next(window: deque[_Item], encoder: SharedReferences, batch_size: int, max_pixels: int,
+                  maps: bool) -> None:
     """Finish the head of the window, and with it others of its size."""
     head = window[0]
     head.settle()
@@ -169,25 +173,27 @@ def _compare_next(window: deque[_Item], encoder: SharedReferences, batch_size: i
         item.settle()
         if item.decoded is not None and item.decoded[0].shape == head.decoded[0].shape:
             batch.append(item)
-    for item, result in zip(batch, _distances(batch, encoder)):
+    for item, result in zip(batch, _distances(batch, encoder, maps)):
         item.finish(result)
 
 
 # ---- one batch ------------------------------------------------------------------------------------------------------
 
 
-def _distances(batch: list[_Item], encoder: SharedReferences) -> list[Result]:
+def _distances(batch: list[_Item], encoder: SharedReferences, maps: bool) -> list[Result]:
     try:
         with torch.inference_mode():
             references, compared = (torch.cat([item.pair[side] for item in batch]).to(encoder.metric.device) for side in (0, 1))
-            values = as_numbers(encoder.distances([item.key for item in batch], references, compared, batch[0].block))
+            distances, drawn = encoder.compare([item.key for item in batch], references, compared, batch[0].block, maps)
+            values = as_numbers(distances)
     except Exception as error:
         if len(batch) > 1:  # find the pair that is to blame, or live with less memory
-            return [_distances([item], encoder)[0] for item in batch]
+            return [_distances([item], encoder, maps)[0] for item in batch]
         if isinstance(error, (CpipsError, MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
             return [Result(error=_reason(error))]
         raise
-    return [Result(error="the distance is NaN") if math.isnan(value) else Result(value) for value in values]
+    return [Result(error="the distance is NaN") if math.isnan(value) else Result(value, map=None if drawn is None else drawn[i, 0])
+            for i, value in enumerate(values)]
 
 
 class _Object:

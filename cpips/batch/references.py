@@ -23,18 +23,24 @@ class SharedReferences:
         self._known: dict[Hashable, Any] = {}
 
     def distances(self, keys: Sequence[Hashable], references: Tensor, images: Tensor, block: int = 0) -> Tensor:
-        """Distances ``(N,)`` of two batches ``(N,3,H,W)`` on the metric's device.
+        """Distances ``(N,)``; as :meth:`compare` else."""
+        return self.compare(keys, references, images, block)[0]
+
+    def compare(self, keys: Sequence[Hashable], references: Tensor, images: Tensor, block: int = 0,
+                maps: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Distances ``(N,)`` of two batches ``(N,3,H,W)`` on the metric's device, and their maps ``(N,1,H,W)``.
 
         Args:
             keys: for each reference one, which equals that of another only if they are the same image.
             block: the number of the block that the batch belongs to.
+            maps: whether the metric's maps are wanted, if it has any; a model of cpips encodes no image again for them.
 
         Raises:
             ImageError: images that the metric cannot compare.
         """
         metric = self.metric
         if type(metric)._compare is not FullReferenceMetric._compare:  # it compares images, not features
-            return metric(references, images, reduction="none")
+            return metric(references, images, reduction="none"), self._maps(references, images) if maps else None
         x, y = widen(*metric._prepare_pair(references, images))
         keys = [(key, *x.shape[2:]) for key in keys]
         if block != self._block:
@@ -51,7 +57,14 @@ class SharedReferences:
         # a classifier's features are large: of a batch's references, the next one most likely begins with the last
         self._known = known if isinstance(metric, CPIPS) else {keys[-1]: known[keys[-1]]}
         shared = tree_map(_joined, *(known[key] for key in keys))
-        return metric._mark_invalid(metric._compare_features(shared, metric._features(y)), x, y)
+        features = metric._features(y)
+        distances = metric._mark_invalid(metric._compare_features(shared, features), x, y)
+        if maps and isinstance(metric, CPIPS):
+            return distances, metric._map_features(shared, features)
+        return distances, self._maps(references, images) if maps else None
+
+    def _maps(self, references: Tensor, images: Tensor) -> Tensor | None:
+        return self.metric.map(references, images) if hasattr(self.metric, "map") else None  # type: ignore[operator]
 
 
 def _joined(*parts: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
 import io
@@ -18,7 +17,7 @@ from .._compat import moved_names
 from .._utils import io as files
 from .._utils.io import IMAGE_SUFFIXES, MAX_ROWS, atomic, json_line, list_images, stamp
 from ..errors import CpipsError, TableError
-from ..printable import no_formula
+from ..printable import write_csv
 from . import urls
 from .pairs import Result, pixels_of
 
@@ -297,17 +296,10 @@ def write_table(path: Path, table: Table, results: Results, signature: str,
     with atomic(path) as stream:
         if suffix == ".parquet":
             import_pyarrow()[1].write_table(arrow_table(columns, numeric(results, metrics, table.columns)), stream)
-            return
-        text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
-        if suffix == ".csv":
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(map(no_formula, columns))
-            writer.writerows(map(no_formula, row) for row in zip(*columns.values()))
+        elif suffix == ".csv":
+            write_csv(stream, [columns, *zip(*columns.values())])
         else:
-            for row in zip(*columns.values()):
-                text.write(json_line(dict(zip(columns, row))))
-        text.flush()
-        text.detach()
+            stream.writelines(json_line(dict(zip(columns, row))).encode() for row in zip(*columns.values()))
 
 
 def typed_columns(table: Table) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 
 import typer
@@ -46,7 +47,8 @@ def compare(
 
     compressed = [is_compressed(path) for path in (reference, *images)]
     measures: Mapping[str, FullReferenceMetric]
-    parts, maps = _regions(boxes, masks), {}
+    parts = _regions(boxes, masks)
+    maps: dict[str, list[dict[str, Any] | None]] = {}
     if codec is not None and not any(compressed):
         raise typer.BadParameter("--codec applies to .cpz files, and none is given: choose the metric with --metric")
     if any(compressed) and (codec is not None or all(compressed)) and not metrics:
@@ -67,11 +69,13 @@ def compare(
             raise typer.BadParameter(f"--box and --mask need a metric with a map, which {', '.join(measures)} lacks: choose a model of "
                                      "cpips, lpips-alex, dists, ssim or mse")
         original = read_picture(reference, background, codec, icc)[None]  # the one image without which nothing goes
-        results = {name: list(score_pairs(_pairs(original, images, background, codec, icc), measure))
-                   for name, measure in measures.items()}
-        if parts or as_json:
-            maps = {name: _maps(original, images, measure, results[name], parts, background, codec, icc)
-                    for name, measure in measures.items() if hasattr(measure, "map")}
+        results = {}
+        for name, measure in measures.items():
+            mapped = bool(parts or as_json) and hasattr(measure, "map")
+            rows = [_facts(result, parts) for result in score_pairs(_pairs(original, images, background, codec, icc), measure, maps=mapped)]
+            results[name] = [result for result, _ in rows]
+            if mapped:
+                maps[name] = [facts for _, facts in rows]
     _print(reference, images, measures, results, maps, as_json)
 
 
@@ -83,19 +87,17 @@ def _regions(boxes: Sequence[str] | None, masks: Sequence[Any] | None) -> list[R
     return regions(boxes or (), masks or ())
 
 
-def _maps(original: Any, images: Sequence[str], measure: FullReferenceMetric, results: Sequence[Result], parts: Sequence[Region],
-          background: str | None, codec: str | None, icc: bool) -> list[dict[str, Any] | None]:
-    """For each image what its map says; None for one that could not be compared.
+def _facts(result: Result, parts: Sequence[Region]) -> tuple[Result, dict[str, Any] | None]:
+    """A result without its map, and what the map says; None where there is none.
 
     Raises:
         ImageError: a region that does not lie in the images.
     """
+    if result.map is None:
+        return result, None
     from ..viz.maps import facts_of
-    from ..viz.maps import measure as map_of
 
-    return [None if result.error is not None
-            else facts_of(map_of(measure, original, read_picture(image, background, codec, icc)[None]), parts)
-            for image, result in zip(images, results)]
+    return replace(result, map=None), facts_of(result.map.float().cpu().numpy(), parts)
 
 
 def _pairs(original: Any, images: Sequence[str], background: str | None, codec: str | None,

@@ -178,19 +178,13 @@ def _many(paths: Sequence[Path], outputs: Sequence[Path], encoder: Encoder, goal
           **settings: Any) -> None:
     from ..encoding import encode_files
 
-    done = 0
-    with counting("encoding") as advance:
+    with counting("encoding", lambda done: f"interrupted: {done} of {len(paths)} images are done; the same command continues "
+                  "from there") as advance:
 
         def count(i: int, row: Row) -> None:
-            nonlocal done
-            done += 1
             advance(row.error if row.met else row.error or "not met", len(paths))
 
-        try:
-            rows, saved = encode_files(paths, outputs, encoder, goal, metric, table, progress=count, **settings)
-        except KeyboardInterrupt:
-            say(f"interrupted: {done} of {len(paths)} images are done; the same command continues from there")
-            raise
+        rows, saved = encode_files(paths, outputs, encoder, goal, metric, table, progress=count, **settings)
     met, failed = [row for row in rows if row.met], [row for row in rows if row.error is not None]
     size = sum(row.bytes or 0 for row in met)
     if as_json:

@@ -36,26 +36,15 @@ def build(
 
     All images are resized to one square size, which affects the distances. If INDEX exists, only new and changed images are
     encoded, and deleted ones are removed. An image that cannot be used is reported and skipped, and the exit code is 1.
-    After an interruption, the same command resumes (from INDEX.journal, which is deleted when INDEX is written).
+    After an interruption, the same command resumes (from INDEX.journal.jsonl, which is deleted when INDEX is written).
     """
     module, files = _module(), codec_files()
     model = files.open_codec(codec or files.default_codec())
     quiet_bombs()
-    seen = 0
-    with counting("encoding") as show:
-
-        def advance(done: int, total: int, error: str | None) -> None:
-            nonlocal seen
-            seen = done
-            show(error, total)
-
-        try:
-            summary = module.build(folder, output, model, size=size, background=background, restart=restart,
-                                   progress=advance)
-        except KeyboardInterrupt:
-            say(f"interrupted after {seen} images: the results so far are in {output}.journal; the same command continues "
-                "from there")
-            raise
+    with counting("encoding", lambda done: f"interrupted after {done} images: the results so far are in {output}.journal.jsonl; the "
+                  "same command continues from there") as advance:
+        summary = module.build(folder, output, model, size=size, background=background, restart=restart,
+                               progress=lambda done, total, error: advance(error, total))
     if as_json:
         print_json({"index": str(output), "codec": model.name, "images": summary.images, "encoded": summary.encoded,
                     "resumed": summary.resumed, "kept": summary.kept, "dropped": summary.dropped,

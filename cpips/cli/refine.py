@@ -8,7 +8,7 @@ from typing import Annotated, Any, Callable, Iterator, Optional
 
 import typer
 
-from .._utils.console import BackgroundOption, ForceOption, JsonOption, console, fail, print_json, say
+from .._utils.console import BackgroundOption, ForceOption, JsonOption, console, fail, print_json, say, step_bar
 from .codec import CodecOption, codec_files
 
 
@@ -133,9 +133,5 @@ def _progress(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
 
         yield line
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=terminal, transient=True) as bar:
-        task = bar.add_task("", total=steps)
-        yield lambda row: bar.update(task, completed=row["step"], description=_told(row))
+    with step_bar(terminal, steps, 0, _told) as bar:
+        yield bar

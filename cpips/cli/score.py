@@ -15,7 +15,7 @@ from .metric import MetricsOption, WeightsOption, make_metrics
 
 if TYPE_CHECKING:
     from ..base import FullReferenceMetric
-    from ..batch import Result, Summary, Table
+    from ..batch import Summary, Table
     from ..batch.ray_engine import RaySettings
     from ..sweep.groups import Group
 
@@ -114,22 +114,11 @@ def score(
     if len(measures) > 1 and settings is not None:
         raise TableError(f"--engine ray takes one metric at a time, and {len(measures)} are given: one output folder each")
     measure = next(iter(measures.values()))
-    done = 0
-    with counting("comparing") as advance:
-
-        def count(row: int, result: Result) -> None:
-            nonlocal done
-            done += 1
-            advance(result.error, len(measures) * len(table))
-
-        try:
-            summary = work(table, measures if len(measures) > 1 else measure, out, batch_size=batch_size, workers=workers, force=force, restart=restart,
-                           progress=count)
-        except KeyboardInterrupt:
-            where = kept if len(measures) == 1 else f"{output}.*.journal.jsonl"
-            say(f"interrupted: {done} of {len(measures) * len(table)} rows are in {where}; "
-                "the same command continues from there")
-            raise
+    total, where = len(measures) * len(table), kept if len(measures) == 1 else f"{output}.*.journal.jsonl"
+    with counting("comparing", lambda done: f"interrupted: {done} of {total} rows are in {where}; the same command continues from "
+                  "there") as advance:
+        summary = work(table, measures if len(measures) > 1 else measure, out, batch_size=batch_size, workers=workers, force=force,
+                       restart=restart, progress=lambda row, result: advance(result.error, total))
     if summary.stale:
         say(f"{summary.stale} rows of an earlier run were compared again: images of theirs, or before them, have changed", "yellow")
     found = {name: _summarized(table, groups, summary, name, measure) for name, measure in measures.items()} if groups else {}

@@ -13,7 +13,6 @@ from .metric import MetricOption, WeightsOption, make_metric
 
 if TYPE_CHECKING:
     from ..encoding import Encoder
-    from ..sweep import Measured
 
 DEFAULT = ("jpeg", "webp", "avif", "avif-420", "jxl", "jp2")
 OUTPUTS = ("sweep.json", "sweep.csv", "sweep.html")
@@ -73,20 +72,11 @@ def sweep(
         check_outputs([output / name for name in OUTPUTS], [folder, metric], force=force)
     made = make_metric(metric, device, dtype, background, weights, icc)
     output.mkdir(parents=True, exist_ok=True)
-    total, done = len(paths) * len(encoders), 0
-    with counting("encoding") as advance:
-
-        def count(i: int, measured: Measured) -> None:
-            nonlocal done
-            done += 1
-            advance(measured.error, total)
-
-        try:
-            found = run_sweep(paths, encoders, made, output / OUTPUTS[0], points=points, restart=restart,
-                              progress=count)
-        except KeyboardInterrupt:
-            say(f"interrupted: {done} of {total} images and codecs are done; the same command continues from there")
-            raise
+    total = len(paths) * len(encoders)
+    with counting("encoding", lambda done: f"interrupted: {done} of {total} images and codecs are done; the same command continues "
+                  "from there") as advance:
+        found = run_sweep(paths, encoders, made, output / OUTPUTS[0], points=points, restart=restart,
+                          progress=lambda i, measured: advance(measured.error, total))
     write_csv(output / OUTPUTS[1], found)
     errors = [f"{one.image}, {one.codec}: {one.error}" for one in found if one.error is not None]
     for error in errors[:5]:

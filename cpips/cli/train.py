@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterator
 
 import typer
 
-from .._utils.console import DataRootOption, DeviceOption, ForceOption, ThreadsOption, console, say
+from .._utils.console import DataRootOption, DeviceOption, ForceOption, ThreadsOption, console, say, step_bar
 from .._utils.devices import open_device
 from .._utils.optional import needing
 
@@ -58,28 +58,41 @@ def train(
 
 
 def _train(settings: TrainConfig, data_root: Path, output: Path, where: str, make: type[Trainer]) -> None:
+    weights, steps = output / "codec.safetensors", settings.steps
+    with needing("training", "train"):
+        first = run_steps(lambda: make(settings, data_root, output, where), steps, _losses)
+    if first:
+        say(f"trained {steps} steps: {weights}\ntry it:  cpips compare REF IMG --metric {weights}")
+
+
+def run_steps(make: Callable[[], Run[Any]], steps: int, losses: Callable[[dict[str, Any]], str]) -> bool:
+    """Make a training run and take it to its end, with its progress and its errors in words; returns whether this is the first of
+    its processes.
+
+    Args:
+        losses: a row of the log in words.
+
+    Raises:
+        CpipsError: settings, data or a checkpoint that do not fit, or a run that diverged.
+    """
     from ..errors import CpipsError
 
     try:
-        with needing("training", "train"):
-            trainer = make(settings, data_root, output, where)
-    except (ValueError, RuntimeError) as error:  # settings, data or a checkpoint that do not fit
+        run = make()
+    except (ValueError, RuntimeError, FloatingPointError) as error:
         raise CpipsError(str(error)) from error
-    steps, first = trainer.config.steps, trainer.first
-    if trainer.step and first:
-        say(f"resumed at step {trainer.step} of {steps}")
+    if run.step and run.first:
+        say(f"resumed at step {run.step} of {steps}")
     try:
-        with step_progress(trainer.step, steps, first, _losses) as show, stop_between_steps(trainer):
-            trainer.run(progress=show)
+        with step_progress(run.step, steps, run.first, losses) as show, stop_between_steps(run):
+            run.run(progress=show)
     except FloatingPointError as error:
         raise CpipsError(str(error)) from error
     except KeyboardInterrupt:
-        if first:
-            say(f"interrupted at step {trainer.step} of {steps}: saved; the same command continues from there")
+        if run.first:
+            say(f"interrupted at step {run.step} of {steps}: saved; the same command continues from there")
         raise
-    weights = output / "codec.safetensors"
-    if first:
-        say(f"trained {steps} steps: {weights}\ntry it:  cpips compare REF IMG --metric {weights}")
+    return run.first
 
 
 @contextmanager
@@ -114,12 +127,8 @@ def step_progress(begin: int, steps: int, first: bool,
     if console() is None or not first:
         yield lambda row: print(f"step {row['step']}/{steps}  {losses(row)}", flush=True)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console()) as bar:
-        task = bar.add_task("first steps", total=steps, completed=begin)
-        yield lambda row: bar.update(task, completed=row["step"], description=losses(row))
+    with step_bar(console(), steps, begin, losses) as show:
+        yield show
 
 
 def _losses(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import typer
 from .._utils.console import DataRootOption, DeviceOption, ForceOption, ThreadsOption, say
 from .._utils.devices import open_device
 from .._utils.optional import needing
-from .train import step_progress, stop_between_steps
+from .train import run_steps
 
 if TYPE_CHECKING:
     from ..training.tune_config import TuneConfig
@@ -48,24 +48,10 @@ def tune_decoder(
 
 
 def _tune(settings: TuneConfig, data_root: Path, output: Path, where: str) -> None:
-    from ..errors import CpipsError
     from ..training.tune_config import make_tuner
 
-    try:
-        tuner = make_tuner(settings, data_root, output, where)
-    except (ValueError, FloatingPointError) as error:  # settings or data that do not fit; a tokenizer that diverged
-        raise CpipsError(str(error)) from error
-    steps = tuner.settings.steps
-    if tuner.step:
-        say(f"resumed at step {tuner.step} of {steps}")
-    try:
-        with step_progress(tuner.step, steps, True, _losses) as show, stop_between_steps(tuner):
-            weights = tuner.run(progress=show)
-    except FloatingPointError as error:
-        raise CpipsError(str(error)) from error
-    except KeyboardInterrupt:
-        say(f"interrupted at step {tuner.step} of {steps}: saved; the same command continues from there")
-        raise
+    weights, steps = output / "codec.safetensors", settings.steps
+    run_steps(lambda: make_tuner(settings, data_root, output, where), steps, _losses)
     say(f"tuned {steps} steps, bitstreams unchanged: {weights}\ntry it:  cpips decompress FILE.cpz --codec {weights}")
 
 

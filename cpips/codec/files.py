@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Sequence
 
-from PIL import Image
 from torch import Tensor
 
 from .. import images, pretrained
@@ -187,9 +186,8 @@ def picture_format(path: str | os.PathLike[str]) -> str:
 def save_picture(image: Tensor, path: str | os.PathLike[str]) -> None:
     """Write ``(3,H,W)`` in [0,1] as a lossless 8-bit image (PNG, WebP, TIFF or BMP, by the suffix)."""
     kind = picture_format(path)
-    pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
     with atomic(Path(path)) as file:
-        Image.fromarray(pixels).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+        images.to_pil(image).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
 
 
 def file_metric(codec: Codec, **settings: Any) -> CPIPS:

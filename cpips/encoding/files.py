@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +12,7 @@ from .._utils.io import OutputError, atomic, check_output, stamp
 from .._utils.journal import Journal, journal_path
 from ..base import FullReferenceMetric
 from ..errors import CpipsError, EncodingError
-from ..printable import no_formula
+from ..printable import write_csv
 from .formats import Encoder, Setting
 from .target import ENCODES, Encoded, Goal, Search
 
@@ -221,9 +219,4 @@ def _compared(rows: list[Row], paths: Sequence[Path], encoder: Encoder, goal: Go
 def _write_table(path: Path, rows: Sequence[Row]) -> None:
     names = [field.name for field in fields(Row)]
     with atomic(path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(map(no_formula, (getattr(row, name) for name in names)) for row in rows)
-        text.flush()
-        text.detach()
+        write_csv(stream, [names, *([getattr(row, name) for name in names] for row in rows)])

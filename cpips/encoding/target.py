@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import images, opinion
@@ -166,8 +165,7 @@ class Search:
         self.reference = batch.float()
         self.encoder, self.metric = encoder, metric
         self.height, self.width = batch.shape[2:]
-        pixels = (self.reference[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous()
-        self.picture = Image.fromarray(pixels.cpu().numpy())
+        self.picture = images.to_pil(self.reference[0])
         self.files: dict[int, bytes] = {}
         self.measured: dict[int, Trial] = {}
         self.embedding: Any = None

@@ -141,7 +141,7 @@ def write_golden(actual: images.ImageLike, golden: Path, background: images.Back
         with atomic(golden) as stream:
             stream.write(content)
         return
-    pixels = page.to_pil(images.single(actual, background))
+    pixels = images.to_pil(images.single(actual, background)[0])
     with atomic(golden) as stream:
         pixels.save(stream, "PNG")
 

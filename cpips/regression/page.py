@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -13,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import images
+from .._utils import notebook
 from .._utils.io import OutputError, atomic
 from ..base import FullReferenceMetric
 from ..errors import CpipsError
@@ -40,7 +39,7 @@ def card(outcome: Outcome, limits: Limits, metric: FullReferenceMetric, referenc
     x, y = (_pixels(each, metric) for each in (reference, image))
     shown: list[dict[str, Any]] = []
     zoom: list[dict[str, Any]] = []
-    drawn = [("reference", None if x is None else to_pil(x)), ("image", None if y is None else to_pil(y))]
+    drawn = [("reference", None if x is None else images.to_pil(x[0])), ("image", None if y is None else images.to_pil(y[0]))]
     if x is not None and y is not None and x.shape == y.shape and (values := map_of(metric, x, y)) is not None:
         drawn.append(("where they differ", _heat(drawn[1][1], values)))
     box = None if outcome.worst is None else outcome.worst.box
@@ -111,11 +110,6 @@ def check_own(path: Path) -> None:
         raise OutputError(f"{path} exists and is no page of differences: choose another file with --golden-page")
 
 
-def to_pil(batch: Tensor) -> Image.Image:
-    """The first image of a batch ``(N,3,H,W)`` in [0,1], at 8 bits."""
-    return Image.fromarray((batch[0].detach().float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
-
-
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 
@@ -150,12 +144,8 @@ def _percent(box: Box, size: tuple[int, int]) -> str:
 
 
 def _uri(picture: Image.Image, exact: bool = False) -> dict[str, Any]:
-    stream = io.BytesIO()
-    if exact or picture.width * picture.height <= _EXACT:
-        picture.save(stream, "WEBP", lossless=True)
-    else:
-        picture.save(stream, "WEBP", quality=90)
-    return {"uri": f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}", "width": picture.width,
+    exact = exact or picture.width * picture.height <= _EXACT
+    return {"uri": notebook.data_uri(picture, lossless=exact, quality=80 if exact else 90), "width": picture.width,
             "height": picture.height}
 
 

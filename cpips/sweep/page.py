@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
 import math
 from dataclasses import asdict
@@ -12,16 +9,17 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
-from PIL import Image, features
+from PIL import features
 from PIL import __version__ as pillow
 from torch import Tensor
 
+from .. import images, printable
+from .._utils import notebook
 from .._utils.io import atomic, finite
 from .._utils.optional import needing
 from ..base import FullReferenceMetric
 from ..encoding import Encoder, Search
 from ..encoding.search import smallest
-from ..printable import no_formula
 from .curves import AXES, CurvePoint, Difference, Summary
 from .run import Measured, ladder
 
@@ -89,14 +87,9 @@ def write_csv(path: Path, found: Sequence[Measured]) -> None:
     """Write a row for each image, codec and setting."""
     names = ["setting", "bytes", "bits_per_pixel", "distance", "quality", "psnr"]
     with atomic(path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "codec", *names, "error"])
-        for one in found:
-            for row in [[getattr(point, name) for name in names] for point in one.points] or [[""] * len(names)]:
-                writer.writerow(map(no_formula, [one.image, one.codec, *row, one.error]))
-        text.flush()
-        text.detach()
+        printable.write_csv(stream, [["image", "codec", *names, "error"], *(
+            [one.image, one.codec, *row, one.error] for one in found
+            for row in [[getattr(point, name) for name in names] for point in one.points] or [[""] * len(names)])])
 
 
 def _libraries() -> str:
@@ -174,8 +167,5 @@ def _picture(name: str, pixels: Tensor, text: str) -> dict[str, Any]:
     height, width = pixels.shape[1:]
     top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
     part = pixels[:, top : top + CROP, left : left + CROP]
-    array = (part * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "WEBP", lossless=True, method=2)
-    return {"name": name, "text": text, "uri": f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}",
-            "width": array.shape[1], "height": array.shape[0]}
+    return {"name": name, "text": text, "uri": notebook.data_uri(images.to_pil(part), lossless=True, method=2),
+            "width": part.shape[2], "height": part.shape[1]}

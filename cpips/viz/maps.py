@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from .._utils.journal import Journal, journal_path
 from ..base import FullReferenceMetric
 from ..batch.tables import Table, stamps
 from ..errors import CpipsError, ImageError, ModelError
-from ..printable import no_formula
+from ..printable import write_csv
 from . import heatmap
 from .regions import Region, worst_region
 
@@ -213,15 +211,11 @@ def _write_table(path: Path, table: Table, rows: Sequence[dict[str, Any]], regio
     box = ("x", "y", "width", "height", "value", "share")
     columns = [*table.columns, "map", "distance", *(f"worst_{key}" for key in box), *(f"region {region.name}" for region in regions),
                "error", "signature"]
+    cells = [columns]
+    for number, row in enumerate(rows):
+        worst, means = row.get("worst") or {}, row.get("regions") or {}
+        cells.append([*(column[number] for column in table.columns.values()), row.get("output", ""), row.get("distance", ""),
+                      *(worst.get(key, "") for key in box), *(means.get(region.name, "") for region in regions), row.get("error", ""),
+                      metric.signature])
     with atomic(path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(map(no_formula, columns))
-        for number, row in enumerate(rows):
-            worst, means = row.get("worst") or {}, row.get("regions") or {}
-            cells = [*(column[number] for column in table.columns.values()), row.get("output", ""), row.get("distance", ""),
-                     *(worst.get(key, "") for key in box), *(means.get(region.name, "") for region in regions), row.get("error", ""),
-                     metric.signature]
-            writer.writerow(map(no_formula, cells))
-        text.flush()
-        text.detach()
+        write_csv(stream, cells)

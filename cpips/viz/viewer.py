@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,15 @@ from typing import Any, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import opinion
+from .._utils import notebook
 from .._utils.io import atomic, finite
 from .._version import __version__
 from ..base import FullReferenceMetric
 from ..errors import ImageError
-from ..images import check_same_size
+from ..images import check_same_size, to_pil
 from . import heatmap
 from .maps import value_of
 from .peaks import largest
@@ -155,11 +154,8 @@ def _short(value: float) -> str:
 
 def _uri(pixels: Tensor) -> str:
     """Lossless: the page shows the pixel values themselves."""
-    array = (pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    stream = io.BytesIO()
-    kind, settings = ("WEBP", {"lossless": True, "method": 2}) if max(array.shape) <= _WEBP else ("PNG", {})
-    Image.fromarray(array).save(stream, kind, **settings)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    image = to_pil(pixels)
+    return notebook.data_uri(image, lossless=True, method=2) if max(image.size) <= _WEBP else notebook.data_uri(image, "PNG")
 
 
 def _render(title: str, content: dict[str, Any]) -> str:

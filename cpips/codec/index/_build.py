@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from ... import images
 from ..._utils.io import IMAGE_SUFFIXES, atomic
-from ..._utils.journal import Appended
+from ..._utils.journal import Journal, journal_path
 from ...encoders import STRIDE
 from ...errors import BitstreamError, CpipsError
 from .. import container
@@ -58,7 +60,7 @@ def build(
     """Put all images below ``folder`` (and ``.cpz`` files, decoded) into the index ``out``.
 
     If ``out`` is there, it is brought up to date: only images that are new or changed (by size and time of the file)
-    are encoded, and those that are gone drop out. What has been encoded is kept in ``OUT.journal`` until the index is
+    are encoded, and those that are gone drop out. What has been encoded is kept in ``OUT.journal.jsonl`` until the index is
     complete: interrupted at any moment and called again, the run goes on there. The result depends on the files alone, byte
     for byte, and not on the history of builds. An image that cannot be used is reported, left out and tried again next
     time.
@@ -74,7 +76,8 @@ def build(
 
     Raises:
         IndexFileError: no images, an unusable ``size`` or ``out``, an index there that is damaged or holds something
-            else, or another run at work.
+            else.
+        TableError: the journal of another build lies beside ``out``, or another run is at work.
         OSError: the disk is full, say; the journal keeps what was done.
     """
     usearch_index()  # told now, not after hours
@@ -96,19 +99,19 @@ def build(
     entries: list[_Entry] = []
     errors: list[tuple[str, str]] = []
     counts = {"encoded": 0, "resumed": 0, "kept": 0}
-    with closing(_Journal(out, header, restart)) as journal:
-        resumable = dict(journal.places)
+    with closing(Journal(journal_path(out), header, _journal_key, restart, output=out)) as journal:
+        resumable = {key: number for number, key in enumerate(journal.rows)}
         for done, (name, path) in enumerate(files.items(), 1):
             problem = None
             try:
                 status = path.stat()
                 key = (name, status.st_size, status.st_mtime_ns)
                 entry, how = None, "encoded"
-                if key in stored:
+                if old is not None and key in stored:
                     vector = None if sketches is None else sketches[stored[key]]
-                    entry, how = _held(key, old, stored[key], vector, codec), "kept"
+                    entry, how = _held(key, partial(old.read, stored[key]), vector, codec), "kept"
                 if entry is None and key in resumable:
-                    entry, how = _held(key, journal, resumable[key], None, codec), "resumed"
+                    entry, how = _held(key, partial(_encoded, journal, resumable[key]), None, codec), "resumed"
                 if entry is None:
                     picture = standard(read_image(path, codec, background), size)
                     data, how = container.pack(codec.encode(picture), codec.name, codec.digest, codec.quality), "encoded"
@@ -118,7 +121,8 @@ def build(
             else:
                 if entry is None:
                     vector = sketch(codec.decode_latent(container.unpack(data).stream))  # what is stored does decode
-                    entry = _Entry(key, journal, journal.append(key, data), len(data), vector)
+                    number = journal.append(key=key, cpz=base64.b64encode(data).decode())
+                    entry = _Entry(key, partial(_encoded, journal, number), len(data), vector)
                 entries.append(entry)
                 counts[how] += 1
             progress(done, len(files), problem)
@@ -137,8 +141,7 @@ class _Entry:
     """An image's latent: the file's path, size and time, and where its ``.cpz`` can be read."""
 
     key: tuple[str, int, int]
-    source: Any  # the index that was there, or the journal
-    place: Any
+    read: Callable[[], bytes]  # of the index that was there, or of the journal
     length: int
     vector: NDArray[Any]
 
@@ -147,14 +150,23 @@ def _key(path: str, stamp: Sequence[int]) -> tuple[str, int, int]:
     return (path, stamp[0], stamp[1])
 
 
-def _held(key: tuple[str, int, int], source: Any, place: Any, vector: NDArray[Any] | None,
-          codec: Codec) -> _Entry | None:
-    """What ``source`` has of an image, if that is sound."""
-    data = source.read(place)
+def _journal_key(fields: dict[str, Any]) -> tuple[str, int, int]:
+    name, size, mtime = fields["key"]
+    return name, size, mtime
+
+
+def _encoded(journal: Journal[Any], number: int) -> bytes:
+    """The ``.cpz`` of a row of the journal."""
+    return base64.b64decode(journal.entry(number)["cpz"])
+
+
+def _held(key: tuple[str, int, int], read: Callable[[], bytes], vector: NDArray[Any] | None, codec: Codec) -> _Entry | None:
+    """What was encoded before of an image, if that is sound."""
     try:
+        data = read()
         stream = container.unpack(data).stream
-        return _Entry(key, source, place, len(data), sketch(codec.decode_latent(stream)) if vector is None else vector)
-    except BitstreamError:
+        return _Entry(key, read, len(data), sketch(codec.decode_latent(stream)) if vector is None else vector)
+    except (BitstreamError, KeyError, ValueError):
         return None
 
 
@@ -171,7 +183,7 @@ def _write(out: Path, header: dict[str, Any], entries: Sequence[_Entry], old: La
     with atomic(out) as stream:
         stream.write(head + container.seal(head))
         for entry in entries:
-            stream.write(entry.source.read(entry.place))
+            stream.write(entry.read())
         stream.write(saved)
         if old is not None:
             old.close()
@@ -214,53 +226,3 @@ def _existing(out: Path, codec: Codec, header: dict[str, Any]) -> LatentIndex | 
         raise IndexFileError(f"{out} is an index of something else ({names}): choose another output (-o), or start "
                              "anew with --restart")
     return LatentIndex(out, codec)
-
-
-class _Journal(Appended):
-    """What a build has encoded: a header line, then for each image a line of JSON and its ``.cpz``, appended as they
-    come. Reading stops at what a kill left half written, and forgets it."""
-
-    def __init__(self, output: Path, header: dict[str, Any], restart: bool):
-        path = output.with_name(f"{output.name}.journal")
-        self.places: dict[tuple[str, int, int], tuple[int, int]] = {}  # offset and length of an image's .cpz
-        self.end = 0
-        super().__init__(path, restart, lambda: self._read(_line(header)), output)
-
-    def _read(self, header: bytes) -> None:
-        self.stream.seek(0)
-        first = self.stream.readline()
-        if first.endswith(b"\n") and first != header:
-            raise IndexFileError(f"{self.path} is of a build of something else (folder, codec or settings differ): "
-                                 "finish that one, start anew with --restart, or choose another output (-o)")
-        self.end = len(first) if first == header else 0
-        while self.end and (line := self.stream.readline()):
-            try:
-                name, size, mtime, length = json.loads(line)
-                data = self.stream.read(length)
-                container.unpack(data)
-            except (ValueError, TypeError, OverflowError, MemoryError):
-                break
-            self.places[(name, size, mtime)] = (self.end + len(line), len(data))
-            self.end += len(line) + len(data)
-        self.stream.truncate(self.end)
-        if not self.end:
-            self._append(header)
-
-    def append(self, key: tuple[str, int, int], data: bytes) -> tuple[int, int]:
-        """Keep an image's ``.cpz``; returns its place."""
-        line = _line([*key, len(data)])
-        place = (self.end + len(line), len(data))
-        self._append(line + data)
-        return place
-
-    def read(self, place: tuple[int, int]) -> bytes:
-        self.stream.seek(place[0])
-        return self.stream.read(place[1])
-
-    def _append(self, record: bytes) -> None:
-        super()._append(record)
-        self.end += len(record)
-
-
-def _line(value: Any) -> bytes:
-    return json.dumps(value).encode() + b"\n"

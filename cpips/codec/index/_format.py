@@ -44,8 +44,7 @@ def standard(image: Tensor, size: int = SIZE) -> Tensor:
     Pillow's bicubic widens its kernel where it shrinks, and resizes 8-bit pixels in integers: the result is the same on
     every machine, and holds 8-bit levels, so that a PNG of it is the very image that was compared.
     """
-    pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    return images.from_pil(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+    return images.from_pil(images.to_pil(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def sketch(latent: Tensor) -> NDArray[Any]:
@@ -109,26 +108,12 @@ def read_file(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
                              "anew with --restart")
     try:
         manifest = json.loads(data[12:end])
-        version = manifest["version"]
-        lengths, size = manifest["bytes"], manifest["size"]
-        well_formed = version != VERSION or (
-            all(isinstance(length, int) and length > 0 for length in lengths)
-            and all(isinstance(manifest[key], str)
-                    for key in ("codec", "codec_digest", "resize", "sketch", "folder", "graph"))
-            and isinstance(manifest.get("quality", 0.0), (int, float)) and 0 <= manifest.get("quality", 0.0) <= container.QUALITIES
-            and isinstance(size, int) and fits(size) and manifest["dims"] == DIMS and len(lengths) > 0
-            and len(manifest["paths"]) == len(lengths) == len(manifest["stamps"])
-            and all(len(stamp) == 2 for stamp in manifest["stamps"])
-            and all(isinstance(name, str) for name in manifest["paths"]) and isinstance(manifest["graph_bytes"], int))
-        manifest["background"]
+        version, expected = manifest["version"], end + container.SEAL + sum(manifest["bytes"]) + manifest["graph_bytes"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        version, well_formed = VERSION, False
-    if not well_formed:
-        raise IndexFileError(f"{path} has a manifest that cpips did not write: build it anew with --restart")
+        raise IndexFileError(f"{path} has a manifest that cpips did not write: build it anew with --restart") from None
     if version != VERSION:
         raise IndexFileError(f"{path} has version {version} of the index format, and this cpips reads version "
                              f"{VERSION}: build it anew with --restart")
-    expected = end + container.SEAL + sum(lengths) + manifest["graph_bytes"]
     if len(data) != expected:
         raise IndexFileError(f"{path} has {len(data)} bytes and its manifest says {expected}: copy it again, or "
                              "build it anew with --restart")
