@@ -26,8 +26,7 @@ import cpips
 from cpips import images, integrity, web
 from cpips._utils.io import json_line
 from cpips.batch import Result, read_table, score_pairs, score_table, urls
-from cpips.batch.tables import write_table
-from cpips.printable import no_formula
+from cpips.batch.tables import no_formula, write_table
 from cpips.cli.app import app
 from cpips.errors import ImageError, ModelError, WeightsError
 from cpips.printable import one_line, printable, printable_json
@@ -496,7 +495,14 @@ FORGED = {
     "a mean of floats": dict(mean=lambda t: t.float()),
     "NaN": dict(scatter=nan_at),
     "infinite": dict(mean=lambda t: t * float("inf")),
+    "not symmetric": dict(scatter=lambda t: t + torch.ones_like(t).triu(1)),
+    "negative": dict(scatter=lambda t: -t),
+    "indefinite": dict(scatter=lambda t: t - 2 * torch.diag(t.diagonal().mean().expand(len(t)))),
+    "zero": dict(scatter=lambda t: t * 0),
+    "too small": dict(scatter=lambda t: t / 10),
+    "other features": dict(features=lambda t: t.flip(0)),
     "fewer features": dict(features=lambda t: t[:-1]),
+    "another order": dict(order=lambda t: t + 1),
     "counts": dict(samples=-1),
     "counts of another type": dict(samples=True),
     "few samples": dict(samples=3),

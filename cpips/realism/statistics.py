@@ -182,7 +182,7 @@ class Statistics:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Statistics":
-        """What :meth:`save` wrote, checked by its digest, and by the shapes and counts of what it holds.
+        """What :meth:`save` wrote, checked: by its digest, and as moments and samples that some set of images can have.
 
         The digest shows damage; it is no signature.
 
@@ -251,6 +251,21 @@ def _problem(found: Statistics) -> str:
         return "it holds NaN or infinite values"
     if (found.samples > 0) != (dims > 0):
         return f"it has {found.samples} samples of {dims} features"
+    slack = 1e-9 * float(scatter.diagonal().abs().max()) + 1e-300 if dims else 0.0
+    if dims and float((scatter - scatter.T).abs().max()) > slack:
+        return "its scatter matrix is not symmetric"
+    if dims and float(torch.linalg.eigvalsh(scatter)[0]) < -slack * dims:
+        return "its scatter matrix is not positive semidefinite"
+    if kept and not torch.equal(order, _draw(features)):
+        return "its features are not those that were drawn"
+    if kept:  # a part of the samples cannot scatter more than all
+        wide = features.double()
+        inside = (wide - wide.mean(0)).square().sum(0)
+        bound = 1e-9 * (scatter.diagonal() + inside + wide.square().sum(0))
+        if bool((inside > scatter.diagonal() + bound).any()):
+            return "its features scatter more than its scatter matrix says"
+        if kept == found.samples and bool(((wide.mean(0) - mean).abs() > 1e-6 * (wide.abs().mean(0) + mean.abs()) + 1e-12).any()):
+            return "its mean is not that of its features"
     return ""
 
 
