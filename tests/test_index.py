@@ -295,7 +295,10 @@ def test_damage_is_told_and_repaired(copy, codec):
     assert out.read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", [{"bytes": "x"}, {"version": None, "bytes": [-1]}, {"version": 2}])
+@pytest.mark.parametrize("change", [
+    {"paths": ["a"]}, {"bytes": "x"}, {"size": 60}, {"codec": 3}, {"dims": 2}, {"version": None, "bytes": [-1]},
+    {"stamps": [1]}, {"version": 2},
+])
 def test_a_manifest_of_other_hands(copy, codec, change):
     out = copy / "index"
     data, start, manifest = module._format.read_file(out)

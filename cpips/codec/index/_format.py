@@ -108,12 +108,26 @@ def read_file(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
                              "anew with --restart")
     try:
         manifest = json.loads(data[12:end])
-        version, expected = manifest["version"], end + container.SEAL + sum(manifest["bytes"]) + manifest["graph_bytes"]
+        version = manifest["version"]
+        lengths, size = manifest["bytes"], manifest["size"]
+        well_formed = version != VERSION or (
+            all(isinstance(length, int) and length > 0 for length in lengths)
+            and all(isinstance(manifest[key], str)
+                    for key in ("codec", "codec_digest", "resize", "sketch", "folder", "graph"))
+            and isinstance(manifest.get("quality", 0.0), (int, float)) and 0 <= manifest.get("quality", 0.0) <= container.QUALITIES
+            and isinstance(size, int) and fits(size) and manifest["dims"] == DIMS and len(lengths) > 0
+            and len(manifest["paths"]) == len(lengths) == len(manifest["stamps"])
+            and all(len(stamp) == 2 for stamp in manifest["stamps"])
+            and all(isinstance(name, str) for name in manifest["paths"]) and isinstance(manifest["graph_bytes"], int))
+        manifest["background"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise IndexFileError(f"{path} has a manifest that cpips did not write: build it anew with --restart") from None
+        version, well_formed = VERSION, False
+    if not well_formed:
+        raise IndexFileError(f"{path} has a manifest that cpips did not write: build it anew with --restart")
     if version != VERSION:
         raise IndexFileError(f"{path} has version {version} of the index format, and this cpips reads version "
                              f"{VERSION}: build it anew with --restart")
+    expected = end + container.SEAL + sum(lengths) + manifest["graph_bytes"]
     if len(data) != expected:
         raise IndexFileError(f"{path} has {len(data)} bytes and its manifest says {expected}: copy it again, or "
                              "build it anew with --restart")
