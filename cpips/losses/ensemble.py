@@ -17,6 +17,8 @@ from .perceptual import PerceptualLoss
 from .pixels import CharbonnierLoss
 from .style import StyleLoss
 
+TEXTURES = "cpips-lite@0.1"  # the default model's features are so small that their Gram matrices would weigh nothing
+
 
 class SemanticEnsembleLoss(CombinedLoss):
     """Charbonnier + perceptual + style (Gram) + non-binary adversarial loss, in named parts.
@@ -55,7 +57,7 @@ class SemanticEnsembleLoss(CombinedLoss):
 
     def __init__(self, *, charbonnier: float = 10.0, perceptual: float = 1.0, style: float = 1.0, adversarial: float = 0.008,
                  metric: pretrained.Source | FullReferenceMetric = pretrained.DEFAULT_MODEL,
-                 textures: pretrained.Source = pretrained.DEFAULT_MODEL, patch: int | None = None, eps: float = 1e-3,
+                 textures: pretrained.Source = TEXTURES, patch: int | None = None, eps: float = 1e-3,
                  adversary: NonBinaryAdversary | None = None, check: str = "auto",
                  value_range: ValueRange = UNIT_RANGE):
         weights = {"charbonnier": charbonnier, "perceptual": perceptual, "style": style, "adversarial": adversarial}
