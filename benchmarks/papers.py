@@ -157,7 +157,7 @@ def study_claims() -> list[Claim]:
               "The same, minus DISTS by its published scores of the same images. `benchmarks/papers.py`",
               told(minus("dists (ZS-IQA)")), no_worse(*minus("dists (ZS-IQA)").values())),
         Claim("Tuning for classification does not improve perceptual judgments (summary).",
-              f"SRCC of `hyperprior-tune` minus that of `{ENCODER}`. The tuning was weak: few of 200 classes are recognized. "
+              f"SRCC of `hyperprior-tune` minus that of `{ENCODER}`. The tuning was weak: few images of 200 classes are classified correctly. "
               "`benchmarks/family.py`",
               told(tuned), AGREES if all(low_ <= 0 for _, low_, _ in tuned.values()) else CONTRADICTS),
         Claim("Representations stay effective at very low bit rates (summary).",
@@ -273,7 +273,7 @@ def machine_claims() -> list[Claim]:
     before, base, alone = rows["before"], rows["base"], rows["L2 alone"]
     index = lambda row: ", ".join(f"{row[f'index {stride}']:.1f}" for stride in (4, 8, 16))
     accuracy = lambda row: f"{row['change'][0]:+.1f} % [{row['change'][1]:+.1f}, {row['change'][2]:+.1f}]"
-    poor = f"{before['accuracy']:.0%} of the images are recognized, {result['uncompressed']:.0%} uncompressed"
+    poor = f"{before['accuracy']:.0%} of the images are classified correctly, {result['uncompressed']:.0%} uncompressed"
     ran = f"{result['steps']} steps, one seed, {result['images']} crops and {result['test_images']} labeled images. `benchmarks/machine_codec.py`"
     return [
         Claim("Only the decoder changes: the bitstream is identical (abstract).", "Asserted for every crop and every variant.",

@@ -180,7 +180,7 @@ class Judges:
             for name, metric in self.metrics.items():
                 found[name] = np.array([metric(x[None], d[None]).item() for x, d in zip(self.original, decoded)])
         for trunk, features in self.features.items():
-            unit = self.units[trunk]  # the kernel is cubic: without one, trunks could not share an order of magnitude
+            unit = self.units[trunk]  # the kernel is cubic: without a unit, the backbones would differ by orders of magnitude
             found[f"kernel {trunk}"] = between_images(features / unit, described(decoded, trunk) / unit) * 1000
         return found
 

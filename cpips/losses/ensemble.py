@@ -31,14 +31,16 @@ class SemanticEnsembleLoss(CombinedLoss):
         judged = loss.discriminator_loss(output, target, latent)       # for the adversary's own optimizer
 
     The sum of Li et al., Semantic Ensemble Loss and Latent Refinement for High-Fidelity Neural Image Compression (arXiv
-    2401.14007), whose weights are not published: the defaults make the gradients of the first three, at the pixels of a
-    decoded image of 0.2 bits per pixel, equal within a factor of three; the adversary's is MS-ILLM's.
+    2401.14007), whose weights are not published: with the metric and the textures of ``cpips-lite@0.1`` the defaults make
+    the gradients of the first three, at the pixels of a decoded image of 0.2 bits per pixel, equal within a factor of
+    three; that of the default metric is four times as long. The adversary's weight is MS-ILLM's.
 
     Args:
         charbonnier, perceptual, style, adversarial: weights; a term of weight 0 is left out.
         metric: of the perceptual term, a model's name or a metric, as :class:`~cpips.losses.PerceptualLoss` takes it:
             ``cpips.create_metric("lpips-alex")`` for LPIPS.
-        textures: of the style term, as :class:`~cpips.losses.StyleLoss` takes it.
+        textures: of the style term, as :class:`~cpips.losses.StyleLoss` takes it. The Gram matrices of ``cpips-lite``
+            would weigh nothing here, as its features are small.
         patch: side of the style term's windows, in cells; ``None`` for the whole image.
         eps: of the Charbonnier term, units of the pixels.
         adversary: registered with its parameters, which this loss gives no gradient; ``None`` for the first stage.
