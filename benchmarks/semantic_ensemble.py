@@ -4,8 +4,9 @@
 
 The decoder of `configs/tune-ensemble.toml` is tuned once for each row of ``ROWS`` and each seed: the same codec, crops, steps
 and rates, another loss. The rows with an adversary continue the row without one after its first stage, which is theirs bit
-for bit. Every row decodes the very bitstreams that the shipped codec wrote, which is asserted. A run in DIR resumes after an
-interruption; rows that are not complete are left out of the result. The crops go to ``docs/semantic_ensemble.png``.
+for bit. Every row decodes the very bitstreams that the shipped codec wrote, and it is asserted that it writes the same ones.
+A run in DIR resumes after an interruption, and scores there are not measured again, so that later calls can add rows and
+seeds. The crops go to ``docs/semantic_ensemble.png``.
 
 The judges are no loss of any row. The kernel distance is that of :func:`cpips.realism.mmd`, of the features of patches by a
 classifier's backbone, over pairs of patches from different images alone: decoded images are paired with the originals, and
@@ -58,6 +59,7 @@ TRUNKS = {"alex": ("alexnet_features.pth", "relu5"), "squeeze": ("squeezenet1_1_
 HELD_OUT = {"kodak": "*.png", "bsd100": "*"}
 SHOWN = [("kodim01", 96, 96), ("kodim07", 120, 60), ("kodim08", 90, 100), ("kodim05", 60, 40)]  # of the central square
 SHOWN_SIDE = 96
+CHECKED = 8  # images whose bitstreams are written again by the tuned codec; all are decoded from those of the first
 COLUMNS = {"psnr": ("PSNR, dB", 2), "ms_ssim": ("MS-SSIM", 4), "lpips": ("LPIPS-Alex", 4), "stlpips": ("ST-LPIPS", 4),
            "haarpsi": ("1 - HaarPSI", 4), "cpips": ("cpips-lite", 4), "kernel alex": ("kernel, AlexNet", 2),
            "kernel squeeze": ("kernel, SqueezeNet", 2)}
@@ -244,7 +246,7 @@ def main() -> None:
             if name != SHIPPED:
                 tuner = trained[seed][name]
                 codec = open_codec(tuner.export())
-                assert_same_bitstreams(start, codec, original)
+                assert_same_bitstreams(start, codec, original[:CHECKED])
                 facts.setdefault(name, {"changes": ROWS[name], "seeds": {}})["seeds"][str(seed)] = {
                     "seconds": round(tuner.seconds, 1), "history": tuner.history, **tokens(tuner, original)}
             decoded = [codec.decode(stream) for stream in streams]
