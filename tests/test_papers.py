@@ -84,4 +84,4 @@ def test_a_row_that_was_not_trained_is_not_tested(papers, monkeypatch):
 def test_no_number_of_a_paper_stands_there_that_was_not_seen(papers):
     """Of the claims themselves: percentages of abstracts, or computed from published files."""
     claims = " ".join(claim.says for made in papers.SECTIONS.values() for claim in made())
-    assert set(re.findall(r"-?\d[\d.]*(?: to \d+)? %", claims)) == {"62 %", "30 to 40 %", "-1.6 %", "-15.2 %"}
+    assert set(re.findall(r"-?\d[\d.]*(?: to \d+)? %", claims)) <= {"62 %", "30 to 40 %", "-1.6 %", "-15.2 %"}
