@@ -336,6 +336,12 @@ def semantic_ensemble() -> str:
             "decoder shows of the same bits](semantic_ensemble.png)")
 
 
+def papers() -> str:
+    from papers import report
+
+    return report()
+
+
 def realism() -> str:
     from realism import report
 
@@ -418,6 +424,7 @@ PAGES = {
     "docs/losses_at_work.md": (missing_detail, texture_loss, sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
     "docs/models.md": (models, cards),
+    "docs/papers.md": (papers,),
     "docs/probes.md": (probe_matrix,),
     "docs/realism.md": (realism,),
     "docs/refinement.md": (refinement,),

@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -346,15 +347,116 @@ def test_the_benchmark_runs_in_its_smoke_mode(compressai, shared_data, shipped_c
     import semantic_ensemble
     from _common import kept
 
-    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--rows", "+ VQ labels", "--runs", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["semantic_ensemble.py", "--smoke", "--rows", "no adversary", "+ VQ labels", "--runs", str(tmp_path)])
     semantic_ensemble.main()
     result = kept("semantic_ensemble", tmp_path)
-    assert list(result["rows"]) == ["shipped", "+ VQ labels"] and (tmp_path / "semantic_ensemble.png").stat().st_size > 1000
-    assert {"charbonnier", "perceptual", "style", "generator", "discriminator", "weight"} < set(
-        result["rows"]["+ VQ labels"]["history"][-1])
-    assert result["rows"]["+ VQ labels"]["tokenizer"]["codes"] == 4 and result["steps"] == 2
+    assert list(result["rows"]) == ["shipped", "no adversary", "+ VQ labels"]
+    assert (tmp_path / "semantic_ensemble.png").stat().st_size > 1000
+    run = result["rows"]["+ VQ labels"]["seeds"]["0"]
+    assert {"charbonnier", "perceptual", "style", "generator", "discriminator", "weight"} < set(run["history"][-1])
+    assert run["tokenizer"]["codes"] == 4 and result["steps"] == 2 and result["patches"] == 15
+    value, low, high = result["rows"]["+ VQ labels"]["scores"]["lpips"]["minus"]["no adversary"]
+    assert low <= value <= high
     semantic_ensemble.main()
     assert kept("semantic_ensemble", tmp_path)["rows"] == result["rows"]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The module benchmarks/semantic_ensemble.py."""
+    pytest.importorskip("pandas")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import semantic_ensemble
+
+    return semantic_ensemble
+
+
+def test_the_kernel_distance_is_that_of_patches_of_different_images(benchmark):
+    """As a sum over all pairs, written out."""
+    x, y = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    kernel = lambda a, b: float(((a * b).sum() / 5 + 1) ** 3)
+    expected = np.mean([kernel(x[i, p], x[j, q]) + kernel(y[i, p], y[j, q]) - 2 * kernel(x[i, p], y[j, q])
+                        for i in range(4) for j in range(4) if i != j for p in range(3) for q in range(3)])
+    terms = benchmark.between_images(x, y)
+    assert benchmark.mean(terms, np.ones((1, 4)))[0] == pytest.approx(expected, rel=1e-9)
+    thrice = np.array([[3.0, 1, 1, 0]])  # the first image counts three times, and is not compared with itself
+    pairs = [(i, j) for i in (0, 0, 0, 1, 2) for j in (0, 0, 0, 1, 2) if i != j]
+    assert benchmark.mean((terms + terms.T) / 2, thrice)[0] == pytest.approx(
+        np.sum([(terms[i, j] + terms[j, i]) / 2 for i, j in pairs]) / (25 - 11), rel=1e-9)
+
+
+def test_the_kernel_distance_of_equal_distributions_is_nothing_in_the_mean(benchmark):
+    """Also of decoded images that are the originals themselves, which a plain sum would take for a negative distance."""
+    generator = torch.Generator().manual_seed(1)
+    scenes = torch.randn(40, 1, 8, generator=generator)  # patches of a scene resemble each other
+    x, y = (scenes + 0.3 * torch.randn(40, 4, 8, generator=generator) for _ in range(2))
+    found = benchmark.summarized({"shipped": [{key: np.zeros(40) for key in benchmark.COLUMNS} | {
+        "kernel alex": benchmark.between_images(x, y), "kernel squeeze": benchmark.between_images(x, y + 1)}]})["shipped"]
+    value, low, high = found["kernel alex"]["value"]
+    assert low < 0 < high
+    assert found["kernel squeeze"]["value"][1] > high
+
+
+def test_differences_are_paired_and_of_all_seeds(benchmark):
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(size=30)  # differ by much more than the decoders do
+    run = lambda by: {key: scenes + by + 0.01 * rng.normal(size=30) if not key.startswith("kernel") else np.zeros((30, 30))
+                      for key in benchmark.COLUMNS}
+    found = benchmark.summarized({benchmark.CONTROL: [run(0), run(0)], "+ binary": [run(0.1), run(0.3)],
+                                  "+ k-means labels": [run(0.5), run(0.5)]})
+    value, low, high = found["+ binary"]["lpips"]["minus"][benchmark.CONTROL]
+    assert value == pytest.approx(0.2, abs=0.01) and 0.18 < low < value < high < 0.22
+    assert found["+ k-means labels"]["lpips"]["minus"]["+ binary"][0] == pytest.approx(0.3, abs=0.01)
+    assert len(found["+ binary"]["lpips"]["of_seeds"]) == 2
+    assert found["+ binary"]["lpips"]["value"][2] - found["+ binary"]["lpips"]["value"][1] > 0.3
+    assert not found[benchmark.CONTROL]["lpips"]["minus"]
+
+
+def test_a_shared_first_stage_is_that_of_the_run_itself(compressai, benchmark, tmp_path):
+    """To the last bit; and not from beyond it."""
+    from cpips.training.decoder_tuning import DecoderTuner, TuneSettings
+    from tiny_codec import make_codec
+
+    class Noise:
+        def batch(self, size, crop, *key):
+            return torch.randint(0, 256, (size, 3, crop, crop), dtype=torch.uint8,
+                                 generator=torch.Generator().manual_seed(sum(key)))
+
+    codec = make_codec(0)
+
+    def tuner(name, **changes):
+        torch.manual_seed(0)
+        adversary = NonBinaryAdversary(UNetDiscriminator(1, codec.M, 4)) if changes else None
+        settings = TuneSettings(steps=4, crop=64, batch=1, adversary_from=2, schedule="cosine", **changes)
+        return DecoderTuner(codec, Noise(), F.l1_loss, adversary, settings=settings, out=tmp_path / name)
+
+    alone, shared, control = (tuner("alone", lambda_adv=0.8, adaptive=True), tuner("shared", lambda_adv=0.8, adaptive=True),
+                              tuner("control"))
+    alone.run()
+    control.run(2)
+    benchmark.share_first_stage(control, shared)
+    shared.run()
+    assert control.step == 2 and shared.step == 4
+    for one, other in zip(alone.codec.g_s.parameters(), shared.codec.g_s.parameters()):
+        assert torch.equal(one, other)
+    control.run()
+    with pytest.raises(ValueError, match="step 4, beyond the first stage of 2"):
+        benchmark.share_first_stage(control, tuner("late", lambda_adv=0.8, adaptive=True))
+
+
+def test_the_defaults_weigh_every_term():
+    """The gradients of the first three terms, at a blurred image, are within a factor of thirty of each other; those of Gram
+    matrices of the default model's features would be two orders of magnitude below."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 132, 132, generator=generator), 5, 1)
+    blurred = torch.nn.functional.avg_pool2d(image, 5, 1, 2)
+    norms = {}
+    for name in ("charbonnier", "perceptual", "style"):
+        weights = {other: 0.0 for other in ("charbonnier", "perceptual", "style") if other != name}
+        output = blurred.clone().requires_grad_()
+        SemanticEnsembleLoss(**weights)(output, image)[0].backward()
+        norms[name] = output.grad.norm().item()
+    assert max(norms.values()) < 30 * min(norms.values()), norms
 
 
 def test_an_unconditioned_adversary_needs_no_latent():

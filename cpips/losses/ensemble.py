@@ -17,6 +17,8 @@ from .perceptual import PerceptualLoss
 from .pixels import CharbonnierLoss
 from .style import StyleLoss
 
+TEXTURES = "cpips-lite@0.1"  # the default model's features are so small that their Gram matrices would weigh nothing
+
 
 class SemanticEnsembleLoss(CombinedLoss):
     """Charbonnier + perceptual + style (Gram) + non-binary adversarial loss, in named parts.
@@ -29,14 +31,16 @@ class SemanticEnsembleLoss(CombinedLoss):
         judged = loss.discriminator_loss(output, target, latent)       # for the adversary's own optimizer
 
     The sum of Li et al., Semantic Ensemble Loss and Latent Refinement for High-Fidelity Neural Image Compression (arXiv
-    2401.14007), whose weights are not published: the defaults make the gradients of the first three, at the pixels of a
-    decoded image of 0.2 bits per pixel, equal within a factor of three; the adversary's is MS-ILLM's.
+    2401.14007), whose weights are not published: with the metric and the textures of ``cpips-lite@0.1`` the defaults make
+    the gradients of the first three, at the pixels of a decoded image of 0.2 bits per pixel, equal within a factor of
+    three; that of the default metric is four times as long. The adversary's weight is MS-ILLM's.
 
     Args:
         charbonnier, perceptual, style, adversarial: weights; a term of weight 0 is left out.
         metric: of the perceptual term, a model's name or a metric, as :class:`~cpips.losses.PerceptualLoss` takes it:
             ``cpips.create_metric("lpips-alex")`` for LPIPS.
-        textures: of the style term, as :class:`~cpips.losses.StyleLoss` takes it.
+        textures: of the style term, as :class:`~cpips.losses.StyleLoss` takes it. The Gram matrices of ``cpips-lite``
+            would weigh nothing here, as its features are small.
         patch: side of the style term's windows, in cells; ``None`` for the whole image.
         eps: of the Charbonnier term, units of the pixels.
         adversary: registered with its parameters, which this loss gives no gradient; ``None`` for the first stage.
@@ -55,7 +59,7 @@ class SemanticEnsembleLoss(CombinedLoss):
 
     def __init__(self, *, charbonnier: float = 10.0, perceptual: float = 1.0, style: float = 1.0, adversarial: float = 0.008,
                  metric: pretrained.Source | FullReferenceMetric = pretrained.DEFAULT_MODEL,
-                 textures: pretrained.Source = pretrained.DEFAULT_MODEL, patch: int | None = None, eps: float = 1e-3,
+                 textures: pretrained.Source = TEXTURES, patch: int | None = None, eps: float = 1e-3,
                  adversary: NonBinaryAdversary | None = None, check: str = "auto",
                  value_range: ValueRange = UNIT_RANGE):
         weights = {"charbonnier": charbonnier, "perceptual": perceptual, "style": style, "adversarial": adversarial}

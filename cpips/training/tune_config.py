@@ -16,6 +16,7 @@ from ..codec.model import Codec
 from ..errors import ModelError, WeightsError
 from ..losses import (
     NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
+from ..losses.ensemble import TEXTURES
 from .data import Crops
 from .decoder_tuning import DecoderTuner, TuneSettings
 from .patchgan import PatchAdversary
@@ -35,6 +36,7 @@ class TuneConfig(TuneSettings):
         data: folders of photographs, under the data root.
         charbonnier, perceptual, style, patch: of :class:`~cpips.losses.SemanticEnsembleLoss`.
         metric: of the perceptual term, as ``cpips models`` lists it.
+        textures: whose features the style term compares, likewise.
         adversary: ``'non-binary'``, ``'binary'`` (one code), ``'patchgan'`` or ``'none'``.
         patchgan_side, patchgan_count: of :class:`~cpips.training.patchgan.PatchAdversary`: side of its patches in px, 16 to
             ``crop``, and how many of each image.
@@ -54,6 +56,7 @@ class TuneConfig(TuneSettings):
     style: float = 1.0
     patch: int = 0
     metric: str = "cpips-lite"
+    textures: str = TEXTURES
     adversary: str = "none"
     codes: int = 64
     tokenizer: str = PatchTokenizer.kind
@@ -113,7 +116,7 @@ def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cp
     images = Crops([Path(data_root) / name for name in config.data], config.crop)
     codec = open_codec(config.codec)
     loss = SemanticEnsembleLoss(charbonnier=config.charbonnier, perceptual=config.perceptual, style=config.style,
-                                patch=config.patch or None,
+                                patch=config.patch or None, textures=config.textures,
                                 metric=cpips.create_metric(config.metric, Path(data_root) / "weights"))
     adversary = make_adversary(config, codec, images, Path(out)) if config.lambda_adv else None
     return DecoderTuner(codec, images, loss, adversary, settings=config.settings, out=out, device=device)

@@ -1,0 +1,376 @@
+"""The claims of the papers that this package stands on, each with what was measured here: docs/papers.md.
+
+    python benchmarks/papers.py [--distances DIR]      # pairs of metrics on the opinion scores, kept in results/papers.json
+    python benchmarks/readme.py                        # writes the page of all the results that are kept
+
+The claims come from abstracts, published result files and summaries, as the page says of each; no number of a paper is quoted
+that was not seen in it. Numbers come from ``results/``. A verdict follows from the interval: a claim that something rises is
+confirmed where the whole interval is above zero, contradicted where it is below, and open otherwise. Where the experiment is
+too small for its question, or was not run, the verdict says so instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from scipy import stats
+
+from _common import DATA, kept, save, table
+from cpips.registry import create_metric
+
+ENCODER = "hyperprior-q4"  # the plain codec's encoder that stands for the papers'
+PEERS = ["lpips-alex", "lpips-squeeze"]
+PUBLISHED = ["dists", "lpips_vgg"]  # columns of the scores in the data folder, whose backbone is not available here
+SETS = {"tid2013": "TID2013", "live": "LIVE"}
+AGREES, CONTRADICTS, OPEN = "agrees", "does not agree", "cannot be said here"
+UNTESTED = "not tested at this scale"
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    from bapps_eval import compare
+    from bapps_eval.importing import as_runs, read_table
+    from bapps_eval.layouts import open_datasets
+    from bapps_eval.run import run
+    from leaderboard import ZSIQA
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--distances", type=Path, default=Path(__file__).parent / "distances")
+    parser.add_argument("--resamples", type=int, default=10_000)
+    args = parser.parse_args()
+    found: dict = {}
+    for name in SETS:
+        (dataset,) = open_datasets(DATA / "human" / name)
+        runs = [run(dataset, create_metric(metric, DATA / "weights"), args.distances)[0] for metric in [ENCODER, *PEERS]]
+        published = read_table(DATA / "peer_scores" / f"zsiqa_{name}.parquet", set_name=name)
+        runs += as_runs(published, dataset, metrics=PUBLISHED, **ZSIQA)
+        comparison = compare(runs, args.resamples, subject=ENCODER)
+        scores = {score["metric"]["name"]: {"srcc": score["srcc"], "interval": score["interval"]} for score in comparison["scores"]}
+        found[name] = {"images": len(dataset), "scores": scores, "minus": {
+            other: {"difference": duel["difference"], "interval": duel["interval"]} for other, duel in comparison["duels"].items()}}
+    print(save("papers", {"what": f"SRCC with opinions of {ENCODER} minus that of other metrics, paired bootstrap over images",
+                          "resamples": args.resamples, "source": ZSIQA["source"], "sets": found}))
+
+
+# ---- verdicts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the page."""
+
+    says: str
+    ran: str
+    result: str
+    verdict: str
+
+
+def between(value: float, low: float, high: float, digits: int = 3, unit: str = "") -> str:
+    """``+0.050 [+0.010, +0.090]``."""
+    return f"{value:+.{digits}f}{unit} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def rises(*intervals: Sequence[float]) -> str:
+    """Of a claim that something rises, from (value, low, high) of it in each experiment."""
+    if all(low > 0 for _, low, _ in intervals):
+        return AGREES
+    if all(high < 0 for _, _, high in intervals):
+        return CONTRADICTS
+    return f"{OPEN}: " + ("an interval includes 0" if len(intervals) == 1 else "not all intervals are above 0")
+
+
+def falls(*intervals: Sequence[float]) -> str:
+    return rises(*((-value, -high, -low) for value, low, high in intervals)).replace("above", "below")
+
+
+def no_worse(*intervals: Sequence[float]) -> str:
+    """Of a claim that something is as good as another: no interval is below zero."""
+    below = [high < 0 for _, _, high in intervals]
+    return CONTRADICTS if all(below) else f"{OPEN}: one interval is below 0" if any(below) else AGREES
+
+
+def with_interval(found: dict) -> tuple[float, float, float]:
+    """Of a difference as results keep it."""
+    return found["difference"], *found["interval"]
+
+
+def paired(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of few differences, and its 95 % interval by Student's t."""
+    values = np.asarray(differences, float)
+    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean()), float(values.mean() - reach), float(values.mean() + reach)
+
+
+# ---- the claims -----------------------------------------------------------------------------------------------------
+
+
+def cpips_claims() -> list[Claim]:
+    files, speed = kept("files")["sets"], kept("speed")["cases"]
+    rows = [case["metrics"] for case in speed]
+    ratio = lambda name: [row[name]["time_ratio"] for row in rows]
+    span = lambda name: f"{min(ratio(name)):.2g} to {max(ratio(name)):.2g}"
+    heavy = min(ratio("lpips-vgg") + ratio("dists")) > 1
+    light = max(ratio("lpips-alex")) < 1
+    decoded = {name: with_interval(found["files_minus_lpips decoded"]) for name, found in files.items()}
+    times = {name: found["time"]["lpips decoded_over_files"] for name, found in files.items()}
+    return [
+        Claim("A perceptual distance comes with a learned codec at minimal cost (abstract).",
+              "Distances of two `.cpz` files of `hyperprior-q4`, entropy decoding only, against decoding both and LPIPS-Alex: "
+              "time, and difference of SRCC with opinions. `benchmarks/files.py`",
+              "; ".join(f"{SETS[name]}: {times[name]:.0f} times as fast, {between(*decoded[name])}" for name in files),
+              no_worse(*decoded.values()) if min(times.values()) > 1 else CONTRADICTS),
+        Claim("It is computed significantly faster than metrics based on deep networks, such as LPIPS and DISTS (abstract).",
+              f"Time of other metrics over that of `{ENCODER}`, from 64 to 1024 px, float32 and bfloat16, with and without gradient. "
+              "`benchmarks/speed.py`",
+              f"LPIPS-VGG {span('lpips-vgg')}, DISTS {span('dists')}, LPIPS-Alex {span('lpips-alex')}",
+              "agrees for LPIPS-VGG and DISTS, does not agree for LPIPS-Alex" if heavy and light else OPEN),
+    ]
+
+
+def study_claims() -> list[Claim]:
+    peers, family = kept("papers")["sets"], kept("family")["differences"]
+    minus = lambda other: {name: with_interval(found["minus"][other]) for name, found in peers.items()}
+    told = lambda of: "; ".join(f"{SETS[name]}: {between(*values)}" for name, values in of.items())
+
+    def models(a: str, of: str) -> dict[str, tuple[float, float, float]]:
+        return {name: with_interval(row) for name in SETS for row in family
+                if (row["a"], row["b"], row["of"]) == (a, ENCODER, f"{name} {of}")}
+
+    tuned, low, low_rounded = models("hyperprior-tune", "full"), models("hyperprior-q1", "full"), models("hyperprior-q1", "rounded")
+    sr = kept("sr_losses")
+    sets = list(sr["bicubic"])
+    loss = lambda name, key: np.array([sr["losses"][name]["scores"][s][key] for s in sets])
+    encoders, trunks = [ENCODER, "hyperprior-tune"], ["lpips-squeeze", "squeeze:fire5"]
+
+    def span(key: str, ours: list[str], theirs: list[str]) -> tuple[float, float]:
+        differences = [loss(a, key) - loss(b, key) for a in ours for b in theirs]
+        return float(np.min(differences)), float(np.max(differences))
+
+    psnr, ssim, detail = (span(key, encoders, trunks) for key in ("psnr", "ssim", "lpips-alex"))
+    sharper = span("lpips-alex", ["l1"], encoders)
+    style = kept("style_encoders")
+    left = lambda name: [judge["style_left"] for found in style["models"][name].values() for judge in found["judges"].values()]
+    plain, tune = left(ENCODER), left("hyperprior-tune")
+    return [
+        Claim("The compressed latent predicts people's judgments about as accurately as a custom-made metric based on a deep network "
+              "(abstract).",
+              f"SRCC with opinions of `{ENCODER}`, not calibrated, minus that of LPIPS-Alex, paired. `benchmarks/papers.py`",
+              told(minus("lpips-alex")), no_worse(*minus("lpips-alex").values())),
+        Claim("The off-the-shelf hyperprior's encoder performs strongly, like specially designed metrics such as DISTS (summary).",
+              "The same, minus DISTS by its published scores of the same images. `benchmarks/papers.py`",
+              told(minus("dists (ZS-IQA)")), no_worse(*minus("dists (ZS-IQA)").values())),
+        Claim("Tuning for classification does not improve perceptual judgments (summary).",
+              f"SRCC of `hyperprior-tune` minus that of `{ENCODER}`. The tuning was weak: few images of 200 classes are "
+              "classified correctly. `benchmarks/family.py`",
+              told(tuned), AGREES if all(low_ <= 0 for _, low_, _ in tuned.values()) else CONTRADICTS),
+        Claim("Representations stay effective at very low bit rates (summary).",
+              f"SRCC of `hyperprior-q1` minus that of `{ENCODER}`: of the latent, and of the rounded latent that a file holds. "
+              "`benchmarks/family.py`",
+              f"latent, {told(low)}; rounded, {told(low_rounded)}",
+              f"{'agrees' if no_worse(*low.values()) == AGREES else CONTRADICTS} for the latent, "
+              f"{'does not agree' if all(high < 0 for *_, high in low_rounded.values()) else 'agrees'} for the rounded latent"),
+        Claim("As losses for super-resolution, hyperprior encoders beat VGG in PSNR and SSIM (summary).",
+              f"x4, {sr['tune']['steps']} steps after L1, one seed: two encoders minus two losses of SqueezeNet, which stands for VGG, "
+              "on three test sets. `benchmarks/sr_losses.py`",
+              f"PSNR {psnr[0]:+.2f} to {psnr[1]:+.2f} dB, SSIM {ssim[0]:+.3f} to {ssim[1]:+.3f} over sets and losses; no intervals",
+              f"{AGREES}, with SqueezeNet for VGG" if min(psnr[0], ssim[0]) > 0 else OPEN),
+        Claim("VGG gives finer detail (summary).", "The same runs: LPIPS-Alex of the encoders minus that of SqueezeNet's losses.",
+              f"{detail[0]:+.3f} to {detail[1]:+.3f}, no interval", f"{AGREES}, with SqueezeNet for VGG" if detail[0] > 0 else OPEN),
+        Claim("All encoders give visually sharper images (summary).", "The same runs: LPIPS-Alex of L1 alone minus that of the encoders.",
+              f"{sharper[0]:+.3f} to {sharper[1]:+.3f}, no interval", CONTRADICTS if max(map(abs, sharper)) < 0.005 else OPEN),
+        Claim("In style transfer, fine-tuning the encoder is necessary to get stylized output (summary).",
+              f"One content, two styles, {style['size']} px: style left (1 of the content image, 0 of the style) by two judges, of "
+              f"`{ENCODER}` and of `hyperprior-tune`. `benchmarks/style_encoders.py`",
+              f"{np.mean(plain):.2f} untuned, {np.mean(tune):.2f} tuned, means of {len(plain)} values, no interval",
+              f"{UNTESTED}: one content, and a weak tuning"),
+        Claim("Lower layers serve the content loss and higher ones the style loss (summary; its wording is doubtful).",
+              "A figure with one image a layer, by eye. `benchmarks/style_encoders.py`", "", UNTESTED),
+    ]
+
+
+def ensemble_claims() -> list[Claim]:
+    result = kept("semantic_ensemble")
+    scores = {name: row["scores"] for name, row in result["rows"].items()}
+    settings = result["settings"]
+    seeds = f"{len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}"
+    ran = (f"Decoder of `{result['codec']}` tuned at {result['bpp']:.2f} bits per pixel, the same bits in every run, "
+           f"{result['steps']} steps of {settings['batch']} crops of {settings['crop']} px, {seeds}, {result['images']} held-out "
+           "images; the whole loss minus the one without an adversary. `benchmarks/semantic_ensemble.py`")
+    titles = {"kernel alex": ("kernel distance of AlexNet's features x 1000", 2), "lpips": ("LPIPS-Alex", 4),
+              "haarpsi": ("1 - HaarPSI", 4)}
+
+    def term(says: str, name: str, other: str, how: str) -> Claim:
+        if name not in scores or other not in scores[name]["psnr"]["minus"]:
+            return Claim(says, how, "", UNTESTED)
+        by = {key: scores[name][key]["minus"][other] for key in titles}
+        told = "; ".join(f"{titles[key][0]} {between(*by[key], titles[key][1])}" for key in titles)
+        return Claim(says, how, told, f"{falls(by['kernel alex'])} (by the kernel distance)")
+
+    return [
+        Claim("62 % fewer bits than MS-ILLM at equal FID on the validation set of CLIC 2024 (abstract of the first version; the "
+              "second does not have this sentence).", "none: MS-ILLM's codec, the images and Inception's weights are not available.", "",
+              UNTESTED),
+        term("The loss as a whole makes decoded images more realistic (table 1, by the summary).", "+ k-means labels", "no adversary",
+             ran),
+        term("The perceptual term helps (the same).", "+ perceptual", "Charbonnier",
+             "The same runs: Charbonnier + perceptual, minus Charbonnier alone."),
+        term("The style term helps (the same).", "no adversary", "+ perceptual", "The same runs: with the style term, minus without."),
+        term("The adversarial term helps (the same).", "+ binary", "no adversary", "The same runs: with a binary adversary, minus without."),
+    ]
+
+
+def refinement_claims() -> list[Claim]:
+    result = kept("refinement")
+    rows: dict[str, dict[str, dict]] = {}
+    for row in result["objectives"]["rows"]:
+        rows.setdefault(row["refinement"], {})[row["image"]] = row
+    minus = lambda a, b, key: paired([rows[a][image][key] - rows[b][image][key] for image in rows[a]])
+    share = lambda a, b: paired([100 * (rows[a][image]["bits"] / rows[b][image]["bits"] - 1) for image in rows[a]])
+    heavy, plain = "fidelity-heavy", "distortion-heavy"
+    inside, outside = minus("region", plain, "psnr_fg"), minus("region", plain, "psnr_bg")
+    settings = result["objectives"]
+    ran = f"{len(rows['none'])} crops of {settings['side']} px, {settings['steps']} steps. `benchmarks/refinement.py`"
+    beyond = [abs(rows[name][image]["bits"] / rows["none"][image]["bits"] - 1) for name in rows for image in rows[name]]
+    return [
+        Claim("Refining the latents of an image meets a bit rate (abstract of the first version).",
+              f"Bits of refined files beyond those asked for, in per cent: {ran}",
+              "; ".join(f"{name} {between(*share(name, 'none'), 1)}" for name in (plain, heavy, "region")),
+              f"{AGREES}: within {max(beyond):.1%} for each" if max(beyond) < 0.02 else OPEN),
+        Claim("Its weights balance distortion against fidelity (the same; figure 5, by the summary).",
+              "The fidelity-heavy objective minus the distortion-heavy one, at equal bits: PSNR, the metric that it minimizes, and "
+              "LPIPS-Alex, which neither does.",
+              f"PSNR {between(*minus(heavy, plain, 'psnr'), 2, ' dB')}; CPIPS {between(*minus(heavy, plain, 'cpips-lite@0.1'), 4)}; "
+              f"LPIPS-Alex {between(*minus(heavy, plain, 'lpips-alex'), 3)}",
+              "agrees by the metric that it minimizes, does not agree by LPIPS-Alex" if minus(heavy, plain, "cpips-lite@0.1")[2] < 0
+              and minus(heavy, plain, "lpips-alex")[1] > 0 else OPEN),
+        Claim("It favors important regions (the same; figure 6, by the summary).",
+              "With a region minus without, at equal bits: PSNR inside and outside.",
+              f"inside {between(*inside, 2, ' dB')}; outside {between(*outside, 2, ' dB')}", rises(inside)),
+        Claim("The curve of PSNR against FID for several weights (figure 5, by the summary).",
+              "none: two objectives are no curve, and six crops no distribution.", "", UNTESTED),
+    ]
+
+
+def illm_claims() -> list[Claim]:
+    result = kept("semantic_ensemble")
+    scores = {name: row["scores"] for name, row in result["rows"].items()}
+    control, labels, binary = "no adversary", "+ k-means labels", "+ binary"
+    claims = []
+    adversaries = [name for name in (binary, labels) if name in scores]
+    if adversaries:
+        by = lambda name, key: scores[name][key]["minus"][control]
+        told = "; ".join(f"{name.strip('+ ')}: kernel {between(*by(name, 'kernel alex'), 2)}, PSNR {between(*by(name, 'psnr'), 2, ' dB')}, "
+                         f"LPIPS-Alex {between(*by(name, 'lpips'), 4)}" for name in adversaries)
+        verdicts = [f"{test(*(by(name, key) for name in adversaries))} for {title}" for test, key, title in (
+            (falls, "kernel alex", "the kernel distance"), (falls, "psnr", "PSNR"), (rises, "lpips", "LPIPS-Alex"))]
+        claims.append(Claim(
+            "At equal bits, tuning only the decoder with an adversary lowers KID and costs PSNR and LPIPS (result files of the "
+            "official code).", "The runs of the semantic ensemble loss, above: with an adversary minus without; the kernel distance "
+            "is x 1000, of AlexNet's features.", told, "; ".join(verdicts)))
+    if {binary, labels} <= set(scores):
+        labelled = scores[labels]["kernel alex"]["minus"][binary]
+        claims.append(Claim(
+            "With labels for the adversary, the FID of HiFiC, whose adversary is binary, is reached with 30 to 40 % fewer bits "
+            "(abstract).",
+            "The same runs: labels by k-means minus the binary adversary, at equal bits.",
+            f"kernel {between(*labelled, 2)}; LPIPS-Alex {between(*scores[labels]['lpips']['minus'][binary], 4)}",
+            f"{falls(labelled)} (by the kernel distance at equal bits); bits at equal FID: {UNTESTED}"))
+    return claims
+
+
+def machine_claims() -> list[Claim]:
+    result = kept("machine_codec")
+    rows = result["variants"]
+    before, base, alone = rows["before"], rows["base"], rows["L2 alone"]
+    index = lambda row: ", ".join(f"{row[f'index {stride}']:.1f}" for stride in (4, 8, 16))
+    accuracy = lambda row: f"{row['change'][0]:+.1f} % [{row['change'][1]:+.1f}, {row['change'][2]:+.1f}]"
+    poor = f"{before['accuracy']:.0%} of the images are classified correctly, {result['uncompressed']:.0%} uncompressed"
+    ran = (f"{result['steps']} steps, one seed, {result['images']} crops and {result['test_images']} labeled images. "
+           "`benchmarks/machine_codec.py`")
+    halved = all(base[f"index {stride}"] < before[f"index {stride}"] / 2 for stride in (4, 8, 16))
+    last, every = (f"L2 alone, {layers}" for layers in ("last layer", "all layers"))
+    return [
+        Claim("Only the decoder changes: the bitstream is identical (abstract).", "Asserted for every crop and every variant.",
+              f"{result['images']} crops, {len(rows) - 1} variants", AGREES),
+        Claim("The checkerboards are removed completely at a relative change of the task's score of -1.6 % (abstract).",
+              f"First two layers, L2 and PatchGAN: the index at 4, 8, 16 px before and after, and the change of accuracy. {ran}",
+              f"index {index(before)} before, {index(base)} after; accuracy {accuracy(base)}",
+              (f"{AGREES} for the checkerboards (they fall by more than half; no interval)" if halved else f"{CONTRADICTS} for the "
+               "checkerboards") + f"; the task's score {OPEN}: {poor}"),
+        Claim("A limited adversarial weight improves both pixel fidelity and feature fidelity without a loss for the task (abstract).",
+              "The same runs: base minus L2 alone, the control, in PSNR, LPIPS-Alex and the task's features.",
+              f"PSNR {base['psnr'] - alone['psnr']:+.2f} dB; LPIPS-Alex {base['lpips-alex'] - alone['lpips-alex']:+.3f}; features "
+              f"{base['features'] - alone['features']:+.3f}; no intervals", f"{UNTESTED}: one seed, and no interval"),
+        Claim("Few of the decoder's layers are responsible, the first two (summary).",
+              "The same runs, L2 alone: first two layers, the last one, all of them: index and accuracy.",
+              "; ".join(f"{name}: {index(rows[name])}, {accuracy(rows[name])}" for name in ("L2 alone", last, every)),
+              f"{CONTRADICTS}: the last layer alone removes them, too, and its accuracy rises"
+              if rows[last]["index 8"] < before["index 8"] / 2 and rows[last]["change"][1] > 0 else OPEN),
+        Claim("Patches of 32 px are worse than those of 64 px (summary).", "The same runs, one setting changed: index, LPIPS-Alex.",
+              f"32 px: {index(rows['patches of 32 px'])}, {rows['patches of 32 px']['lpips-alex']:.3f}; 64 px: {index(base)}, "
+              f"{base['lpips-alex']:.3f}", f"{UNTESTED}: one seed, and no interval"),
+    ]
+
+
+def other_claims() -> list[Claim]:
+    bd = kept("refinement")["qualities"]["bd"]["rate_percent"]
+    curves = kept("recovery")["losses"]
+    pixels, features = curves["Charbonnier"], [name for name in curves if name.startswith("perceptual: ")]
+    return [
+        Claim("Annealed refinement of latents saves bits at equal PSNR: -15.2 % BD-rate on Kodak with 2,000 steps (Yang et al., "
+              "NeurIPS 2020, computed from the published points).", "Our five undertrained codecs, six crops of 128 px, 200 steps. "
+              "`benchmarks/refinement.py`",
+              f"{bd:+.1f} %, no interval", "agrees in sign; the size cannot be compared" if bd < 0 else CONTRADICTS),
+        Claim("Many popular metrics have blind spots and do not optimize well (Ballé, talk at DCC 2023, a viewer's notes).",
+              "A photograph recovered from noise by minimizing each loss. `benchmarks/recovery.py`",
+              f"SSIM of the result: {pixels['ssim']:.2f} by Charbonnier; {min(curves[n]['ssim'] for n in features):.2f} to "
+              f"{max(curves[n]['ssim'] for n in features):.2f} by {len(features)} perceptual metrics, whose own distance fell to "
+              f"{max(curves[n]['last'] / curves[n]['first'] for n in features):.1%} or less",
+              AGREES if max(curves[n]["ssim"] for n in features) < 0.5 else OPEN),
+    ]
+
+
+SECTIONS = {
+    "CPIPS (Huang and Wu, arXiv 2310.00559)": cpips_claims,
+    "Exploring Compressed Image Representation as a Perceptual Proxy (Huang and Wu, arXiv 2401.07200)": study_claims,
+    "Semantic ensemble loss (Li et al., arXiv 2401.14007)": ensemble_claims,
+    "Latent refinement (the same paper)": refinement_claims,
+    "MS-ILLM (Muckley et al., arXiv 2301.11189)": illm_claims,
+    "Codecs for machines (Le et al., arXiv 2401.10732)": machine_claims,
+    "Others": other_claims,
+}
+KINDS = ("agrees", "does not agree", "in part", "open")
+
+
+def kind(verdict: str) -> str:
+    """Of :data:`KINDS`, for the count."""
+    parts = [AGREES in verdict, CONTRADICTS in verdict, UNTESTED in verdict or OPEN in verdict]
+    return "in part" if sum(parts) > 1 else KINDS[parts.index(True)] if parts[2] is False else "open"
+
+
+def item(number: int, claim: Claim) -> str:
+    """A claim of the list, in lines of 120 characters."""
+    result = f"Result: {claim.result}. " if claim.result else ""
+    told = f"*{claim.says}* **{claim.verdict[0].upper()}{claim.verdict[1:]}.** {result}Run: {claim.ran}"
+    return textwrap.fill(told, 118, initial_indent=f"{number}. ", subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
+
+
+def report() -> str:
+    """Markdown: how many claims of each paper have which verdict, and the claims."""
+    found = {title: claims() for title, claims in SECTIONS.items()}
+    counts = {title: [sum(kind(claim.verdict) == name for claim in claims) for name in KINDS] for title, claims in found.items()}
+    rows = [[title, str(sum(count)), *map(str, count)] for title, count in counts.items()]
+    rows.append(["all", *(str(sum(column)) for column in zip(*([sum(count), *count] for count in counts.values())))])
+    parts = [f"## {title}\n\n" + "\n".join(item(i, claim) for i, claim in enumerate(claims, 1)) for title, claims in found.items()]
+    return f"{table(['paper', 'claims', *KINDS], rows)}\n\n" + "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()
