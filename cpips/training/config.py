@@ -21,7 +21,7 @@ CHOICES = {
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
-POSITIVE = ("N", "M", "scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every")
+POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every")
 NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "teacher_share", "task_weight", "order_weight", "shift_weight", "seed",
                 "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
@@ -105,6 +105,8 @@ class TrainConfig:
     form: str = "local"
     taps: list[str] = field(default_factory=lambda: ["y"])
     scales: int = 1
+    detail_taps: list[str] = field(default_factory=list)  # where form 'contrast' also compares signed details; needs tied
+    detail_scales: int = 1  # the first scales at which it does
     task_weight: float = 0.0
     task_net: str = "squeeze"
     task_trunk: str = ""  # file of the task network's weights, under the data root
@@ -160,6 +162,10 @@ class TrainConfig:
             raise ValueError("widen needs tied, and changes nothing beside init")
         if self.tied and self.arch != "aligned":
             raise ValueError("tied needs arch = 'aligned', whose cells turn with the image")
+        if self.detail_taps and not (self.opinion_weight and self.tied and set(self.detail_taps) <= set(self.taps)
+                                     and self.detail_scales <= self.scales):
+            raise ValueError(f"detail_taps = {self.detail_taps}: needs opinion_weight and tied, some of taps, and detail_scales of "
+                             f"at most {self.scales}")
         if self.init_head and not (self.judge_weight or self.opinion_weight):
             raise ValueError("init_head changes nothing without judge_weight or opinion_weight")
         if bool(self.task_weight) != bool(self.task_trunk):

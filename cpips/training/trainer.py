@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
@@ -126,6 +127,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
                 if config.widen:
                     start_from_narrower(codec, read_weights(Path(config.widen)))
             tie(codec.g_a)
+        if isinstance(objective.head, TrainableContrastHead) and objective.head.details and self.opinions:
+            _start_slopes(objective.head, codec, self.opinions)
         objective.train()
         named = list(objective.named_parameters())
         main = [p for name, p in named if not name.endswith(".quantiles")]
@@ -309,6 +312,16 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
     from pytorch_optimizer import SOAP
 
     return SOAP(parameters, lr=config.lr, weight_decay=0.0, precondition_frequency=10, max_precondition_dim=256)
+
+
+@torch.no_grad()
+def _start_slopes(head: TrainableContrastHead, codec: Codec, opinions: OpinionSet, count: int = 12) -> None:
+    images = torch.stack([torch.from_numpy(np.array(images[0])).permute(2, 0, 1)[:, :288, :288] for images, _ in opinions.references[:count]])
+    images = images.to(next(codec.parameters()).device).float() / 255
+    right = torch.cat([images[..., :1], images[..., :-1]], 3)
+    down = torch.cat([images[..., :1, :], images[..., :-1, :]], 2)
+    taps = tuple(head.details)
+    head.start_slopes(*(dict(zip(taps, codec.features(moved, taps))) for moved in (images, right, down)))
 
 
 def _moving_average(decay: float) -> Callable[..., Any]:
