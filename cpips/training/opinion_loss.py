@@ -164,6 +164,22 @@ class TrainableContrastHead(nn.Module):
             own, count = self.roots[tap], len(mix)
             own[:count] = 0.0
             own[:count, :count] = mix
+        for tap in set(self.details) & set(head.detailed):
+            self._start_details(tap, settings)
+
+    def _start_details(self, tap: str, settings: Mapping[str, Tensor]) -> None:
+        for name in DETAIL_PER_CHANNEL:
+            own = self.detail_logs[f"{tap}-{name}"]
+            values = settings[f"{tap}.{name}"][: len(own), :: self.turns].clamp_min(1e-9).log()
+            own[:, : values.shape[1]] = values
+        for name in DETAIL_PER_SCALE:
+            own = self.detail_scalars[f"{tap}-{name}"]
+            values = settings[f"{tap}.{name}"][: len(own)]
+            own.copy_(values if name == "detail_power" else values.log())
+        slopes = settings[f"{tap}.slopes"].unflatten(0, (2, -1))[:, :: self.turns].unflatten(2, (-1, TURNS))
+        count = slopes.shape[1]
+        self.slopes[tap].zero_()
+        self.slopes[tap][:, :count, :count] = slopes
 
     def state(self) -> dict[str, Tensor]:
         """Settings and fit as they are stored beside an encoder."""

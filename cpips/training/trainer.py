@@ -83,7 +83,7 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         if config.opinion_weight:
             self.opinions = OpinionSet(self.out.parent / "opinions", root / config.kadid,
                                        [root / name for name in config.photographs], config.photograph_share, config.teacher_share,
-                                       config.condition_copies, config.taught_copies,
+                                       config.condition_copies, config.taught_copies, config.teach_displacements, config.focus,
                                        lambda done, total: log.info("groups with opinions: %d of %d", done, total))
             if (wanted := max(stage.opinion_crop for stage in config.stages)) > self.opinions.side:
                 raise ValueError(f"opinion_crop = {wanted}: the smallest of the groups with opinions has a side of "
@@ -127,7 +127,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
                 if config.widen:
                     start_from_narrower(codec, read_weights(Path(config.widen)))
             tie(codec.g_a)
-        if isinstance(objective.head, TrainableContrastHead) and objective.head.details and self.opinions:
+        if isinstance(objective.head, TrainableContrastHead) and objective.head.details and self.opinions \
+                and not any(slopes.any() for slopes in objective.head.slopes.values()):  # not taken over from init_head
             _start_slopes(objective.head, codec, self.opinions)
         objective.train()
         named = list(objective.named_parameters())
@@ -380,7 +381,8 @@ def export(checkpoint: Path, out: Path) -> None:
     if settings := {k.removeprefix("head."): v for k, v in averaged.items() if k.startswith("head.logs.")}:
         architecture = model.architecture
         channels = {tap: count for tap, count in model.analysis_channels.items() if f"logs.{tap}-mean_weight" in settings}
-        contrast = TrainableContrastHead(channels, architecture.taps, config["scales"], config["tied"])
+        contrast = TrainableContrastHead(channels, architecture.taps, config["scales"], config["tied"],
+                                         config.get("detail_taps", ()), config.get("detail_scales", 1))
         contrast.load_state_dict({k.removeprefix("head."): v for k, v in averaged.items() if k.startswith("head.")})
         parts["head"] = contrast.state()
     for name, tensors in parts.items():
