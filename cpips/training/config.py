@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._utils import config as toml
 from ..codec.model import CODECS, HYPER_STRIDE
+from ..distortions import DISTORTIONS
 from ..encoders import STRIDE
 from ..errors import ModelError
 from ..losses.features import TRUNK_TAPS
@@ -171,6 +172,10 @@ class TrainConfig:
                                      and self.detail_scales <= self.scales):
             raise ValueError(f"detail_taps = {self.detail_taps}: needs opinion_weight and tied, some of taps, and detail_scales of "
                              f"at most {self.scales}")
+        if unknown_kinds := set(self.focus) - set(DISTORTIONS):
+            raise ValueError(f"focus = {self.focus}: unknown {', '.join(sorted(unknown_kinds))}; cpips.distortions.DISTORTIONS has the names")
+        if self.focus and not self.photographs:
+            raise ValueError("focus changes nothing without photographs to distort")
         if self.init_head and not (self.judge_weight or self.opinion_weight):
             raise ValueError("init_head changes nothing without judge_weight or opinion_weight")
         if bool(self.task_weight) != bool(self.task_trunk):
