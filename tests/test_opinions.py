@@ -20,7 +20,7 @@ from cpips.distortions.kadid import kadid
 from cpips.encoders import ALIGNED, AnalysisTransform
 from cpips.training.config import Stage, TrainConfig
 from cpips.training.opinion_loss import TrainableContrastHead, opinion_losses
-from cpips.training.opinions import CONDITIONS, DISPLACEMENTS, OpinionSet, _plan
+from cpips.training.opinions import CONDITIONS, DISPLACEMENTS, OpinionSet, plan
 from cpips.training.tied import start_from_narrower, start_tied, tie, turned_filters, turned_matrix, untie
 from cpips.training.trainer import Trainer
 
@@ -135,7 +135,7 @@ def test_photographs_are_labelled_by_conditions_and_teachers(root, tmp_path):
     further = OpinionSet(tmp_path, root / "kadid", [root / "photos"], share=1.0, teach_displacements=False, focus=["brighten", "jpeg"])
     assert len(further.further) == 4
     for number, ((_, before), (images, labels), (copies, focused)) in enumerate(zip(groups.further, further.further, further.further[2:])):
-        recipes = _plan(number, 12, 6)[1]
+        recipes = plan(number, 12, 6)[1]
         assert len(recipes) == 6 and np.array_equal(recipes[0].apply(images[0]), images[13])
         moved = [any(name in DISPLACEMENTS for name, _, _ in recipe.steps) for recipe in recipes]
         assert np.isnan(labels[12:][moved]).all()

@@ -150,7 +150,7 @@ def photograph_group(path: Path, number: int, opinions: OpinionLabels, condition
                      taught_copies: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """A photograph and its copies ``(1+K,H,W,3)``, and people's labels ``(K,)``, NaN where they said nothing."""
     image = _photograph(path)
-    chosen, recipes = _plan(number, condition_copies, taught_copies)
+    chosen, recipes = plan(number, condition_copies, taught_copies)
     copies = [kadid(image, kind, level, seed) for (kind, level), seed in chosen]
     taught = [recipe.apply(image) for recipe in recipes]
     means = [opinions.conditions[condition] for condition, _ in chosen]
@@ -175,7 +175,7 @@ def _photograph(path: Path) -> NDArray[Any]:
     return np.ascontiguousarray(image[:rows, :columns])
 
 
-def _plan(number: int, condition_copies: int, taught_copies: int) -> tuple[list[tuple[tuple[int, int], int]], list[Recipe]]:
+def plan(number: int, condition_copies: int, taught_copies: int) -> tuple[list[tuple[tuple[int, int], int]], list[Recipe]]:
     """The copies of the photograph in place ``number``: KADID's conditions with their seeds, and the recipes of the others."""
     rng = np.random.default_rng([5, number])
     chosen = [CONDITIONS[i] for i in rng.choice(len(CONDITIONS), condition_copies, replace=False)]
@@ -188,7 +188,7 @@ def _plan(number: int, condition_copies: int, taught_copies: int) -> tuple[list[
 
 
 def _moved(number: int, condition_copies: int, taught_copies: int) -> NDArray[Any]:
-    recipes = _plan(number, condition_copies, taught_copies)[1]
+    recipes = plan(number, condition_copies, taught_copies)[1]
     return np.array([any(name in DISPLACEMENTS for name, _, _ in recipe.steps) for recipe in recipes], bool)
 
 
