@@ -13,6 +13,12 @@ phases and hardly the contrasts. The means keep the phase, and so the structure,
     contrasts  E[w T(sum_k u_k (s_k - s'_k)^2 / (s_k^2 + s'_k^2 + b_k))] / E[w],   w = (sum_k u_k max(s_k, s'_k)^2 / sum_k u_k)^p
 
 and the distance is their sum over taps and scales, plus the weighted squared difference of the images' mean colors.
+A head may have a third part at some taps and scales, the details: with d = f - f', in windows of 4x4 cells,
+
+    details    E[w T(e)] / E[w],   e = min_u <sum_c o_c (d_c - u . g_c)^2> + l |u|^2,   o_c = o'_c / (s_c^2 + s'_c^2 + a'_c)
+
+where g_c is what the mean of f and f' changes by when the image moves by a pixel, a linear map of the channels. So signed
+details are compared but for the displacement u that explains most of their difference (Lucas and Kanade, 1981), which nobody sees.
 T(e) = e^2 / (e + t) is a soft threshold: errors far below t hardly count. The comparison of contrasts is that of SSIM
 (Wang et al., 2004) and DISTS (Ding et al., 2020); the weights w, which let cells with structure count for more, follow
 HaarPSI (Reisenhofer et al., 2018).
@@ -36,6 +42,9 @@ _FLOOR = 1e-4  # of the cells' weights
 PREFIX = "head.contrast."  # of the settings' names beside an encoder
 PER_CHANNEL = ("mean_weight", "mean_floor", "contrast_weight", "contrast_floor")  # and scale
 PER_SCALE = ("mean_threshold", "contrast_threshold", "power")
+DETAIL_PER_CHANNEL = ("detail_weight", "detail_floor")  # and scale, of taps with details; a scale without has weights of 0
+DETAIL_PER_SCALE = ("detail_threshold", "detail_power", "detail_damping")
+DETAILS = 2 * BLOCK  # cells of a feature map, each way, of a window in which details are compared
 
 
 def strides(stride: int, scale: int) -> tuple[int, int]:
@@ -88,6 +97,35 @@ def compare(values: Mapping[str, Tensor], m: Tensor, s: Tensor, n: Tensor, t: Te
                               values["power"]))
 
 
+def compare_details(f: Tensor, g: Tensor, s: Tensor, t: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Weighted contributions and weights of windows of two feature maps, as :func:`compare_contrasts` has them.
+
+    Args:
+        f, g: features ``(N,C,h,w)``.
+        s, t: their contrasts ``(N,C,ceil(h/2),ceil(w/2))``.
+        values: ``detail_weight`` and ``detail_floor`` ``(C,)``, ``detail_threshold``, ``detail_power`` and ``detail_damping``
+            ``()``, ``slopes`` ``(2C,C)``: the change by a pixel to one side, and upwards or downwards.
+
+    Returns:
+        ``(N,2,ceil(h/4),ceil(w/4))``.
+    """
+    squares, others = (F.avg_pool2d(contrast * contrast, BLOCK, ceil_mode=True) for contrast in (s, t))
+    column = values["detail_weight"][:, None, None]
+    share = column / (squares + others + values["detail_floor"][:, None, None])
+    difference = f - g
+    across, along = F.conv2d((f + g) / 2, values["slopes"][:, :, None, None]).chunk(2, 1)
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return (F.avg_pool2d(a * b, DETAILS, ceil_mode=True) * share).sum(1)
+
+    xx, yy = (product(a, a) + values["detail_damping"] for a in (across, along))
+    xy, xd, yd = product(across, along), product(across, difference), product(along, difference)
+    explained = (yy * xd * xd - 2 * xy * xd * yd + xx * yd * yd) / (xx * yy - xy * xy)
+    error = (product(difference, difference) - explained).clamp_min(0)
+    weights = ((torch.maximum(squares, others) * (column / column.sum())).sum(1) + _FLOOR) ** values["detail_power"]
+    return torch.stack((error * error / (error + values["detail_threshold"]) * weights, weights), 1)
+
+
 def _compare(a: Tensor, b: Tensor, energy: Tensor, weight: Tensor, floor: Tensor, threshold: Tensor) -> Tensor:
     difference = a - b
     error = (difference * difference / (energy + floor[:, None, None]) * weight[:, None, None]).sum(1)
@@ -100,7 +138,9 @@ class ContrastHead(nn.Module):
     Args:
         settings: per tap ``TAP.mean_weight``, ``TAP.mean_floor``, ``TAP.contrast_weight``, ``TAP.contrast_floor``, each
             ``(scales,C)``, ``TAP.mean_threshold``, ``TAP.contrast_threshold`` and ``TAP.power``, each ``(scales,)``, and
-            ``TAP.mix`` ``(C,C)``; ``color`` ``(3,)``, the weights of the differences of the mean colors.
+            ``TAP.mix`` ``(C,C)``; ``color`` ``(3,)``, the weights of the differences of the mean colors. Taps with details also
+            have ``TAP.detail_weight`` and ``TAP.detail_floor`` ``(scales,C)``, ``TAP.detail_threshold``, ``TAP.detail_power`` and
+            ``TAP.detail_damping`` ``(scales,)``, and ``TAP.slopes`` ``(2C,C)``.
         channels: of the encoder's taps, by name, in order.
         persistent: whether they appear in ``state_dict()``.
 
@@ -122,6 +162,10 @@ class ContrastHead(nn.Module):
             expected |= {f"{tap}.{name}": (self.scales, channels[tap]) for name in PER_CHANNEL}
             expected |= {f"{tap}.{name}": (self.scales,) for name in PER_SCALE}
             expected[f"{tap}.mix"] = (channels[tap], channels[tap])
+            if any(key.startswith(f"{tap}.detail") for key in settings):
+                expected |= {f"{tap}.{name}": (self.scales, channels[tap]) for name in DETAIL_PER_CHANNEL}
+                expected |= {f"{tap}.{name}": (self.scales,) for name in DETAIL_PER_SCALE}
+                expected[f"{tap}.slopes"] = (2 * channels[tap], channels[tap])
         if set(expected) != set(settings):
             raise WeightsError(f"the head 'contrast' has the settings {', '.join(sorted(settings))}: expected "
                                f"{', '.join(sorted(expected))}")
@@ -129,11 +173,13 @@ class ContrastHead(nn.Module):
             value = settings[name].detach().to("cpu", torch.float32)
             if tuple(value.shape) != shape or 0 in shape:
                 raise WeightsError(f"head.contrast.{name} has shape {tuple(value.shape)}: expected {shape}")
-            if not (torch.isfinite(value).all() and (value >= 0).all()):
+            if not (torch.isfinite(value).all() and (name.endswith("slopes") or (value >= 0).all())):
                 raise WeightsError(f"head.contrast.{name} is negative or not finite: train the head again")
-            if name.endswith(("floor", "threshold")) and not (value > 0).all():
+            if name.endswith(("floor", "threshold", "damping")) and not (value > 0).all():
                 raise WeightsError(f"head.contrast.{name} has zeros, which would make gradients infinite: train the head again")
             self.register_buffer(name.replace(".", "_"), value.clone(), persistent)
+        self.detailed = {tap: tuple(scale for scale in range(self.scales) if settings[f"{tap}.detail_weight"][scale].any())
+                         for tap in self.taps if f"{tap}.detail_weight" in settings}
 
     @classmethod
     def default(cls, channels: Mapping[str, int], taps: Sequence[str], scales: int = 1, persistent: bool = True) -> "ContrastHead":
@@ -156,23 +202,50 @@ class ContrastHead(nn.Module):
     def settings(self) -> dict[str, Tensor]:
         """What the constructor takes."""
         names = ["color", *(f"{tap}.{name}" for tap in self.taps for name in (*PER_CHANNEL, *PER_SCALE, "mix"))]
+        names += [f"{tap}.{name}" for tap in self.detailed for name in (*DETAIL_PER_CHANNEL, *DETAIL_PER_SCALE, "slopes")]
         return {name: self.get(name) for name in names}
 
     def state(self) -> dict[str, Tensor]:
         """The settings as they are stored."""
         return {PREFIX + name: value.contiguous() for name, value in self.settings().items()}
 
+    def has_details(self, tap: str, scale: int) -> bool:
+        """Whether the head compares the features of ``tap`` themselves at ``scale``, beside their means and contrasts."""
+        return scale in self.detailed.get(tap, ())
+
+    def strides(self, taps: Mapping[str, int], scale: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Pixels of the image, halved ``scale`` times, that a cell covers of each map that :meth:`statistics` gives, and of
+        each that :meth:`compare` gives."""
+        kept: list[int] = []
+        compared: list[int] = []
+        for tap in self.taps:
+            both, details = strides(taps[tap], scale), self.has_details(tap, scale)
+            kept += [*both, taps[tap]] if details else both
+            compared += [*both, DETAILS * taps[tap]] if details else both
+        return tuple(kept), tuple(compared)
+
     def statistics(self, features: Sequence[Tensor], taps: Mapping[str, int], scale: int) -> list[Tensor]:
-        """Per tap, its means and its contrasts."""
-        return [part for tap, feature in zip(self.taps, features)
-                for part in statistics(feature, self.get(f"{tap}.mix").to(feature.dtype), taps[tap], scale)]
+        """Per tap, its means and its contrasts, and where details are compared the feature."""
+        found: list[Tensor] = []
+        for tap, feature in zip(self.taps, features):
+            found += statistics(feature, self.get(f"{tap}.mix").to(feature.dtype), taps[tap], scale)
+            if self.has_details(tap, scale):
+                found.append(feature)
+        return found
 
     def compare(self, first: Sequence[Tensor], second: Sequence[Tensor], scale: int) -> list[Tensor]:
-        """Per tap, contributions ``(N,h,w)`` of the means and ``(N,2,h,w)`` of the contrasts, of what :meth:`statistics` gave."""
+        """Per tap, contributions ``(N,h,w)`` of the means, ``(N,2,h,w)`` of the contrasts and of details, of what
+        :meth:`statistics` gave."""
         parts: list[Tensor] = []
-        for i, tap in enumerate(self.taps):
+        one, other = iter(first), iter(second)
+        for tap in self.taps:
             values = {name: self.get(f"{tap}.{name}")[scale].to(first[0].dtype) for name in (*PER_CHANNEL, *PER_SCALE)}
-            parts += compare(values, *first[2 * i : 2 * i + 2], *second[2 * i : 2 * i + 2])
+            m, s, n, t = next(one), next(one), next(other), next(other)
+            parts += compare(values, m, s, n, t)
+            if self.has_details(tap, scale):
+                values = {name: self.get(f"{tap}.{name}")[scale].to(first[0].dtype) for name in (*DETAIL_PER_CHANNEL, *DETAIL_PER_SCALE)}
+                values["slopes"] = self.get(f"{tap}.slopes").to(first[0].dtype)
+                parts.append(compare_details(next(one), next(other), s, t, values))
         return parts
 
     def compare_colors(self, first: Tensor, second: Tensor) -> Tensor:

@@ -47,10 +47,10 @@ def parts_of_contrast(metric: CPIPS, place: str) -> tuple[ContrastHead, int]:
         place: where it is to be computed, for the message: "in JAX".
 
     Raises:
-        ModelError: another form, rounding, root, taps that are no normalizations, or a metric that is none of :class:`cpips.CPIPS`.
+        ModelError: another form, details in it, rounding, root, taps that are no normalizations, or a metric that is none of :class:`cpips.CPIPS`.
     """
     head = metric.contrast if isinstance(metric, CPIPS) else None
-    if head is None or metric.quantize or metric.root or not metric.taps[-1].startswith("gdn"):
+    if head is None or head.detailed or metric.quantize or metric.root or not metric.taps[-1].startswith("gdn"):
         raise ModelError(f"{getattr(metric, 'name', metric)!r} with these settings cannot be used {place}, which has the form 'contrast' at "
-                         "the taps gdn1, gdn2 ... alone, without rounding and root: use cpips-lite with its own settings")
+                         "the taps gdn1, gdn2 ... alone, without details, rounding and root: use cpips-lite with its own settings")
     return head, list(metric.encoder.taps).index(metric.taps[-1]) + 1

@@ -103,9 +103,6 @@ def load(model: Union[Source, CPIPS] = DEFAULT_MODEL) -> Params:
     """
     metric = model if isinstance(model, CPIPS) else CPIPS(model)
     head, depth = parts_of_contrast(metric, "in JAX")
-    known = {"color", *(f"{tap}.{name}" for tap in head.taps for name in (*contrast.PER_CHANNEL, *contrast.PER_SCALE, "mix"))}
-    if strange := set(head.settings()) - known:
-        raise ModelError(f"the head of {metric.name!r} has the settings {', '.join(sorted(strange))}, which cpips.jax does not know")
     names = list(metric.encoder.taps)
     layers = list(metric.encoder.g_a[: 2 * depth])
     norms = [layer for layer in layers if isinstance(layer, GDN)]

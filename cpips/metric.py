@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import partial
+from itertools import islice
 from typing import Any, Iterator, Mapping, Sequence
 
 import torch
@@ -289,7 +290,7 @@ class CPIPS(FeatureMetric):
                                     architecture=self.encoder.architecture)
         if self.contrast is not None:
             features.append(x.to(self.encoder.dtype).mean((2, 3), keepdim=True))
-        return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._strides,
+        return Embedding(tuple(self._mark_invalid(feature, x) for feature in features), self._all_strides(),
                          (x.shape[2], x.shape[3]), self._key)
 
     def _scaled(self, x: Tensor) -> Iterator[Tensor]:
@@ -319,7 +320,7 @@ class CPIPS(FeatureMetric):
                 # one batch after the other, not as one: equal images then have equal features to the last bit
                 return self._compare_cells(self._encode(a, scale), self._encode(b, scale), scale)
 
-            parts += self.tiling(compare, a, b, strides=self._strides_at(scale), architecture=self.encoder.architecture,
+            parts += self.tiling(compare, a, b, strides=self._strides_at(scale, compared=True), architecture=self.encoder.architecture,
                                  windows=self.form == "structure")
         if self.contrast is not None:
             colors = (wide(batch.to(self.encoder.dtype)).mean((2, 3), keepdim=True) for batch in (x, y))
@@ -346,16 +347,18 @@ class CPIPS(FeatureMetric):
         return self._map(self._compare_embeddings(a, b), a.size)
 
     def _compare_embeddings(self, a: Embedding, b: Embedding) -> list[Tensor]:
-        count = len(self._strides_at(0))
-        parts = [part for scale in range(self.scales) for part in self._compare_cells(
-            a.features[scale * count:][:count], b.features[scale * count:][:count], scale)]
+        features, others = iter(a.features), iter(b.features)
+        parts: list[Tensor] = []
+        for scale in range(self.scales):
+            count = len(self._strides_at(scale))
+            parts += self._compare_cells([*islice(features, count)], [*islice(others, count)], scale)
         if self.contrast is not None:
             parts.append(self.contrast.compare_colors(wide(a.features[-1]), wide(b.features[-1])))
         return parts
 
     def _cells(self, parts: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[Tensor, int]]:
         """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""
-        for part, stride in zip(parts, self._strides):
+        for part, stride in zip(parts, self._all_strides(compared=True)):
             def mean(values: Tensor, stride: int = stride) -> Tensor:
                 return cell_mean(values, stride, size)
 
@@ -403,16 +406,16 @@ class CPIPS(FeatureMetric):
 
     # ---- keeping order --------------------------------------------------------------------------------------------------
 
-    @property
-    def _strides(self) -> tuple[int, ...]:
-        """Image pixels that a cell covers, for each map that is compared."""
-        strides = tuple(stride << scale for scale in range(self.scales) for stride in self._strides_at(scale))
+    def _all_strides(self, compared: bool = False) -> tuple[int, ...]:
+        """Image pixels that a cell covers, of each map that is kept, or of each that comparing gives."""
+        strides = tuple(stride << scale for scale in range(self.scales) for stride in self._strides_at(scale, compared))
         return strides if self.contrast is None else (*strides, contrast.WHOLE)
 
-    def _strides_at(self, scale: int) -> tuple[int, ...]:
-        """Pixels of the images at one scale that a cell covers, for each map that is compared there."""
-        taps = [self.encoder.taps[tap] for tap in self.taps]
-        return tuple(taps) if self.contrast is None else tuple(s for tap in taps for s in contrast.strides(tap, scale))
+    def _strides_at(self, scale: int, compared: bool = False) -> tuple[int, ...]:
+        """As :meth:`_all_strides`, in pixels of the images at one scale."""
+        if self.contrast is not None:
+            return self.contrast.strides(self.encoder.taps, scale)[compared]
+        return tuple(self.encoder.taps[tap] for tap in self.taps)
 
     @property
     def _share(self) -> int:

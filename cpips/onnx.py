@@ -184,7 +184,7 @@ class _Compare(nn.Module):
 
     def forward(self, reference: list[Tensor], image: list[Tensor], size: Tensor) -> Tensor:
         height_width: Any = (size[0], size[1])  # tensors, so that the graph has them as an input
-        first, second = (Embedding(tuple(features), self.metric._strides, height_width, "") for features in (reference, image))
+        first, second = (Embedding(tuple(features), self.metric._all_strides(), height_width, "") for features in (reference, image))
         return self.metric._compare_features(first, second)
 
 
@@ -209,7 +209,7 @@ def _traced(metric: CPIPS, graph: str) -> _Traced:
     numbers = range(len(channels))
     if graph == "embed":
         return _Embed(metric), (draw(*side),), {"image": images}, ["image"], [f"feature{i}" for i in numbers]
-    whole = [stride == WHOLE for stride in metric._strides]
+    whole = [stride == WHOLE for stride in metric._all_strides()]
     shapes = [(2, c, *((1, 1) if w else (4 + i, 3 + i))) for i, (c, w) in enumerate(zip(channels, whole))]
     axes = [{0: free} if w else {0: free, 2: free, 3: free} for w in whole]
     first, second = ([draw(*shape) for shape in shapes] for _ in range(2))

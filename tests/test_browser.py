@@ -79,9 +79,9 @@ def test_the_package_names_what_the_module_has():
     assert sum((browser.FOLDER / name).stat().st_size for name in ("index.js", "kernel.js", "weights.js")) < 250_000
 
 
-@pytest.mark.parametrize("model", ["random", "psnr", "rounded"])
+@pytest.mark.parametrize("model", ["random", "psnr", "rounded", "details"])
 def test_other_metrics_are_refused(model):
-    made = {"random": lambda: CPIPS("random"), "psnr": lambda: cpips.create_metric("psnr"), "rounded": lambda: CPIPS(root=True, form="contrast")}
+    made = {"random": lambda: CPIPS("random"), "details": lambda: CPIPS("cpips-base"), "psnr": lambda: cpips.create_metric("psnr"), "rounded": lambda: CPIPS(root=True, form="contrast")}
     with pytest.raises(ModelError, match="cannot be used in a browser"):
         browser.weights(made[model]())
 

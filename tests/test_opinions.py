@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from cpips import CPIPS
 from cpips.codec.evaluate import load_codec
 from cpips.codec.model import create_codec
-from cpips.contrast import PER_CHANNEL, PER_SCALE, ContrastHead
+from cpips.contrast import DETAIL_PER_CHANNEL, PER_CHANNEL, PER_SCALE, ContrastHead
 from cpips.distortions.kadid import kadid
 from cpips.encoders import ALIGNED, AnalysisTransform
 from cpips.training.config import Stage, TrainConfig
 from cpips.training.opinion_loss import TrainableContrastHead, opinion_losses
-from cpips.training.opinions import CONDITIONS, OpinionSet
+from cpips.training.opinions import CONDITIONS, DISPLACEMENTS, OpinionSet, plan
 from cpips.training.tied import start_from_narrower, start_tied, tie, turned_filters, turned_matrix, untie
 from cpips.training.trainer import Trainer
 
@@ -132,6 +132,19 @@ def test_photographs_are_labelled_by_conditions_and_teachers(root, tmp_path):
     batch = groups.batch(2, 8, 64, 0)
     assert torch.isfinite(batch["opinions"]).all()
 
+    further = OpinionSet(tmp_path, root / "kadid", [root / "photos"], share=1.0, teach_displacements=False, focus=["brighten", "jpeg"])
+    assert len(further.further) == 4
+    for number, ((_, before), (images, labels), (copies, focused)) in enumerate(zip(groups.further, further.further, further.further[2:])):
+        recipes = plan(number, 12, 6)[1]
+        assert len(recipes) == 6 and np.array_equal(recipes[0].apply(images[0]), images[13])
+        moved = [any(name in DISPLACEMENTS for name, _, _ in recipe.steps) for recipe in recipes]
+        assert np.isnan(labels[12:][moved]).all()
+        kept = np.concatenate([np.ones(12, bool), ~np.array(moved)])
+        assert np.array_equal(labels[kept], before[kept], equal_nan=True)
+        assert copies.shape == (3, 96, 112, 3) and np.array_equal(copies[0], images[0]) and len(focused) == 2
+        brighter, coded = (copies[i].astype(int) - copies[0] for i in (1, 2))
+        assert brighter.mean() > abs(coded.mean())
+
 
 def test_teachers_have_a_share_of_the_labels(root, tmp_path):
     alone, mixed, taught = (OpinionSet(tmp_path, root / "kadid", teacher_share=share) for share in (0, 0.25, 1))
@@ -215,7 +228,7 @@ def test_trained_settings_measure_as_the_metric(tied):
     codec = create_codec("aligned", 24, 8)
     start_tied(codec, 0)
     channels = {"gdn1": 16, "gdn2": 24}
-    head = TrainableContrastHead(channels, STRIDES, 3, tied)
+    head = TrainableContrastHead(channels, STRIDES, 3, tied, ["gdn2"] if tied else [], 2)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -230,19 +243,22 @@ def test_trained_settings_measure_as_the_metric(tied):
 
 
 def test_head_starts_from_a_narrower_one():
-    small = TrainableContrastHead({"gdn1": 8, "gdn2": 12}, STRIDES, 2, True)
+    small = TrainableContrastHead({"gdn1": 8, "gdn2": 12}, STRIDES, 2, True, ["gdn1"], 1)
     with torch.no_grad():
         for parameter in small.parameters():
             parameter += 0.2 * torch.rand_like(parameter)
     stored = {name.removeprefix("head.contrast."): value for name, value in small.state().items() if "quality" not in name}
-    large = TrainableContrastHead({"gdn1": 16, "gdn2": 24}, STRIDES, 2, True)
+    large = TrainableContrastHead({"gdn1": 16, "gdn2": 24}, STRIDES, 2, True, ["gdn1"], 1)
     large.start_from(ContrastHead(stored, {"gdn1": 8, "gdn2": 12}))
     found = large.settings()
     for name, value in stored.items():
         if name.endswith("mix"):
             assert torch.allclose(found[name][: len(value), : len(value)], value, atol=1e-6)
             assert (found[name][: len(value), len(value) :] == 0).all()
-        elif name.split(".")[-1] in PER_CHANNEL:
+        elif name.endswith("slopes"):
+            halves, wide = value.chunk(2), found[name].chunk(2)
+            assert all(torch.allclose(b[: len(a), : len(a)], a, atol=1e-6) for a, b in zip(halves, wide))
+        elif name.split(".")[-1] in (*PER_CHANNEL, *DETAIL_PER_CHANNEL):
             assert torch.allclose(found[name][:, : value.shape[1]], value, rtol=1e-5)
         else:
             assert torch.allclose(found[name], value, rtol=1e-5)
@@ -291,6 +307,28 @@ def test_crops_larger_than_the_smallest_group_are_refused_before_the_run(root, r
     with pytest.raises(ValueError, match="opinion_crop = 128: the smallest of the groups .* 96 px; take crops"):
         Trainer(config(stages=[Stage(steps=1, crop=64, batch=1, opinions=1, opinion_crop=64),
                                Stage(steps=1, crop=64, batch=1, opinions=1, opinion_crop=128)]), root, run.parent / "large")
+
+
+def test_run_with_details_and_a_run_on_from_it(root, run, tmp_path):
+    def settings(folder: Path, **changes) -> TrainConfig:
+        return config(init=str(folder / "codec.safetensors"), init_head=str(folder / "head.safetensors"), detail_taps=["gdn2"],
+                      stages=[Stage(steps=2, crop=64, batch=1, opinions=1, opinion_crop=64)], **changes)
+
+    Trainer(settings(run), root, run.parent / "details").run()
+    stored = load_file(run.parent / "details" / "head.safetensors")
+    slopes = stored["head.contrast.gdn2.slopes"]
+    assert slopes.abs().max() > 0 and "head.contrast.gdn1.slopes" not in stored
+    weights = stored["head.contrast.gdn2.detail_weight"]
+    assert (weights[0] > 0).all() and (weights[1] == 0).all()
+    encoder = {key: value for key, value in load_file(run.parent / "details" / "codec.safetensors").items()
+               if key.startswith("g_a.") and key.count(".") == 2}
+    metric = CPIPS(encoder | stored)
+    x, y = torch.rand(2, 1, 3, 64, 64)
+    assert torch.allclose(metric(x.rot90(1, (2, 3)), y.rot90(1, (2, 3))), metric(x, y), rtol=1e-4)
+    on = Trainer(settings(run.parent / "details"), root, run.parent / "on").module.module.head
+    assert isinstance(on, TrainableContrastHead)
+    for name, value in on.state().items():
+        assert torch.allclose(value, stored[name], rtol=1e-4, atol=1e-7), name
 
 
 def test_run_exports_a_model_that_measures(run):
@@ -346,6 +384,10 @@ def test_wider_run_starts_from_a_narrower_model(run, root, tmp_path):
     ({"form": "local"}, "form = 'contrast'"),
     ({"stages": [Stage(steps=1, crop=64, batch=1)]}, "in every stage"),
     ({"opinion_weight": 0.0, "rate_weight": 1.0}, "change nothing without opinion_weight"),
+    ({"detail_taps": ["y"]}, r"detail_taps = \['y'\]: needs .* some of taps"),
+    ({"detail_taps": ["gdn1"], "detail_scales": 3}, "detail_scales of at most 2"),
+    ({"focus": ["blurr"]}, "focus = .*blurr.*: unknown"),
+    ({"focus": ["jpeg"]}, "focus .* photographs"),
     ({"arch": "hyperprior", "taps": ["gdn1"]}, "tied needs"),
     ({"widen": "x", "tied": False}, "widen needs tied"),
     ({"adam_beta2": 1.0}, "below 1"),

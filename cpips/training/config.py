@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._utils import config as toml
 from ..codec.model import CODECS, HYPER_STRIDE
+from ..distortions import DISTORTIONS
 from ..encoders import STRIDE
 from ..errors import ModelError
 from ..losses.features import TRUNK_TAPS
@@ -21,7 +22,7 @@ CHOICES = {
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
-POSITIVE = ("N", "M", "scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every")
+POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every")
 NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "teacher_share", "task_weight", "order_weight", "shift_weight", "seed",
                 "aux_lr", "warmup_steps", "ema_decay")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
@@ -99,12 +100,17 @@ class TrainConfig:
     teacher_share: float = 0.0  # of the teachers' mean in the label of a copy that has an opinion score
     condition_copies: int = 12  # of each further photograph, labeled by KADID's condition means
     taught_copies: int = 6  # likewise, labeled by teachers
+    teach_displacements: bool = True  # whether the teachers label copies in which something moved
+    focus: list[str] = field(default_factory=list)  # distortions of which each further photograph has a group more, labeled by teachers
     opinion_copies: int = 8  # of each group in a step
     tied: bool = False  # channels of the features come in fours, a filter and its quarter turns
     detach_features: bool = False  # rate and distortion form the latent alone
+    freeze_codec: bool = False  # only the head of the distance trains
     form: str = "local"
     taps: list[str] = field(default_factory=lambda: ["y"])
     scales: int = 1
+    detail_taps: list[str] = field(default_factory=list)  # where form 'contrast' also compares signed details; needs tied
+    detail_scales: int = 1  # the first scales at which it does
     task_weight: float = 0.0
     task_net: str = "squeeze"
     task_trunk: str = ""  # file of the task network's weights, under the data root
@@ -156,10 +162,20 @@ class TrainConfig:
             raise ValueError("kadid, photographs, or groups with opinions in a stage, change nothing without opinion_weight")
         if self.judge_weight and self.form == "contrast":
             raise ValueError("form = 'contrast' is trained with opinions, not with judge_weight")
+        if self.freeze_codec and not (self.init and self.opinion_weight):
+            raise ValueError("freeze_codec needs init, a codec to keep as it is, and opinion_weight, whose head trains")
         if self.widen and (self.init or not self.tied):
             raise ValueError("widen needs tied, and changes nothing beside init")
         if self.tied and self.arch != "aligned":
             raise ValueError("tied needs arch = 'aligned', whose cells turn with the image")
+        if self.detail_taps and not (self.opinion_weight and self.tied and set(self.detail_taps) <= set(self.taps)
+                                     and self.detail_scales <= self.scales):
+            raise ValueError(f"detail_taps = {self.detail_taps}: needs opinion_weight and tied, some of taps, and detail_scales of "
+                             f"at most {self.scales}")
+        if unknown_kinds := set(self.focus) - set(DISTORTIONS):
+            raise ValueError(f"focus = {self.focus}: unknown {', '.join(sorted(unknown_kinds))}; cpips.distortions.DISTORTIONS has the names")
+        if self.focus and not self.photographs:
+            raise ValueError("focus changes nothing without photographs to distort")
         if self.init_head and not (self.judge_weight or self.opinion_weight):
             raise ValueError("init_head changes nothing without judge_weight or opinion_weight")
         if bool(self.task_weight) != bool(self.task_trunk):

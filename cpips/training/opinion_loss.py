@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contrast import PER_CHANNEL, PER_SCALE, PREFIX, ContrastHead, compare, statistics
+from ..contrast import (DETAIL_PER_CHANNEL, DETAIL_PER_SCALE, PER_CHANNEL, PER_SCALE, PREFIX, ContrastHead, compare, compare_details,
+                        statistics)
 from ..head import QUALITY
 from .tied import TURNS, turned_matrix
 
@@ -25,9 +26,11 @@ class TrainableContrastHead(nn.Module):
         channels: of the taps to compare, by name.
         strides: px that a cell of each covers.
         tied: channels come in fours, a filter and its quarter turns, which share their settings.
+        detail_taps, detail_scales: where details are compared, at the first scales; it needs ``tied``.
     """
 
-    def __init__(self, channels: Mapping[str, int], strides: Mapping[str, int], scales: int, tied: bool):
+    def __init__(self, channels: Mapping[str, int], strides: Mapping[str, int], scales: int, tied: bool,
+                 detail_taps: Sequence[str] = (), detail_scales: int = 1):
         super().__init__()
         self.strides, self.scales, self.turns = dict(strides), scales, TURNS if tied else 1
         start = {"mean_weight": -4.0, "mean_floor": -3.0, "contrast_weight": -3.0, "contrast_floor": -5.0}
@@ -38,6 +41,13 @@ class TrainableContrastHead(nn.Module):
         self.powers = nn.ParameterDict({tap: nn.Parameter(torch.full((scales,), 0.3)) for tap in channels})
         self.roots = nn.ParameterDict({tap: nn.Parameter(self._initial_mix(count // self.turns).sqrt())
                                        for tap, count in channels.items()})
+        start |= {"detail_weight": -5.0, "detail_floor": -5.0, "detail_threshold": -8.0, "detail_damping": -5.0}
+        self.details = {tap: count // self.turns for tap, count in channels.items() if tap in detail_taps}
+        self.detail_logs = nn.ParameterDict({f"{tap}-{name}": nn.Parameter(torch.full((detail_scales, count), start[name]))
+                                             for tap, count in self.details.items() for name in DETAIL_PER_CHANNEL})
+        self.detail_scalars = nn.ParameterDict({f"{tap}-{name}": nn.Parameter(torch.full((detail_scales,), start.get(name, 0.3)))
+                                                for tap in self.details for name in DETAIL_PER_SCALE})
+        self.slopes = nn.ParameterDict({tap: nn.Parameter(torch.zeros(2, count, count, TURNS)) for tap, count in self.details.items()})
         self.log_color = nn.Parameter(torch.full((3,), -2.0))
         self.log_middle, self.log_steepness = nn.Parameter(torch.tensor(-2.0)), nn.Parameter(torch.tensor(0.0))
 
@@ -60,7 +70,32 @@ class TrainableContrastHead(nn.Module):
             found |= {f"{tap}.{name}": self.logs[f"{tap}-{name}"].exp().repeat_interleave(self.turns, 1) for name in PER_CHANNEL}
             found |= {f"{tap}.{name}": self.log_thresholds[f"{tap}-{name}"].exp() for name in PER_SCALE[:2]}
             found |= {f"{tap}.power": self.powers[tap].clamp_min(0), f"{tap}.mix": self._mix(tap)}
+        for tap in self.details:
+            for name in DETAIL_PER_CHANNEL:
+                found[f"{tap}.{name}"] = self._padded(self.detail_logs[f"{tap}-{name}"].exp().repeat_interleave(self.turns, 1), name)
+            for name in DETAIL_PER_SCALE:
+                value = self.detail_scalars[f"{tap}-{name}"]
+                found[f"{tap}.{name}"] = self._padded(value.clamp_min(0) if name == "detail_power" else value.exp(), name)
+            found[f"{tap}.slopes"] = turned_slopes(self.slopes[tap])
         return found
+
+    def _padded(self, values: Tensor, name: str) -> Tensor:
+        """Of the scales without details: no weight, and ones else."""
+        rest = values.new_full((self.scales - len(values), *values.shape[1:]), float(not name.endswith("weight")))
+        return torch.cat([values, rest])
+
+    @torch.no_grad()
+    def start_slopes(self, features: Mapping[str, Tensor], right: Mapping[str, Tensor], down: Mapping[str, Tensor]) -> None:
+        """Fit the change of the features ``(N,C,h,w)`` of each tap with details to images that moved right, and down, by a pixel."""
+        for tap in self.details:
+            found = []
+            for moved in (right[tap], down[tap]):
+                middle = ((features[tap] + moved) / 2).transpose(0, 1).flatten(1).double()
+                change = (features[tap] - moved).transpose(0, 1).flatten(1).double()
+                gram = middle @ middle.T
+                gram.diagonal().add_(1e-3 * gram.diagonal().mean())
+                found.append(torch.linalg.solve(gram, middle @ change.T).T[::TURNS].unflatten(1, (-1, TURNS)).float())
+            self.slopes[tap].copy_(torch.stack([found[0], -found[1]]))  # a quarter turn takes right to up
 
     def forward(self, features: Sequence[Tensor], colors: Tensor, whose: Tensor, references: int) -> Tensor:
         """Distances of copies to their references.
@@ -80,6 +115,13 @@ class TrainableContrastHead(nn.Module):
             means, contrasts = compare(values, m[:references][whose], s[:references][whose], m[references:], s[references:])
             error, weights = contrasts.mean((2, 3)).unbind(1)
             total = total + means.mean((1, 2)) + error / weights
+            if tap in self.details and scale < len(self.detail_logs[f"{tap}-detail_weight"]):
+                values = {name: settings[f"{tap}.{name}"][scale] for name in (*DETAIL_PER_CHANNEL, *DETAIL_PER_SCALE)}
+                values["slopes"] = settings[f"{tap}.slopes"]
+                wide = feature.float()
+                details = compare_details(wide[:references][whose], wide[references:], s[:references][whose], s[references:], values)
+                error, weights = details.mean((2, 3)).unbind(1)
+                total = total + error / weights
         return total
 
     def worse(self, distances: Tensor) -> Tensor:
@@ -122,11 +164,39 @@ class TrainableContrastHead(nn.Module):
             own, count = self.roots[tap], len(mix)
             own[:count] = 0.0
             own[:count, :count] = mix
+        for tap in set(self.details) & set(head.detailed):
+            self._start_details(tap, settings)
+
+    def _start_details(self, tap: str, settings: Mapping[str, Tensor]) -> None:
+        for name in DETAIL_PER_CHANNEL:
+            own = self.detail_logs[f"{tap}-{name}"]
+            values = settings[f"{tap}.{name}"][: len(own), :: self.turns].clamp_min(1e-9).log()
+            own[:, : values.shape[1]] = values
+        for name in DETAIL_PER_SCALE:
+            own = self.detail_scalars[f"{tap}-{name}"]
+            values = settings[f"{tap}.{name}"][: len(own)]
+            own.copy_(values if name == "detail_power" else values.log())
+        slopes = settings[f"{tap}.slopes"].unflatten(0, (2, -1))[:, :: self.turns].unflatten(2, (-1, TURNS))
+        count = slopes.shape[1]
+        self.slopes[tap].zero_()
+        self.slopes[tap][:, :count, :count] = slopes
 
     def state(self) -> dict[str, Tensor]:
         """Settings and fit as they are stored beside an encoder."""
         found = {PREFIX + name: value.detach().float().contiguous() for name, value in self.settings().items()}
         return found | {QUALITY: torch.stack([self.log_middle.exp(), self.log_steepness.exp()]).detach().float()}
+
+
+def turned_slopes(base: Tensor) -> Tensor:
+    """Slopes ``(2C,C)`` of fours of channels, to the right and upwards, from those of each first one, ``(2,B,B,4)``."""
+    right, up = base
+    count = len(right) * TURNS
+    rows = []
+    for first, second, signs in ((right, up, (1, -1, -1, 1)), (up, right, (1, 1, -1, -1))):
+        turned = [sign * (second if turn % 2 else first)[:, :, [(source - turn) % TURNS for source in range(TURNS)]]
+                  for turn, sign in enumerate(signs)]
+        rows.append(torch.stack(turned, 1).reshape(count, count))
+    return torch.cat(rows)
 
 
 def opinion_losses(head: TrainableContrastHead, distances: Tensor, opinions: Tensor, guards: Tensor) -> dict[str, Tensor]:

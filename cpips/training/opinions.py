@@ -21,6 +21,7 @@ stopped and resumed.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._utils.io import replace
-from ..distortions import DISTORTIONS, distort, random_recipe
+from ..distortions import DISTORTIONS, Recipe, distort, random_recipe
 from ..distortions.kadid import CONDITIONS, copy_name, kadid
 from .calibration.opinion_labels import HELD_OUT, OpinionLabels, read_opinions
 from .calibration.teachers import Teacher, create_teachers
@@ -40,6 +41,7 @@ from .data import decode
 OWN_SHARE = 0.7  # of a copy's own mean opinion in its label; the rest is the condition's mean
 TEACHERS = ("haarpsi", "mdsi")
 SPREAD = 0.4  # standard deviation of the teachers' qualities above which a copy is left out
+DISPLACEMENTS = ("jitter", "rescale", "rotate", "shift", "warp")
 PHOTOGRAPH_SIDES = ((384, 480), (320, 480))  # rows and columns, the first that a photograph has
 GUARD_QUALITY = 20  # of the JPEG that a shift by one pixel is compared with
 
@@ -54,6 +56,8 @@ class OpinionSet:
         share: of the groups of a batch that are made of the further photographs.
         teacher_share: of the teachers' mean in the label of a copy that has an opinion score, from 0 to 1.
         condition_copies, taught_copies: of each further photograph; a third of the taught ones combine distortions.
+        teach_displacements: whether copies in which something moved have the teachers' label; the teachers see what people do not.
+        focus: names of distortions of which each further photograph has a group more, with one copy of each, labeled by teachers.
         progress: called with the number of groups that are there and are wanted.
 
     Raises:
@@ -61,11 +65,12 @@ class OpinionSet:
     """
 
     def __init__(self, folder: Path, kadid_folder: Path, photographs: Sequence[Path] = (), share: float = 0.0,
-                 teacher_share: float = 0.0, condition_copies: int = 12, taught_copies: int = 6,
-                 progress: Callable[[int, int], None] = lambda done, total: None):
+                 teacher_share: float = 0.0, condition_copies: int = 12, taught_copies: int = 6, teach_displacements: bool = True,
+                 focus: Sequence[str] = (), progress: Callable[[int, int], None] = lambda done, total: None):
         self.folder, self.share = Path(folder), share if photographs else 0.0
         copied = self.folder / "kadid"
         taught = self.folder / f"photographs-{condition_copies}-{taught_copies}"
+        focused = self.folder / f"focus-{hashlib.sha256(' '.join(focus).encode()).hexdigest()[:8]}"
         opinions = read_opinions(kadid_folder)
         paths = [path for path in sorted((Path(kadid_folder) / "ref").iterdir()) if path.stem not in HELD_OUT]
         further = [path for root in photographs for path in sorted(Path(root).iterdir())]
@@ -73,10 +78,10 @@ class OpinionSet:
             raise ValueError(f"no references in {kadid_folder}, or no images in {', '.join(map(str, photographs))}")
         if len({path.stem for path in further}) < len(further):
             raise ValueError(f"two photographs in {', '.join(map(str, photographs))} have the same name: rename one")
-        for place in (copied, taught) if further else (copied,):
+        for place in (copied, *((taught,) if further else ()), *((focused,) if further and focus else ())):
             place.mkdir(parents=True, exist_ok=True)
         teachers = create_teachers(TEACHERS, None) if further or teacher_share else {}
-        total = len(paths) + len(further)
+        total = len(paths) + len(further) * (1 + bool(focus))
         for number, path in enumerate(paths):
             _complete(copied / path.stem, lambda: kadid_group(path, opinions), teachers)
             progress(number + 1, total)
@@ -84,10 +89,18 @@ class OpinionSet:
             _complete(taught / path.stem,
                       lambda: photograph_group(path, number, opinions, condition_copies, taught_copies), teachers)
             progress(len(paths) + number + 1, total)
+        for number, path in enumerate(further if focus else []):
+            _complete(focused / path.stem, lambda: focus_group(path, number, focus), teachers)
+            progress(len(paths) + len(further) + number + 1, total)
         references, photographed = [copied / path.stem for path in paths], [taught / path.stem for path in further]
         curves = _scales(references, len(teachers))
         self.references = [_open(path, curves, teacher_share) for path in references]
         self.further = [_open(path, curves, teacher_share) for path in photographed]
+        if not teach_displacements:
+            for number, (_, labels) in enumerate(self.further):
+                taught_labels = labels[condition_copies:]
+                taught_labels[_moved(number, condition_copies, taught_copies)] = np.nan
+        self.further += [_open(focused / path.stem, curves, teacher_share) for path in (further if focus else [])]
 
     def __len__(self) -> int:
         return len(self.references) + len(self.further)
@@ -136,21 +149,47 @@ def kadid_group(path: Path, opinions: OpinionLabels) -> tuple[NDArray[Any], NDAr
 def photograph_group(path: Path, number: int, opinions: OpinionLabels, condition_copies: int,
                      taught_copies: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """A photograph and its copies ``(1+K,H,W,3)``, and people's labels ``(K,)``, NaN where they said nothing."""
-    rng = np.random.default_rng([5, number])
+    image = _photograph(path)
+    chosen, recipes = plan(number, condition_copies, taught_copies)
+    copies = [kadid(image, kind, level, seed) for (kind, level), seed in chosen]
+    taught = [recipe.apply(image) for recipe in recipes]
+    means = [opinions.conditions[condition] for condition, _ in chosen]
+    return np.stack([image, *copies, *taught]), np.array(means + [np.nan] * taught_copies, np.float32)
+
+
+def focus_group(path: Path, number: int, names: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """As :func:`photograph_group`, with one copy of each of the distortions ``names``."""
+    rng = np.random.default_rng([6, number])
+    image = _photograph(path)
+    copies = [distort(image, name, float(rng.uniform(0.05, 1)), int(rng.integers(2**31))) for name in names]
+    return np.stack([image, *copies]), np.full(len(names), np.nan, np.float32)
+
+
+def _photograph(path: Path) -> NDArray[Any]:
+    """An image as a group has it: wide, and cut to the first of the sizes that it has."""
     image = decode(path)
     if image.shape[0] > image.shape[1]:
         image = np.rot90(image)
     rows, columns = next((sides for sides in PHOTOGRAPH_SIDES if image.shape[0] >= sides[0] and image.shape[1] >= sides[1]),
                          image.shape[:2])
-    image = np.ascontiguousarray(image[:rows, :columns])
+    return np.ascontiguousarray(image[:rows, :columns])
+
+
+def plan(number: int, condition_copies: int, taught_copies: int) -> tuple[list[tuple[tuple[int, int], int]], list[Recipe]]:
+    """The copies of the photograph in place ``number``: KADID's conditions with their seeds, and the recipes of the others."""
+    rng = np.random.default_rng([5, number])
     chosen = [CONDITIONS[i] for i in rng.choice(len(CONDITIONS), condition_copies, replace=False)]
-    copies = [kadid(image, kind, level, int(rng.integers(1_000_000))) for kind, level in chosen]
+    seeds = [int(rng.integers(1_000_000)) for _ in chosen]
     names = sorted(DISTORTIONS)
-    taught = [distort(image, str(rng.choice(names)), float(rng.uniform(0.05, 1)), int(rng.integers(2**31)))
-              for _ in range(taught_copies - taught_copies // 3)]
-    taught += [random_recipe(rng, combine=1.0).apply(image) for _ in range(taught_copies // 3)]
-    means = [opinions.conditions[condition] for condition in chosen]
-    return np.stack([image, *copies, *taught]), np.array(means + [np.nan] * taught_copies, np.float32)
+    recipes = [Recipe(((str(rng.choice(names)), float(rng.uniform(0.05, 1)), int(rng.integers(2**31))),))
+               for _ in range(taught_copies - taught_copies // 3)]
+    recipes += [random_recipe(rng, combine=1.0) for _ in range(taught_copies // 3)]
+    return list(zip(chosen, seeds)), recipes
+
+
+def _moved(number: int, condition_copies: int, taught_copies: int) -> NDArray[Any]:
+    recipes = plan(number, condition_copies, taught_copies)[1]
+    return np.array([any(name in DISPLACEMENTS for name, _, _ in recipe.steps) for recipe in recipes], bool)
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
@@ -82,7 +83,7 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         if config.opinion_weight:
             self.opinions = OpinionSet(self.out.parent / "opinions", root / config.kadid,
                                        [root / name for name in config.photographs], config.photograph_share, config.teacher_share,
-                                       config.condition_copies, config.taught_copies,
+                                       config.condition_copies, config.taught_copies, config.teach_displacements, config.focus,
                                        lambda done, total: log.info("groups with opinions: %d of %d", done, total))
             if (wanted := max(stage.opinion_crop for stage in config.stages)) > self.opinions.side:
                 raise ValueError(f"opinion_crop = {wanted}: the smallest of the groups with opinions has a side of "
@@ -126,6 +127,9 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
                 if config.widen:
                     start_from_narrower(codec, read_weights(Path(config.widen)))
             tie(codec.g_a)
+        if isinstance(objective.head, TrainableContrastHead) and objective.head.details and self.opinions \
+                and not any(slopes.any() for slopes in objective.head.slopes.values()):  # not taken over from init_head
+            _start_slopes(objective.head, codec, self.opinions)
         objective.train()
         named = list(objective.named_parameters())
         main = [p for name, p in named if not name.endswith(".quantiles")]
@@ -311,6 +315,16 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
     return SOAP(parameters, lr=config.lr, weight_decay=0.0, precondition_frequency=10, max_precondition_dim=256)
 
 
+@torch.no_grad()
+def _start_slopes(head: TrainableContrastHead, codec: Codec, opinions: OpinionSet, count: int = 12) -> None:
+    images = torch.stack([torch.from_numpy(np.array(images[0])).permute(2, 0, 1)[:, :288, :288] for images, _ in opinions.references[:count]])
+    images = images.to(next(codec.parameters()).device).float() / 255
+    right = torch.cat([images[..., :1], images[..., :-1]], 3)
+    down = torch.cat([images[..., :1, :], images[..., :-1, :]], 2)
+    taps = tuple(head.details)
+    head.start_slopes(*(dict(zip(taps, codec.features(moved, taps))) for moved in (images, right, down)))
+
+
 def _moving_average(decay: float) -> Callable[..., Any]:
     """Exponential moving average whose memory grows with the run up to ``decay``, so that it never lags far behind."""
 
@@ -367,7 +381,8 @@ def export(checkpoint: Path, out: Path) -> None:
     if settings := {k.removeprefix("head."): v for k, v in averaged.items() if k.startswith("head.logs.")}:
         architecture = model.architecture
         channels = {tap: count for tap, count in model.analysis_channels.items() if f"logs.{tap}-mean_weight" in settings}
-        contrast = TrainableContrastHead(channels, architecture.taps, config["scales"], config["tied"])
+        contrast = TrainableContrastHead(channels, architecture.taps, config["scales"], config["tied"],
+                                         config.get("detail_taps", ()), config.get("detail_scales", 1))
         contrast.load_state_dict({k.removeprefix("head."): v for k, v in averaged.items() if k.startswith("head.")})
         parts["head"] = contrast.state()
     for name, tensors in parts.items():
