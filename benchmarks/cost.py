@@ -3,7 +3,8 @@
 Agreement comes from ``results/agreement.json`` (|SRCC| with 95 % confidence intervals). Cost comes from ``results/fast-speed.json``:
 the time of a pair relative to LPIPS-AlexNet in the same rounds, each metric in its fastest measured variant, 256 px, float32. The
 times of the classical metrics that taught `cpips-lite@0.1` come from ``results/teachers.json``: relative to the student in that run, as
-implemented by `piq`, at 512 x 384 px. This script writes ``docs/cost.png``.
+implemented by `piq`, at 512 x 384 px. Models that were timed later are in ``results/fast-default.json`` (`python benchmarks/fast.py cpips-lite
+cpips-lite@0.1 cpips-base --only speed --name fast-default --no-compile --peers lpips-alex --dtypes float32`). This script writes ``docs/cost.png``.
 """
 
 from __future__ import annotations

@@ -297,6 +297,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", help="the result is kept as results/NAME.json")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     args = parser.parse_args()
     if args.quick:
@@ -307,7 +308,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # of torch's compiler, about itself
     parts = [part for part in PARTS if part in args.only.split(",")]
     some = parts if len(parts) < len(PARTS) else []
-    name = "-".join(["fast", *some, *[args.device] * (args.device != "cpu"), *["quick"] * args.quick])
+    name = args.name or "-".join(["fast", *some, *[args.device] * (args.device != "cpu"), *["quick"] * args.quick])
     result = {"what": "time of each metric in its fastest form over a model's in its own, in the same rounds (above 1: "
                       "the metric costs more); share of the measured peak; time of a pixel; peak memory",
               "models": args.models, "rounds": args.rounds, "device": args.device, "compiled": bool(args.compile),

@@ -267,6 +267,10 @@ def teachers() -> str:
     return f"{written('teachers')}\n\n({machine(kept('teachers'))}; teachers as implemented by `piq`.)"
 
 
+def human_training() -> str:
+    return written("human_training")
+
+
 def ablation() -> str:
     from ablation import markdown
 
@@ -418,7 +422,7 @@ PAGES = {
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/encode.md": (opinion_scale, encode),
     "docs/browser.md": (browser,),
-    "docs/calibration.md": (judged, teachers, ablation),
+    "docs/calibration.md": (judged, human_training, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses, losses_training),
     "docs/losses_at_work.md": (missing_detail, texture_loss, sr_losses, style_encoders),

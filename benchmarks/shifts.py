@@ -1,6 +1,6 @@
 """How much a shift by one pixel changes a distance, in each direction, and what quarter turns of both images change.
 
-    python benchmarks/shifts.py [--images 8] [--models cpips-lite cpips-lite@0.1 hyperprior-q4]
+    python benchmarks/shifts.py [--images 8] [--models cpips-lite cpips-base cpips-lite@0.1 hyperprior-q4]
 
 On crops of Kodak, of 256 px: the distance of an image to itself shifted by a pixel, over the distance to its JPEG of quality
 20; and the largest change of that JPEG's distance when both images are turned by 90, 180 or 270 degrees. People see neither.
@@ -59,7 +59,7 @@ def report(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--models", nargs="+", default=["cpips-lite", "cpips-lite@0.1", "hyperprior-q4"])
+    parser.add_argument("--models", nargs="+", default=["cpips-lite", "cpips-base", "cpips-lite@0.1", "hyperprior-q4"])
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[:args.images]
     pictures = [images.load(path)[:, 100:100 + SIDE + 2 * MARGIN, 100:100 + SIDE + 2 * MARGIN] for path in paths]

@@ -26,10 +26,10 @@ import cpips
 from cpips import images, integrity, web
 from cpips._utils.io import json_line
 from cpips.batch import Result, read_table, score_pairs, score_table, urls
-from cpips.batch.tables import no_formula, write_table
+from cpips.batch.tables import write_table
 from cpips.cli.app import app
 from cpips.errors import ImageError, ModelError, WeightsError
-from cpips.printable import one_line, printable, printable_json
+from cpips.printable import no_formula, one_line, printable, printable_json
 from helpers import state_of, write_csv
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -105,7 +105,6 @@ class TrainConfig:
     opinion_copies: int = 8  # of each group in a step
     tied: bool = False  # channels of the features come in fours, a filter and its quarter turns
     detach_features: bool = False  # rate and distortion form the latent alone
-    freeze_codec: bool = False  # only the head of the distance trains
     form: str = "local"
     taps: list[str] = field(default_factory=lambda: ["y"])
     scales: int = 1
@@ -162,8 +161,6 @@ class TrainConfig:
             raise ValueError("kadid, photographs, or groups with opinions in a stage, change nothing without opinion_weight")
         if self.judge_weight and self.form == "contrast":
             raise ValueError("form = 'contrast' is trained with opinions, not with judge_weight")
-        if self.freeze_codec and not (self.init and self.opinion_weight):
-            raise ValueError("freeze_codec needs init, a codec to keep as it is, and opinion_weight, whose head trains")
         if self.widen and (self.init or not self.tied):
             raise ValueError("widen needs tied, and changes nothing beside init")
         if self.tied and self.arch != "aligned":

@@ -50,8 +50,6 @@ class Objective(nn.Module):
             self.head = TrainableContrastHead(chosen, taps, config.scales, config.tied, config.detail_taps, config.detail_scales)
         # DDP waits for the gradient of every parameter that wants one
         codec.g_s.requires_grad_(config.distortion != "none" or task is not None)
-        if config.freeze_codec:
-            codec.requires_grad_(False)
 
     def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None,
                 references: Tensor | None = None, copies: Tensor | None = None, ladders: int = 0,

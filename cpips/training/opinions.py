@@ -56,7 +56,7 @@ class OpinionSet:
         share: of the groups of a batch that are made of the further photographs.
         teacher_share: of the teachers' mean in the label of a copy that has an opinion score, from 0 to 1.
         condition_copies, taught_copies: of each further photograph; a third of the taught ones combine distortions.
-        teach_displacements: whether copies in which something moved have the teachers' label; the teachers see what people do not.
+        teach_displacements: whether copies in which something moved have the teachers' label; teachers see these differences, and people do not.
         focus: names of distortions of which each further photograph has a group more, with one copy of each, labeled by teachers.
         progress: called with the number of groups that are there and are wanted.
 
