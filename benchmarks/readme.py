@@ -214,6 +214,11 @@ def _card(card: dict) -> str:
         judgement = card["judgement"]
         rows.append(["calibrated", f"{judgement['calibrated']} ({', '.join(judgement['teachers'])}); form {judgement['form']}, taps "
                      f"{', '.join(judgement['taps'])}"])
+    if "opinions" in card:
+        opinions = card["opinions"]
+        rows += [["human ratings", f"{opinions['labels']} ({', '.join(opinions['photographs'])}); {', '.join(opinions['teachers'])} label further copies "
+                  f"and have a share of {opinions['teacher_share']:g} in each label; `{opinions['config']}`, {opinions['steps']} steps, {opinions['hours']} h"],
+                 ["KADID-10k, held out, SRCC", f"{opinions['held_out']['srcc']:.3f} on {opinions['held_out']['images']:,} images of ten references"]]
     for name, value in card.get("agreement", {}).items():
         low, high = card["agreement_intervals"][name]
         rows.append([name, f"{value:.3f} [{low:.3f}, {high:.3f}]"])

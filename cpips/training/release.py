@@ -34,6 +34,7 @@ from .calibration.judged import JudgedSet
 from .config import TrainConfig
 from .data import Labelled
 from .objective import Classifier, top1_accuracy
+from .opinions import TEACHERS
 from .trainer import export
 
 FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in half precision may make
@@ -187,6 +188,7 @@ def opinions(path: Path, run: Path, config_path: Path, kadid: Path) -> dict[str,
     curve = _read_curve(run)
     every = max(1, len(curve) // 50)
     return {"labels": "KADID-10k: mean opinions of 70 references' copies, condition means for copies of further photographs",
+            "teachers": list(TEACHERS), "teacher_share": config.teacher_share, "focus": list(config.focus),
             "photographs": [dataset_name(name) for name in config.photographs],
             "config": f"configs/{config_path.name}", "steps": int(curve[-1]["step"]), "hours": round(curve[-1]["seconds"] / 3600, 2),
             "seed": config.seed, "stages": [vars(stage) for stage in config.stages],
