@@ -37,6 +37,7 @@ ROWS = 8  # of the README's table: the first of these that were measured
 SUMMARY = tuple(dict.fromkeys((DEFAULT_MODEL, "cpips-lite", "cpips-base", "hyperprior-q4", "lpips-alex", "haarpsi", "vsi", "mdsi",
                                "ms-ssim", "ssim")))
 HANDMADE = ("haarpsi", "vsi", "mdsi")
+LARGER = "cpips-base"  # the model beside the default one that costs more
 TITLES = {"tid2013-subset": "TID2013", "live-subset": "LIVE", "lpips-alex": "LPIPS (AlexNet)", "haarpsi": "HaarPSI",
           "vsi": "VSI", "mdsi": "MDSI", "ms-ssim": "MS-SSIM", "ssim": "SSIM"}
 FORMULAS = {
@@ -119,8 +120,13 @@ def handmade(comparisons: list[dict]) -> str:
             groups.setdefault(order + known, []).append(f"{title(name)} ({value:.3f})")
         said.append(f"On {dataset_title(comparison['dataset'])}, {title(DEFAULT_MODEL)} ({scores[DEFAULT_MODEL]:.3f}) is "
                     + " and ".join(f"{order} {listed(names)}" for order, names in groups.items()) + ".")
+    scores = [{score["metric"]["name"]: score["srcc"] for score in comparison["scores"]} for comparison in comparisons]
+    if said and all(LARGER in of_set for of_set in scores):
+        above = [name for name in HANDMADE if all(of_set.get(name, 0) > of_set[LARGER] for of_set in scores)]
+        said.append(f"{title(LARGER)}" + (f" is below {listed([title(name) for name in above])} on both." if above
+                                          else " is below none of them on both."))
     if said and not any(loss_cell(name) == "yes" for name in HANDMADE):
-        said.append("These hand-made indices cannot be used as losses, because their gradients are not finite everywhere.")
+        said.append("The gradients of these hand-made indices are not finite everywhere: they are no losses.")
     return " ".join(said)
 
 
