@@ -202,7 +202,9 @@ def test_the_default_model_is_compared_with_the_hand_made_indices(numbers):
     duels = {"haarpsi": {"tied": True}, "vsi": {"tied": False}, "mdsi": {"tied": False}}
     tested = numbers.handmade([{"dataset": dataset, "scores": scores, "duels": duels}])
     assert "below (not significantly) HaarPSI (0.950) and above (significantly) VSI (0.800) and below (significantly) MDSI" in tested
-    assert "cannot be used as losses" in tested
+    assert "they are no losses" in tested and numbers.LARGER not in tested
+    larger = [*scores, score(numbers.LARGER, 0.955)]
+    assert f"`{numbers.LARGER}` is below MDSI on both." in numbers.handmade([{"dataset": dataset, "scores": larger}])
 
 
 def test_citation_file_has_the_version():
