@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -61,11 +61,12 @@ class _Items:
         return pa.table({"item": block["item"], "seconds": [seconds] * len(items),
                          **{f"value{i}": values[:, i] for i in range(values.shape[1])}})
 
-    def blamed(self, row: "pyarrow.Table") -> "pyarrow.Table":
+    def without(self, block: "pyarrow.Table", rows: Sequence[int]) -> "pyarrow.Table":
         """No item may be left out of a data set.
 
         Raises:
-            DatasetError: which item kills the process that compares it.
+            DatasetError: which items kill who compares them.
         """
-        raise DatasetError(f"{self.dataset.name}: the process that compared {self.dataset.ids[row['item'][0].as_py()]} died, each "
-                           "time: a fault in a decoder, or too little memory; convert the images")
+        names = ", ".join(self.dataset.ids[block["item"][row].as_py()] for row in rows)
+        raise DatasetError(f"{self.dataset.name}: the process that compared {names} died, each time: a fault in a "
+                           "decoder, or too little memory; convert the images")

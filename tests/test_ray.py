@@ -392,8 +392,8 @@ def test_an_image_that_kills_its_worker_fails_its_row_only(cluster, gallery, tmp
     assert "the process that scored this pair died, each time" in found["error"][21]
     expected = [result.distance for result in score_pairs(table.pairs, Mean(), batch_size=BATCH)]
     expected[21] = None
-    assert found["id"] == list(range(40)) and found["distance"][:16] == expected[:16]
-    assert found["distance"][16:] == pytest.approx(expected[16:], rel=1e-6)  # rows that go alone: last bits
+    assert found["id"] == list(range(40)) and found["distance"][:32] == expected[:32]
+    assert found["distance"][32:] == pytest.approx(expected[32:], rel=1e-6)  # two that go alone: last bits
 
 
 @ray_test
@@ -429,9 +429,9 @@ def test_an_item_that_kills_its_worker_is_named():
     from bapps_eval.ray_engine import _Items
 
     dataset = made("jnd", 12)
-    worker, row = _Items(Mean(), dataset, BATCH, 1), pyarrow.table({"item": [5]})
+    worker, block = _Items(Mean(), dataset, BATCH, 1), pyarrow.table({"item": [4, 5, 6]})
     with pytest.raises(DatasetError, match=f"compared {dataset.ids[5]} died.*convert the images"):
-        worker.blamed(row)
+        worker.without(block, [1])
 
 
 @needs_ray

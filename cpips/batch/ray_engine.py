@@ -12,7 +12,7 @@ import logging
 import os
 import pickle
 from collections import Counter
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, Sequence
@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, Sequence
 import torch
 
 from .. import __version__
-from .._utils.io import exclusive
 from ..base import FullReferenceMetric
 from ..errors import CpipsError, ModelError
 from . import urls
 from .pairs import MAX_PIXELS, Result, block_rows, score_pairs
-from .parts import Parts, check_folder
+from .parts import Parts, check_folder, held
 from .run import Summary, dtype_name
 from .tables import Table
 
@@ -117,7 +116,7 @@ def score_parts(
                 failed[row] = result.error
             progress(row, result)
 
-    with exclusive(output) if isinstance(output, Path) else nullcontext(), pool(settings) as actors:
+    with held(output), pool(settings) as actors:
         parts = Parts(output, table, header, _part_rows(len(table), part_rows, batch_size, actors.count),
                       force=force, restart=restart, metric=metric)
         resumed = 0
@@ -175,13 +174,15 @@ class _Pairs:
         return pa.table({"part": block["part"], "distance": pa.array([r.distance for r in results], pa.float64()),
                          "error": pa.array([r.error for r in results], pa.string())})
 
-    def blamed(self, row: "pyarrow.Table") -> "pyarrow.Table":
-        """A block of one pair that kills the process that scores it, with an error in its place."""
+    def without(self, block: "pyarrow.Table", rows: Sequence[int]) -> "pyarrow.Table":
+        """The block with an error in place of the pairs that kill who scores them."""
         import pyarrow as pa
 
-        error = ("the process that scored this pair died, each time: a fault in a decoder, or too little memory; convert the "
-                 "images, or leave them out")
-        return row.set_column(row.column_names.index("error"), "error", pa.array([error], pa.string()))
+        errors = block["error"].to_pylist()
+        for row in rows:
+            errors[row] = ("the process that scored this pair died, each time: a fault in a decoder, or too little "
+                           "memory; convert the images, or leave them out")
+        return block.set_column(block.column_names.index("error"), "error", pa.array(errors, pa.string()))
 
 
 # ---- Ray ------------------------------------------------------------------------------------------------------------
@@ -201,8 +202,8 @@ class Pool:
 
         Args:
             worker: a class; an actor makes one object of it, with the metric on its device. It gives a row for each row
-                of a block, the first column of which tells blocks apart; ``blamed(row)`` is what takes the place of a block
-                of one row that kills its process.
+                of a block, the first column of which tells blocks apart; ``without(block, rows)`` is the block that
+                these rows cannot kill it with.
             ordered: in the order of the blocks; else as they are done.
 
         Raises:
@@ -270,11 +271,11 @@ class _Worker:
         metric, arguments = ray.get(job)
         self.work = worker(metric.to(device), *arguments)
 
-    def tried(self, block: "pyarrow.Table", blamed: bool = False) -> "pyarrow.Table":
+    def tried(self, block: "pyarrow.Table", without: Sequence[int] = ()) -> "pyarrow.Table":
         import pyarrow as pa
 
         try:
-            return self.work(self.work.blamed(block) if blamed else block)
+            return self.work(self.work.without(block, without) if without else block)
         except CpipsError as error:  # Ray would keep the text of its traceback only
             return pa.table({_RAISED: pa.array([pickle.dumps(error)], pa.binary())})
 
@@ -294,12 +295,12 @@ class _Actor(_Worker):
 
         key = block.column(0)[0].as_py()
         attempt = ray.get(self.attempts.begin.remote(key))
-        found = self.tried(block) if attempt <= ATTEMPTS else self._careful(block)
+        found = self.tried(block) if attempt <= ATTEMPTS else self._careful(block, last=attempt > ATTEMPTS + 1)
         ray.get(self.attempts.end.remote(key))
         return found
 
-    def _careful(self, block: "pyarrow.Table") -> "pyarrow.Table":
-        """The block row by row, with an error in place of the rows that kill a process."""
+    def _careful(self, block: "pyarrow.Table", last: bool) -> "pyarrow.Table":
+        """The block without the rows that kill a process by themselves; row by row where that is the ``last`` resort."""
         import pyarrow as pa
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -307,15 +308,17 @@ class _Actor(_Worker):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         alone = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_alone)
         found: list[pyarrow.Table] = []
+        deadly = []
         for i in range(len(block)):
             row = block.slice(i, 1)
             try:
                 found.append(ray.get(alone.remote(self.job, row)))
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                found.append(self.tried(row, blamed=True))
+                deadly.append(i)
+                found.append(self.tried(row, [0]))
             if _RAISED in found[-1].column_names:
                 return found[-1]
-        return pa.concat_tables(found)
+        return pa.concat_tables(found) if last else self.tried(block, deadly)
 
 
 def import_ray() -> Any:
