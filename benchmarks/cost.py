@@ -68,8 +68,8 @@ def plot(path: Path) -> None:
             axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt=marker, markersize=5, elinewidth=0.7, color=colour, alpha=0.9)
             twins = sorted(other[2] for other in found if other[1] == x)
             if y in (twins[0], twins[-1]):  # of models that cost the same, the best and the worst have room for a name
-                crowded = any(x < other[1] < 2 * x and abs(other[2] - y) < 0.01 for other in found)  # no room to the right
-                right = y == twins[-1] and not crowded
+                overlaps = any(x < other[1] < 2 * x and abs(other[2] - y) < 0.01 for other in found)  # the name would cover that point
+                right = y == twins[-1] and not overlaps
                 axes.annotate(metric, (x, y), textcoords="offset points", fontsize=7, xytext=(6 if right else -6, 3),
                               horizontalalignment="left" if right else "right")
         axes.margins(x=0.24)

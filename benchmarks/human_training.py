@@ -1,4 +1,4 @@
-"""What trainings with human ratings give: agreement on held-out data, beside `cpips-lite`, and the cost of a shift.
+"""Models trained with human ratings: their agreement on held-out data compared with `cpips-lite`, and their sensitivity to shifts.
 
     python benchmarks/human_training.py --run "half the label the teachers'" runs/cpips-base [--run NAME FOLDER ...]
     python benchmarks/human_training.py --groups runs/opinions     # the distortions that cpips-lite rates unlike the teachers
@@ -25,9 +25,8 @@ from safetensors.torch import load_file
 import cpips
 from _common import DATA, RESULTS, kept, save, table
 from _people import SETS, interval, measured, srcc, srcc_difference
-from cpips.distortions.kadid import CONDITIONS, copy_name, kadid
 from cpips.images import load
-from cpips.training.calibration.opinion_labels import HELD_OUT, read_opinions
+from cpips.training.calibration.agreement import opinion_distances
 from cpips.training.config import TrainConfig
 from cpips.training.opinions import OpinionSet, plan
 from shifts import sensitivity
@@ -41,22 +40,6 @@ def model(folder: Path) -> cpips.CPIPS:
     """The distance of a run: the analysis transform of its codec, and its head."""
     encoder = {name: value for name, value in load_file(folder / "codec.safetensors").items() if name.startswith("g_a.") and name.count(".") == 2}
     return cpips.CPIPS(encoder | load_file(folder / "head.safetensors"))
-
-
-@torch.inference_mode()
-def held_out(metric: cpips.CPIPS) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of all copies of the held-out references of KADID-10k, and their opinion scores."""
-    folder = DATA / "human" / "kadid10k"
-    opinions = read_opinions(folder)
-    distances, people = [], []
-    for name in HELD_OUT:
-        image = (load(next((folder / "ref").glob(f"{name}.*"))) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        reference = metric.embed(torch.from_numpy(image).permute(2, 0, 1)[None])
-        for kind, level in CONDITIONS:
-            copy = torch.from_numpy(kadid(image, kind, level, int(name[1:]))).permute(2, 0, 1)[None]
-            distances.append(metric.distance(reference, metric.embed(copy)).item())
-            people.append(opinions.dmos[copy_name(name, kind, level)])
-    return np.array(distances), np.array(people)
 
 
 @torch.inference_mode()
@@ -79,7 +62,7 @@ def unlike_teachers(metric: cpips.CPIPS, folder: Path) -> dict[str, dict]:
 
 
 def scores(metric: cpips.CPIPS) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return {KADID: held_out(metric), **{name: measured(metric, name) for name in SETS}}
+    return {KADID: opinion_distances(metric, DATA / "human" / "kadid10k"), **{name: measured(metric, name) for name in SETS}}
 
 
 def report(result: dict) -> str:

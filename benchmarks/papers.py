@@ -137,7 +137,7 @@ def cpips_claims() -> list[Claim]:
 def study_claims() -> list[Claim]:
     peers, family = kept("papers")["sets"], kept("family")["differences"]
     minus = lambda other: {name: with_interval(found["minus"][other]) for name, found in peers.items()}
-    told = lambda of: "; ".join(f"{SETS[name]}: {between(*values)}" for name, values in of.items())
+    text = lambda of: "; ".join(f"{SETS[name]}: {between(*values)}" for name, values in of.items())
 
     def models(a: str, of: str) -> dict[str, tuple[float, float, float]]:
         return {name: with_interval(row) for name in SETS for row in family
@@ -147,13 +147,13 @@ def study_claims() -> list[Claim]:
     sr = kept("sr_losses")
     sets = list(sr["bicubic"])
     loss = lambda name, key: np.array([sr["losses"][name]["scores"][s][key] for s in sets])
-    encoders, trunks = [ENCODER, "hyperprior-tune"], ["lpips-squeeze", "squeeze:fire5"]
+    encoders, backbones = [ENCODER, "hyperprior-tune"], ["lpips-squeeze", "squeeze:fire5"]
 
     def span(key: str, ours: list[str], theirs: list[str]) -> tuple[float, float]:
         differences = [loss(a, key) - loss(b, key) for a in ours for b in theirs]
         return float(np.min(differences)), float(np.max(differences))
 
-    psnr, ssim, detail = (span(key, encoders, trunks) for key in ("psnr", "ssim", "lpips-alex"))
+    psnr, ssim, detail = (span(key, encoders, backbones) for key in ("psnr", "ssim", "lpips-alex"))
     sharper = span("lpips-alex", ["l1"], encoders)
     style = kept("style_encoders")
     left = lambda name: [judge["style_left"] for found in style["models"][name].values() for judge in found["judges"].values()]
@@ -162,18 +162,18 @@ def study_claims() -> list[Claim]:
         Claim("The compressed latent predicts people's judgments about as accurately as a custom-made metric based on a deep network "
               "(abstract).",
               f"SRCC with opinions of `{ENCODER}`, not calibrated, minus that of LPIPS-Alex, paired. `benchmarks/papers.py`",
-              told(minus("lpips-alex")), no_worse(*minus("lpips-alex").values())),
+              text(minus("lpips-alex")), no_worse(*minus("lpips-alex").values())),
         Claim("The off-the-shelf hyperprior's encoder performs strongly, like specially designed metrics such as DISTS (summary).",
               "The same, minus DISTS by its published scores of the same images. `benchmarks/papers.py`",
-              told(minus("dists (ZS-IQA)")), no_worse(*minus("dists (ZS-IQA)").values())),
+              text(minus("dists (ZS-IQA)")), no_worse(*minus("dists (ZS-IQA)").values())),
         Claim("Tuning for classification does not improve perceptual judgments (summary).",
               f"SRCC of `hyperprior-tune` minus that of `{ENCODER}`. The tuning was weak: few images of 200 classes are "
               "classified correctly. `benchmarks/family.py`",
-              told(tuned), AGREES if all(low_ <= 0 for _, low_, _ in tuned.values()) else CONTRADICTS),
+              text(tuned), AGREES if all(low_ <= 0 for _, low_, _ in tuned.values()) else CONTRADICTS),
         Claim("Representations stay effective at very low bit rates (summary).",
               f"SRCC of `hyperprior-q1` minus that of `{ENCODER}`: of the latent, and of the rounded latent that a file holds. "
               "`benchmarks/family.py`",
-              f"latent, {told(low)}; rounded, {told(low_rounded)}",
+              f"latent, {text(low)}; rounded, {text(low_rounded)}",
               f"{'agrees' if no_worse(*low.values()) == AGREES else CONTRADICTS} for the latent, "
               f"{'does not agree' if all(high < 0 for *_, high in low_rounded.values()) else 'agrees'} for the rounded latent"),
         Claim("As losses for super-resolution, hyperprior encoders beat VGG in PSNR and SSIM (summary).",
@@ -210,8 +210,8 @@ def ensemble_claims() -> list[Claim]:
         if name not in scores or other not in scores[name]["psnr"]["minus"]:
             return Claim(says, how, "", UNTESTED)
         by = {key: scores[name][key]["minus"][other] for key in titles}
-        told = "; ".join(f"{titles[key][0]} {between(*by[key], titles[key][1])}" for key in titles)
-        return Claim(says, how, told, f"{falls(by['kernel alex'])} (by the kernel distance)")
+        text = "; ".join(f"{titles[key][0]} {between(*by[key], titles[key][1])}" for key in titles)
+        return Claim(says, how, text, f"{falls(by['kernel alex'])} (by the kernel distance)")
 
     return [
         Claim("62 % fewer bits than MS-ILLM at equal FID on the validation set of CLIC 2024 (abstract of the first version; the "
@@ -266,14 +266,14 @@ def illm_claims() -> list[Claim]:
     adversaries = [name for name in (binary, labels) if name in scores]
     if adversaries:
         by = lambda name, key: scores[name][key]["minus"][control]
-        told = "; ".join(f"{name.strip('+ ')}: kernel {between(*by(name, 'kernel alex'), 2)}, PSNR {between(*by(name, 'psnr'), 2, ' dB')}, "
+        text = "; ".join(f"{name.strip('+ ')}: kernel {between(*by(name, 'kernel alex'), 2)}, PSNR {between(*by(name, 'psnr'), 2, ' dB')}, "
                          f"LPIPS-Alex {between(*by(name, 'lpips'), 4)}" for name in adversaries)
         verdicts = [f"{test(*(by(name, key) for name in adversaries))} for {title}" for test, key, title in (
             (falls, "kernel alex", "the kernel distance"), (falls, "psnr", "PSNR"), (rises, "lpips", "LPIPS-Alex"))]
         claims.append(Claim(
             "At equal bits, tuning only the decoder with an adversary lowers KID and costs PSNR and LPIPS (result files of the "
             "official code).", "The runs of the semantic ensemble loss, above: with an adversary minus without; the kernel distance "
-            "is x 1000, of AlexNet's features.", told, "; ".join(verdicts)))
+            "is x 1000, of AlexNet's features.", text, "; ".join(verdicts)))
     if {binary, labels} <= set(scores):
         labelled = scores[labels]["kernel alex"]["minus"][binary]
         claims.append(Claim(
@@ -358,8 +358,8 @@ def kind(verdict: str) -> str:
 def item(number: int, claim: Claim) -> str:
     """A claim of the list, in lines of 120 characters."""
     result = f"Result: {claim.result}. " if claim.result else ""
-    told = f"*{claim.says}* **{claim.verdict[0].upper()}{claim.verdict[1:]}.** {result}Run: {claim.ran}"
-    return textwrap.fill(told, 118, initial_indent=f"{number}. ", subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
+    text = f"*{claim.says}* **{claim.verdict[0].upper()}{claim.verdict[1:]}.** {result}Run: {claim.ran}"
+    return textwrap.fill(text, 118, initial_indent=f"{number}. ", subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
 
 
 def report() -> str:

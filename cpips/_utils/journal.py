@@ -122,7 +122,7 @@ class Journal(Generic[Row]):
             pass
 
 
-Appended = Journal  # the name of what a journal was built on
+Appended = Journal  # its public name in earlier versions
 
 
 def _read_back(value: Any) -> Any:

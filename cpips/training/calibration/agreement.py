@@ -44,24 +44,28 @@ def held_out(metric: CPIPS, kadid: Path, level_step: int = 1) -> dict[str, Any]:
         ``images``; ``srcc``, Spearman's correlation of distance and opinion over all of them; for a metric with a fit to
         opinions also ``plcc`` and ``rmse`` of its quality, on the scale of five.
     """
+    distances, people = opinion_distances(metric, kadid, level_step)
+    found: dict[str, Any] = {"images": len(people), "srcc": abs(float(spearmanr(distances, people).statistic))}
+    if metric.has_quality:
+        qualities = metric.quality_of(torch.from_numpy(distances)).cpu().numpy().astype(float)
+        found |= {"plcc": float(np.corrcoef(qualities, people)[0, 1]), "rmse": float(np.sqrt(np.mean((qualities - people) ** 2)))}
+    return found
+
+
+@torch.inference_mode()
+def opinion_distances(metric: CPIPS, kadid: Path, level_step: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The distances behind :func:`held_out`, ``(N,)``, and the mean opinion scores of the same images."""
     labels = read_opinions(kadid)
-    distances, said, qualities = [], [], []
+    distances, people = [], []
     for name in HELD_OUT:
         (path,) = (Path(kadid) / "ref").glob(f"{name}.*")
         reference = (load(path) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         original = metric.embed(torch.from_numpy(reference).permute(2, 0, 1)[None])
         for kind, level in CONDITIONS[::level_step]:
             copy = torch.from_numpy(kadid_copy(reference, kind, level, int(name[1:]))).permute(2, 0, 1)[None]
-            distance = metric.distance(original, metric.embed(copy))
-            distances.append(float(distance))
-            said.append(labels.dmos[copy_name(name, kind, level)])
-            if metric.has_quality:
-                qualities.append(float(metric.quality_of(distance)))
-    found: dict[str, Any] = {"images": len(said), "srcc": abs(float(spearmanr(distances, said).statistic))}
-    if qualities:
-        errors = np.array(qualities) - np.array(said)
-        found |= {"plcc": float(np.corrcoef(qualities, said)[0, 1]), "rmse": float(np.sqrt(np.mean(errors**2)))}
-    return found
+            distances.append(metric.distance(original, metric.embed(copy)).item())
+            people.append(labels.dmos[copy_name(name, kind, level)])
+    return np.array(distances, np.float32), np.array(people)
 
 
 def shifted(image: NDArray[Any]) -> NDArray[Any]:
