@@ -8,8 +8,7 @@ noise) and photographs of another set.
 - *Bytes*: of the whole index, against the JPEG files as they are and against files of the same images at the index's
   size.
 - *Recall@10*: of the ten that comparing the query with every stored latent finds, the share that the index finds.
-  Beside the sketch that ships stands the mean of the latent over its cells; both also without the graph, so that what
-  each step loses can be seen.
+  Beside the sketch that ships stands the mean of the latent over its cells.
 - *Time*: a whole search against reading every stored JPEG and running a metric on it, in rounds in random order; the
   ratio is taken within each round, and its median reported. The metrics run on ``--sample`` images a round, in one
   batch, and their time is extrapolated to the collection in proportion; preparing the query is left out of it.
@@ -24,6 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ import cpips
 from _common import DATA, save, table, trunk_and_heads
 from cpips import images
 from cpips.codec.files import open_codec
-from cpips.codec.index import LatentIndex, build, sketch, standard
+from cpips.codec.index import LatentIndex, build, standard
+from cpips.codec.index._format import VECTORS
 from cpips.metric import Embedding
 
 PHOTOS, OTHERS = DATA / "images" / "imagenet_sample_256", DATA / "images" / "bsds500_train"
@@ -71,10 +72,11 @@ def storage(index: LatentIndex) -> dict[str, float]:
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, form, **settings)
             found[kind].append(stream.tell())
-    manifest, count = index.manifest, len(index)
-    latents, graph = sum(manifest["bytes"]) / count, manifest["graph_bytes"] / count
-    whole = index.path.stat().st_size / count
-    return {"index": whole, "of it latents": latents, "of it graph": graph, "of it manifest": whole - latents - graph,
+    with zipfile.ZipFile(index.path) as archive:
+        sizes = {member.filename: member.file_size / len(index) for member in archive.infolist()}
+    whole, vectors = index.path.stat().st_size / len(index), sizes[VECTORS]
+    latents = sum(size for name, size in sizes.items() if name.endswith(".cpz"))
+    return {"index": whole, "of it latents": latents, "of it vectors": vectors, "of it names": whole - latents - vectors,
             **{name: statistics.mean(sizes) for name, sizes in found.items()}}
 
 
@@ -84,7 +86,6 @@ def recall(index: LatentIndex, latents: list[Tensor], queries: list[tuple[str, i
         mean = latent.mean((0, 2, 3)).numpy()
         return mean / np.linalg.norm(mean)
 
-    sketches = np.stack([sketch(latent) for latent in latents]).astype(np.float32)
     means = np.stack([cells(latent) for latent in latents])
     size = (index.size, index.size)
     stored = Embedding.cat([index.metric.embed_latent(latent, size) for latent in latents])
@@ -92,12 +93,9 @@ def recall(index: LatentIndex, latents: list[Tensor], queries: list[tuple[str, i
     for kind, original, latent in queries:
         exact = index.metric.distance(index.metric.embed_latent(latent, size), stored).numpy()
         best = set(np.argsort(exact, kind="stable")[:K].tolist())
-        orders = {"sketch, no graph": np.argsort(-(sketches @ sketch(latent).astype(np.float32)), kind="stable"),
-                  "mean over cells, no graph": np.argsort(-(means @ cells(latent)), kind="stable")}
+        by_means = np.argsort(-(means @ cells(latent)), kind="stable")
         for count in [c for c in CANDIDATES if c <= len(index)]:
-            ways = {"index": index.propose(latent, count)}
-            ways |= {way: order[:count].tolist() for way, order in orders.items()}
-            for way, proposed in ways.items():
+            for way, proposed in (("index", index.propose(latent, count)), ("mean over cells", by_means[:count].tolist())):
                 found = sorted(proposed, key=lambda i: (exact[i], i))[:K]
                 for group in {kind, "all copies" if original is not None else kind}:
                     row = rows.setdefault((group, way, count), {"recall": [], "first": []})

@@ -5,20 +5,16 @@ r"""An index of the latents of many images in one file, and the search for the n
 
 Every image is brought to one size (:func:`standard`; how is part of the measure, and named in the file and the
 signature), coded, and kept as the bytes of its ``.cpz``: a few kilobytes, from which its latent comes back exactly. A
-search is two steps: usearch's graph of short vectors (:func:`sketch`) proposes candidates, and the metric's own
-distance, taken on their decoded latents, ranks them.
+search is two steps: the short vectors (:func:`sketch`) nearest to the query's, which usearch finds, are candidates, and
+the metric's own distance, taken on their decoded latents, ranks them.
 
-One file, so that an index is whole or absent, and is moved and deleted like any file. Numbers are little-endian::
+One file, so that an index is whole or absent, and is moved and deleted like any file: a ZIP archive, not compressed, of
 
-    8    magic  89 43 50 58 0D 0A 1A 0A   ("\x89CPX\r\n\x1a\n")
-    4    bytes of the manifest
-         manifest: JSON, ASCII
-    8    BLAKE2b-64 of everything before
-         the images' .cpz files, in the manifest's order, without gaps
-         graph of the vectors, as usearch writes it; its BLAKE2b-64 is in the manifest
+- ``cpips-index.json``: the codec, the size, and path, bytes and time of change of each image;
+- ``vectors.f16``: the short vectors, 16-bit floats in the order of the images;
+- ``0.cpz``, ``1.cpz`` ...: the images.
 
-The checksums tell damage and are no signatures: usearch reads its graph in native code, so open indexes of people you
-trust.
+Its checksums show damage and are no signatures. Indexes of earlier versions have to be built anew.
 """
 
 from ._build import Summary, build

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from contextlib import closing
+import zipfile
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,8 @@ from ...encoders import STRIDE
 from ...errors import BitstreamError, CpipsError
 from .. import container
 from ..model import Codec
-from ._format import (DIMS, MAGIC, RESIZE, SIZE, SKETCH, VERSION, IndexFileError, fits, is_index, read_file, read_image,
-                      sketch, standard, usearch_index)
+from ._format import (BAD_ARCHIVE, DIMS, IMAGE, MANIFEST, RESIZE, SIZE, SKETCH, VECTORS, VERSION, IndexFileError, fits,
+                      is_index, read_file, read_image, sketch, standard, usearch_search)
 from ._search import LatentIndex
 
 _MUST_AGREE = ("version", "codec", "codec_digest", "quality", "size", "resize", "background", "sketch", "dims", "folder")
@@ -80,7 +81,7 @@ def build(
         TableError: the journal of another build lies beside ``out``, or another run is at work.
         OSError: the disk is full, say; the journal keeps what was done.
     """
-    usearch_index()  # told now, not after hours
+    usearch_search()  # told now, not after hours
     folder, out = Path(folder), Path(out)
     if background is not None:
         images.colour(background)
@@ -93,8 +94,11 @@ def build(
     if codec.quality is not None:
         header["quality"] = codec.quality
     old = None if restart else _existing(out, codec, header)
-    stored = {} if old is None else {_key(*row): i for i, row in enumerate(zip(old.paths, old.manifest["stamps"]))}
-    sketches = None if old is None else old._sketches()
+    stored = {} if old is None else {tuple(entry): i for i, entry in enumerate(old.manifest["images"])}
+    sketches = None
+    if old is not None:
+        with suppress(IndexFileError):
+            sketches = old.sketches
     repair = old is not None and sketches is None
     entries: list[_Entry] = []
     errors: list[tuple[str, str]] = []
@@ -122,7 +126,7 @@ def build(
                 if entry is None:
                     vector = sketch(codec.decode_latent(container.unpack(data).stream))  # what is stored does decode
                     number = journal.append(key=key, cpz=base64.b64encode(data).decode())
-                    entry = _Entry(key, partial(_encoded, journal, number), len(data), vector)
+                    entry = _Entry(key, partial(_encoded, journal, number), vector)
                 entries.append(entry)
                 counts[how] += 1
             progress(done, len(files), problem)
@@ -142,12 +146,7 @@ class _Entry:
 
     key: tuple[str, int, int]
     read: Callable[[], bytes]  # of the index that was there, or of the journal
-    length: int
     vector: NDArray[Any]
-
-
-def _key(path: str, stamp: Sequence[int]) -> tuple[str, int, int]:
-    return (path, stamp[0], stamp[1])
 
 
 def _journal_key(fields: dict[str, Any]) -> tuple[str, int, int]:
@@ -165,26 +164,25 @@ def _held(key: tuple[str, int, int], read: Callable[[], bytes], vector: NDArray[
     try:
         data = read()
         stream = container.unpack(data).stream
-        return _Entry(key, read, len(data), sketch(codec.decode_latent(stream)) if vector is None else vector)
-    except (BitstreamError, KeyError, ValueError):
+        return _Entry(key, read, sketch(codec.decode_latent(stream)) if vector is None else vector)
+    except (BitstreamError, *BAD_ARCHIVE):
         return None
 
 
 def _write(out: Path, header: dict[str, Any], entries: Sequence[_Entry], old: LatentIndex | None) -> None:
-    graph = usearch_index()(ndim=DIMS, metric="cos", dtype="f16")
-    # one thread: with more, the graph is another one each time
-    graph.add(np.arange(len(entries), dtype=np.uint64), np.stack([entry.vector for entry in entries]), threads=1)
-    saved = bytes(graph.save())
-    manifest = {**header, "graph": container.seal(saved).hex(), "graph_bytes": len(saved),
-                "paths": [entry.key[0] for entry in entries], "bytes": [entry.length for entry in entries],
-                "stamps": [entry.key[1:] for entry in entries]}
-    text = json.dumps(manifest, separators=(",", ":")).encode()
-    head = MAGIC + len(text).to_bytes(4, "little") + text
+    manifest = json.dumps({**header, "images": [entry.key for entry in entries]}, separators=(",", ":"))
     with atomic(out) as stream:
-        stream.write(head + container.seal(head))
-        for entry in entries:
-            stream.write(entry.read())
-        stream.write(saved)
+        with zipfile.ZipFile(stream, "w") as archive:
+
+            def write(name: str, content: str | bytes) -> None:
+                member = zipfile.ZipInfo(name)  # of no time and of one system: the archive depends on the images alone
+                member.create_system = 3
+                archive.writestr(member, content)
+
+            write(MANIFEST, manifest)
+            write(VECTORS, np.stack([entry.vector for entry in entries]).astype("<f2").tobytes())
+            for number, entry in enumerate(entries):
+                write(IMAGE.format(number), entry.read())
         if old is not None:
             old.close()
 
@@ -220,7 +218,8 @@ def _relative(folder: Path, start: Path) -> str:
 def _existing(out: Path, codec: Codec, header: dict[str, Any]) -> LatentIndex | None:
     if not out.exists():
         return None
-    _, _, manifest = read_file(out)
+    archive, manifest = read_file(out)
+    archive.close()
     if changed := [key for key in _MUST_AGREE if manifest.get(key) != header.get(key)]:
         names = ", ".join(f"{key}: {manifest.get(key)}" for key in changed)
         raise IndexFileError(f"{out} is an index of something else ({names}): choose another output (-o), or start "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ SIZE = 256  # px, each way: 16x16 cells of the latent
 RESIZE = "bicubic, antialiased, 8-bit, aspect ratio not kept (Pillow)"
 SKETCH = "sums of 2x2 cells, count sketch (PCG64, seed 0), cosine"
 DIMS = 256  # of a sketch
-MAGIC = b"\x89CPX\r\n\x1a\n"
-VERSION = 1  # of the format, and of the rules RESIZE and SKETCH
+MANIFEST, VECTORS, IMAGE = "cpips-index.json", "vectors.f16", "{}.cpz"  # the archive's members
+MAGIC = b"\x89CPX\r\n\x1a\n"  # of version 1, which was no ZIP archive
+VERSION = 2  # of the format, and of the rules RESIZE and SKETCH
 
 
 class IndexFileError(CpipsError, ValueError):
@@ -91,69 +92,62 @@ def read_image(image: images.ImageLike, codec: Codec, background: images.Backgro
 # ---- the file -----------------------------------------------------------------------------------------------------
 
 
-def read_file(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
-    """The file, where its images begin, and its manifest, checked."""
+def read_file(path: Path) -> tuple[zipfile.ZipFile, dict[str, Any]]:
+    """The archive, and its manifest, checked."""
     if not path.exists():
         raise FileNotFoundError(f"no such index: {path}; make one with `cpips index build DIR -o {path}`")
     if not is_index(path):
         raise IndexFileError(f"{path} is not an index of cpips: make one with `cpips index build DIR`")
-    with open_regular(path) as stream:
-        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    end = 12 + int.from_bytes(data[8:12], "little")
-    if len(data) < max(12, end + container.SEAL):
-        raise IndexFileError(f"{path} is cut short after {len(data)} bytes, in its manifest: copy it again, or build "
-                             "it anew with --restart")
-    if container.seal(data[:end]) != data[end: end + container.SEAL]:
-        raise IndexFileError(f"{path} is damaged (its manifest's checksum does not hold): copy it again, or build it "
-                             "anew with --restart")
     try:
-        manifest = json.loads(data[12:end])
-        version = manifest["version"]
-        lengths, size = manifest["bytes"], manifest["size"]
-        well_formed = version != VERSION or (
-            all(isinstance(length, int) and length > 0 for length in lengths)
-            and all(isinstance(manifest[key], str)
-                    for key in ("codec", "codec_digest", "resize", "sketch", "folder", "graph"))
-            and isinstance(manifest.get("quality", 0.0), (int, float)) and 0 <= manifest.get("quality", 0.0) <= container.QUALITIES
-            and isinstance(size, int) and fits(size) and manifest["dims"] == DIMS and len(lengths) > 0
-            and len(manifest["paths"]) == len(lengths) == len(manifest["stamps"])
-            and all(len(stamp) == 2 for stamp in manifest["stamps"])
-            and all(isinstance(name, str) for name in manifest["paths"]) and isinstance(manifest["graph_bytes"], int))
-        manifest["background"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        version, well_formed = VERSION, False
-    if not well_formed:
-        raise IndexFileError(f"{path} has a manifest that cpips did not write: build it anew with --restart")
-    if version != VERSION:
-        raise IndexFileError(f"{path} has version {version} of the index format, and this cpips reads version "
-                             f"{VERSION}: build it anew with --restart")
-    expected = end + container.SEAL + sum(lengths) + manifest["graph_bytes"]
-    if len(data) != expected:
-        raise IndexFileError(f"{path} has {len(data)} bytes and its manifest says {expected}: copy it again, or "
-                             "build it anew with --restart")
-    return data, end + container.SEAL, manifest
+        archive = zipfile.ZipFile(path)
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is compressed")  # and would grow while it is read
+        manifest = json.loads(archive.read(MANIFEST))
+        if manifest["version"] != VERSION or not _is_well_formed(manifest, archive):
+            raise ValueError(f"its manifest, of version {manifest['version']}, was not written by this version of cpips")
+        return archive, manifest
+    except BAD_ARCHIVE as error:
+        raise IndexFileError(f"{path} is damaged, cut short or of another version ({error}): copy it again, or build it anew "
+                             "with --restart") from error
+
+
+BAD_ARCHIVE = (zipfile.BadZipFile, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, OSError, EOFError)
+
+
+def _is_well_formed(manifest: dict[str, Any], archive: zipfile.ZipFile) -> bool:
+    entries, size, quality, members = manifest["images"], manifest["size"], manifest.get("quality", 0.0), archive.infolist()
+    return (
+        all(isinstance(manifest[key], str) for key in ("codec", "codec_digest", "resize", "sketch", "folder"))
+        and isinstance(manifest["background"], (str, type(None)))
+        and isinstance(quality, (int, float)) and 0 <= quality <= container.QUALITIES
+        and isinstance(size, int) and fits(size) and manifest["dims"] == DIMS and len(entries) > 0
+        and all(isinstance(name, str) and list(map(type, stamp)) == [int, int] for name, *stamp in entries)
+        and [member.filename for member in members] == [MANIFEST, VECTORS, *map(IMAGE.format, range(len(entries)))]
+        and members[1].file_size == 2 * DIMS * len(entries))
 
 
 def is_index(path: Path) -> bool:
+    """Of this version, or of the first; an archive's first member has its name after 30 bytes."""
     if not path.is_file():
         return False
     with open_regular(path) as stream:
-        return stream.read(len(MAGIC)) == MAGIC
+        head = stream.read(30 + len(MANIFEST))
+    return head.startswith(MAGIC) or head[30:] == MANIFEST.encode()
 
 
 def fits(size: int) -> bool:
     return size >= STRIDE and size % STRIDE == 0  # then every cell of the latent counts alike, in sketch and distance
 
 
-def usearch_index() -> Any:
-    """usearch's ``Index``.
+def usearch_search() -> Any:
+    """usearch's ``search``.
 
     Raises:
         CpipsError: it is not installed.
     """
     try:
-        from usearch.index import Index
+        from usearch.index import search
     except ImportError as error:
         raise CpipsError(f"the search needs usearch ({error}): pip install 'cpips[index]' -c "
                          "constraints.txt") from error
-    return Index
+    return search

@@ -17,7 +17,8 @@ from ...metric import CPIPS
 from .. import container
 from ..files import file_metric, version_of
 from ..model import Codec
-from ._format import DIMS, IndexFileError, read_file, read_image, sketch, standard, usearch_index
+from ._format import (BAD_ARCHIVE, DIMS, IMAGE, VECTORS, IndexFileError, read_file, read_image, sketch, standard,
+                      usearch_search)
 
 DEFAULT_INDEX = Path("cpips-index")
 
@@ -27,7 +28,7 @@ class LatentIndex:
 
     def __init__(self, path: str | os.PathLike[str], codec: Codec | None = None):
         self.path = Path(path)
-        self._data, self._start, self.manifest = read_file(self.path)
+        self._archive, self.manifest = read_file(self.path)
         name, digest = self.manifest["codec"], self.manifest["codec_digest"]
         if codec is None:
             codec = _shipped(name, self.path, digest)
@@ -36,9 +37,8 @@ class LatentIndex:
                                  f"{codec.digest[:16]}: give the weights it was built with (--codec FILE)")
         quality = self.manifest.get("quality")
         self.codec = codec = codec if quality in (None, codec.quality) else codec.at(quality)
-        self.paths: list[str] = self.manifest["paths"]
+        self.paths: list[str] = [path for path, *_ in self.manifest["images"]]
         self.size: int = self.manifest["size"]
-        self._ends = np.cumsum(self.manifest["bytes"], dtype=np.int64)
         self._metric = file_metric(codec)
 
     @classmethod
@@ -63,7 +63,7 @@ class LatentIndex:
         """The ``k`` images nearest to ``image``, nearest first: (path, distance).
 
         The distance is :attr:`metric`'s, exactly, between both images at the standard size (0 for equal ones). Which
-        images are compared is the graph's choice; ``candidates=len(index)`` compares all.
+        images are compared is the short vectors' choice; ``candidates=len(index)`` compares all.
 
         Args:
             image: one image as :func:`cpips.images.as_batch` takes it, of any size, or the path of a ``.cpz`` file,
@@ -91,10 +91,10 @@ class LatentIndex:
         return [(self.paths[i], distance) for distance, i in sorted(found)[:k]]
 
     def propose(self, latent: Tensor, count: int) -> list[int]:
-        """Numbers of about the ``count`` images whose sketches are nearest to that of ``latent``."""
+        """Numbers of the ``count`` images whose sketches are nearest to that of ``latent``."""
         if count >= len(self):
             return list(range(len(self)))
-        return [int(key) for key in self._graph.search(sketch(latent), count, threads=1).keys]
+        return [int(key) for key in usearch_search()(self.sketches, sketch(latent), count, exact=True, threads=1).keys]
 
     def latent(self, number: int) -> Tensor:
         """The rounded latent ``(1,M,size/16,size/16)`` of an image, by its number in ``paths``.
@@ -105,7 +105,7 @@ class LatentIndex:
         name = self.paths[number]
         try:
             stream = container.unpack(self.read(number)).stream
-        except BitstreamError:
+        except (BitstreamError, *BAD_ARCHIVE):
             raise IndexFileError(f"{self.path} is damaged at the latent of {name}: `cpips index build` repairs "
                                  "it") from None
         try:
@@ -116,8 +116,7 @@ class LatentIndex:
 
     def read(self, number: int) -> bytes:
         """The ``.cpz`` file of an image, by its number in ``paths``."""
-        end = self._start + int(self._ends[number])
-        return self._data[end - self.manifest["bytes"][number]: end]
+        return self._archive.read(IMAGE.format(number))
 
     def locate(self, path: str) -> Path:
         """Where the image of a path in ``paths`` was when the index was built, seen from the index as it lies now."""
@@ -136,31 +135,19 @@ class LatentIndex:
 
     def close(self) -> None:
         """Let go of the file; on Windows it cannot be replaced before."""
-        self._data.close()
+        self._archive.close()
 
     @cached_property
-    def _graph(self) -> Any:
-        start = self._start + int(self._ends[-1])
-        data = self._data[start:]
-        if container.seal(data).hex() != self.manifest["graph"]:
-            raise IndexFileError(f"{self.path} is damaged (the checksum of its graph does not hold): `cpips index "
-                                 "build` repairs it")
-        try:
-            graph = usearch_index().restore(data)
-            fits = graph is not None and (len(graph), graph.ndim) == (len(self), self.manifest["dims"])
-        except (RuntimeError, ValueError) as error:
-            raise IndexFileError(f"{self.path} has a graph that this usearch does not read ({error}): `cpips index "
-                                 "build` makes it anew") from error
-        if not fits:
-            raise IndexFileError(f"{self.path} has a graph of other images: it was not written by cpips")
-        return graph
+    def sketches(self) -> NDArray[Any]:
+        """The short vectors ``(len(self),DIMS)``, float16.
 
-    def _sketches(self) -> NDArray[Any] | None:
-        """All vectors ``(len(self),DIMS)``; None where the graph is damaged."""
+        Raises:
+            IndexFileError: they are damaged.
+        """
         try:
-            return np.stack(self._graph.get(np.arange(len(self), dtype=np.uint64))).reshape(len(self), DIMS)
-        except (IndexFileError, ValueError):
-            return None
+            return np.frombuffer(self._archive.read(VECTORS), "<f2").reshape(len(self), DIMS)
+        except BAD_ARCHIVE as error:
+            raise IndexFileError(f"{self.path} is damaged at its vectors ({error}): `cpips index build` repairs it") from error
 
 
 def _shipped(name: str, path: Path, digest: str) -> Codec:
