@@ -247,7 +247,7 @@ class _Comparer:
         if self.dataset.task == "mos":
             names = self.dataset.references[batch.begin : batch.begin + len(batch.items)]
             references, images = tensors
-            return [self.shared.distances(names, references, images, batch.begin // self.block_rows)]
+            return [self.shared.compare(names, references, images, batch.begin // self.block_rows)[0]]
         return [metric(*tensors)]
 
 

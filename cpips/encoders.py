@@ -234,6 +234,11 @@ class AnalysisTransform(nn.Module):
         return cls.from_state_dict(state, persistent)
 
 
+def analysis_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the encoder among those of a codec, without what a parametrization has stored beside them."""
+    return {key: value for key, value in state.items() if key.startswith("g_a.") and key.count(".") == 2}
+
+
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
     """Whose weights these are: each architecture has another kernel in its first convolution."""
     first = state.get("g_a.0.weight")

@@ -173,14 +173,29 @@ def test_any_metric_that_compares_features_encodes_a_shared_reference_once(galle
     assert results[2].distance == pytest.approx(metric(*pixels).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["lpips-alex", "dists"])
+def test_maps_are_made_of_the_features_of_the_distances(gallery, monkeypatch, name):
+    settings = {"lpips-alex": {"heads": "ones"}, "dists": {"weights": "ones"}}[name]
+    metric = cpips.create_metric(name, trunk="random", **settings)
+    features, encoded = type(metric)._features, []
+    monkeypatch.setattr(type(metric), "_features", lambda self, x: encoded.append(len(x)) or features(self, x))
+    pairs = [(gallery / "ref-0.png", gallery / f"img-0-{k}.png") for k in (0, 1)]
+    results = list(score_pairs(pairs, metric, batch_size=2, maps=True))
+    assert sum(encoded) == len(pairs) + 1
+    for pair, result in zip(pairs, results):
+        expected = metric.map(*(cpips.images.load(path)[None] for path in pair))[0, 0]
+        assert torch.allclose(result.map, expected, rtol=1e-4, atol=1e-6)
+        assert result.map.mean().item() == pytest.approx(result.distance, rel=1e-4)
+
+
 def test_what_is_known_of_references_ends_with_their_block(metric):
     shared = SharedReferences(metric)
     x, y = torch.rand(2, 3, 3, 40, 48)
     expected = metric(x[[0, 0, 1]], y)
-    assert torch.allclose(shared.distances(["a", "a", "b"], x[[0, 0, 1]], y), expected, rtol=1e-5)
+    assert torch.allclose(shared.compare(["a", "a", "b"], x[[0, 0, 1]], y)[0], expected, rtol=1e-5)
     wrong = torch.zeros_like(x)  # what is known of a key is not looked at again
-    assert torch.allclose(shared.distances(["b"], wrong[:1], y[2:]), expected[2:], rtol=1e-5)
-    assert torch.allclose(shared.distances(["b"], wrong[:1], y[2:], block=1), metric(wrong[:1], y[2:]), rtol=1e-5)
+    assert torch.allclose(shared.compare(["b"], wrong[:1], y[2:])[0], expected[2:], rtol=1e-5)
+    assert torch.allclose(shared.compare(["b"], wrong[:1], y[2:], block=1)[0], metric(wrong[:1], y[2:]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"workers": 0}])

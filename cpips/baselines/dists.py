@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base import FeatureMetric, no_autocast, widen
-from .maps import MappedMetric
+from ..base import no_autocast, widen
+from .maps import MappedFeatures
 from .trunks import NETS, Net, Trunk, trunk_state
 from .weights import Source, digest, find, load_state
 
@@ -19,7 +19,7 @@ _URL = "https://raw.githubusercontent.com/dingkeyan93/DISTS/master/DISTS_pytorch
 _SHA256 = "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218"
 
 
-class DISTS(FeatureMetric, MappedMetric):
+class DISTS(MappedFeatures):
     """Distance of the means (texture) and covariances (structure) of VGG16's features and of the pixels: 0 to about 1.
 
         d = 1 - sum_c [ alpha_c (2 m m' + c1) / (m^2 + m'^2 + c1) + beta_c (2 cov + c2) / (v + v' + c2) ]
@@ -79,15 +79,15 @@ class DISTS(FeatureMetric, MappedMetric):
             _compare_channels(*widen(*pair)) for pair in zip(f, g))))
         return (texture * self.alpha.to(texture.dtype) + structure * self.beta.to(structure.dtype)).sum(1)
 
-    def _cells(self, x: Tensor, y: Tensor) -> list[Tensor]:
+    def _compare_cells(self, f: list[Tensor], g: list[Tensor]) -> list[Tensor]:
         """Of each layer. The structure term of a channel is a mean over cells already; its texture term, which compares two means
         over the whole image, is divided among the cells in proportion to the squared difference of the features there."""
-        pairs = [widen(f, g) for f, g in zip(self._features(x), self._features(y))]
-        counts, cells = [f.shape[1] for f, _ in pairs], []
-        for (f, g), alpha, beta in zip(pairs, self.alpha.split(counts), self.beta.split(counts)):
-            texture, structure = ((part * weight.to(f.dtype))[:, :, None, None] for part, weight in zip(
-                _compare_channels(f, g), (alpha, beta)))
-            difference = f - g
+        pairs = [widen(*pair) for pair in zip(f, g)]
+        counts, cells = [a.shape[1] for a, _ in pairs], []
+        for (a, b), alpha, beta in zip(pairs, self.alpha.split(counts), self.beta.split(counts)):
+            texture, structure = ((part * weight.to(a.dtype))[:, :, None, None] for part, weight in zip(
+                _compare_channels(a, b), (alpha, beta)))
+            difference = a - b
             centered = difference - difference.mean((2, 3), keepdim=True)
             shares = texture * _shares(difference.square()) + structure * _shares(centered.square())
             cells.append(shares.sum(1, keepdim=True))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base import FeatureMetric, widen
-from .maps import MappedMetric
+from ..base import widen
+from .maps import MappedFeatures
 from .trunks import Trunk, find_net, trunk_state
 from .weights import Shapes, Source, digest, find, load_state
 
@@ -24,7 +24,7 @@ _HEADS_SHA256 = {
 }
 
 
-class LinearDistance(FeatureMetric, MappedMetric):
+class LinearDistance(MappedFeatures):
     """What LPIPS and its offspring share: a backbone's features, and one weight for each of its channels (buffers ``lin0``
     ...)."""
 
@@ -47,9 +47,9 @@ class LinearDistance(FeatureMetric, MappedMetric):
             total = total + (difference * getattr(self, f"lin{i}").to(a.dtype)).sum(1)
         return total
 
-    def _cells(self, x: Tensor, y: Tensor) -> list[Tensor]:
+    def _compare_cells(self, f: list[Tensor], g: list[Tensor]) -> list[Tensor]:
         """Of each layer, as the authors' program has them with ``spatial=True``."""
-        pairs = [widen(*pair) for pair in zip(self._features(x), self._features(y))]
+        pairs = [widen(*pair) for pair in zip(f, g)]
         weights = [getattr(self, f"lin{i}").to(a.dtype).view(-1, 1, 1) for i, (a, _) in enumerate(pairs)]
         return [((_unit(a) - _unit(b)).square() * weight).sum(1, keepdim=True) for (a, b), weight in zip(pairs, weights)]
 

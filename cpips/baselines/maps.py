@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import images
-from ..base import FullReferenceMetric, widen
+from ..base import FeatureMetric, FullReferenceMetric, widen
 
 
 class MappedMetric(FullReferenceMetric):
@@ -26,8 +26,21 @@ class MappedMetric(FullReferenceMetric):
         Maps of other sizes (of a network's layers, of a window's places) are enlarged bilinearly, and scaled to keep their mean.
         """
         x, y = widen(*self._prepare_pair(reference, image))
-        cells = [enlarged(each, x.shape[2:]) for each in self._cells(x, y)]
-        return self._mark_invalid(torch.stack(cells).sum(0), x, y)
+        return self._map_of(self._cells(x, y), x, y)
+
+    def _map_of(self, cells: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return self._mark_invalid(torch.stack([enlarged(each, x.shape[2:]) for each in cells]).sum(0), x, y)
+
+
+class MappedFeatures(FeatureMetric, MappedMetric):
+    """A metric with a map that comes from the features of both images; a subclass gives :meth:`_compare_cells`."""
+
+    def _compare_cells(self, f: list[Tensor], g: list[Tensor]) -> Sequence[Tensor]:
+        """As :meth:`_cells`, of what :meth:`_features` gave of two batches."""
+        raise NotImplementedError
+
+    def _cells(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        return self._compare_cells(self._features(x), self._features(y))
 
 
 def enlarged(cells: Tensor, size: Sequence[int]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..base import FullReferenceMetric, widen
+from ..baselines.maps import MappedFeatures
 from ..embedding import Embedding
 from ..metric import CPIPS
 
@@ -22,10 +23,6 @@ class SharedReferences:
         self._block = -1
         self._known: dict[Hashable, Any] = {}
 
-    def distances(self, keys: Sequence[Hashable], references: Tensor, images: Tensor, block: int = 0) -> Tensor:
-        """Distances ``(N,)``; as :meth:`compare` else."""
-        return self.compare(keys, references, images, block)[0]
-
     def compare(self, keys: Sequence[Hashable], references: Tensor, images: Tensor, block: int = 0,
                 maps: bool = False) -> tuple[Tensor, Tensor | None]:
         """Distances ``(N,)`` of two batches ``(N,3,H,W)`` on the metric's device, and their maps ``(N,1,H,W)``.
@@ -33,7 +30,7 @@ class SharedReferences:
         Args:
             keys: for each reference one, which equals that of another only if they are the same image.
             block: the number of the block that the batch belongs to.
-            maps: whether the metric's maps are wanted, if it has any; a model of cpips encodes no image again for them.
+            maps: whether the metric's maps are wanted, if it has any; a metric of features encodes no image again for them.
 
         Raises:
             ImageError: images that the metric cannot compare.
@@ -61,6 +58,8 @@ class SharedReferences:
         distances = metric._mark_invalid(metric._compare_features(shared, features), x, y)
         if maps and isinstance(metric, CPIPS):
             return distances, metric._map_features(shared, features)
+        if maps and isinstance(metric, MappedFeatures):
+            return distances, metric._map_of(metric._compare_cells(shared, features), x, y)
         return distances, self._maps(references, images) if maps else None
 
     def _maps(self, references: Tensor, images: Tensor) -> Tensor | None:

@@ -26,6 +26,7 @@ from .._utils.io import replace
 from ..codec.evaluate import codec_metadata, evaluate_codec, load_codec
 from ..codec.model import Codec, is_table
 from ..codec.variable import VariableCodec
+from ..encoders import analysis_tensors
 from ..images import load
 from ..metric import CPIPS
 from . import official
@@ -64,7 +65,7 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path],
     change = largest_change(codec | head, halved | head, images)
     if change <= FP16_LIMIT:
         codec = halved
-    encoder = {k: v for k, v in codec.items() if k.startswith("g_a.") and k.count(".") == 2}
+    encoder = analysis_tensors(codec)
     parts = {f"{config.name}": encoder | head,
              f"codecs/{config.name}": codec}
     if (run / "classifier.safetensors").exists():

@@ -31,6 +31,7 @@ from ... import pretrained
 from ..._utils.io import atomic, open_regular, replace
 from ..._utils.threads import prefetch
 from ...cells import cell_mean, wide
+from ...encoders import analysis_tensors
 from ...errors import CpipsError, ModelError
 from ...head import Head
 from ...metric import CPIPS
@@ -72,8 +73,8 @@ def encoder_tensors(model: str) -> dict[str, Tensor]:
     else:
         card = pretrained.model_card(model)
         state = pretrained.read_weights(pretrained.weights_dir() / card["file"], sha256=card["sha256"])
-    named = ((str(key).removeprefix("module."), value) for key, value in state.items())
-    return {key: value.contiguous() for key, value in named if key.startswith("g_a.") and key.count(".") == 2}
+    encoder = analysis_tensors({str(key).removeprefix("module."): value for key, value in state.items()})
+    return {key: value.contiguous() for key, value in encoder.items()}
 
 
 def open_metric(model: str, form: str, taps: Sequence[str] = (), scales: int = 1) -> CPIPS:
