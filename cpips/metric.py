@@ -312,7 +312,7 @@ class CPIPS(FeatureMetric):
         """As :meth:`_compare_cells` of both images' features, of which only a tile's are held.
 
         Args:
-            marked: as NaN, where an image is none and could not be refused.
+            marked: give NaN for invalid images that could not be refused (on a GPU, in a graph).
         """
         parts: list[Tensor] = []
         for scale, (a, b) in enumerate(zip(self._scaled(x), self._scaled(y))):
@@ -359,9 +359,7 @@ class CPIPS(FeatureMetric):
     def _cells(self, parts: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[Tensor, int]]:
         """Per tap and scale: the contributions ``(N,h,w)`` of the cells, whose weighted mean is the distance."""
         for part, stride in zip(parts, self._all_strides(compared=True)):
-            def mean(values: Tensor, stride: int = stride) -> Tensor:
-                return cell_mean(values, stride, size)
-
+            mean = partial(cell_mean, stride=stride, size=size)
             yield forms.whole(part, self.eps if self.form == "latent" else 0.0, mean), stride
 
     def _scalar(self, parts: list[Tensor], size: tuple[int, int]) -> Tensor:

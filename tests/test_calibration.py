@@ -257,7 +257,7 @@ def test_a_batch_is_ladders_first_and_a_function_of_its_key(made):
                 turned.add(name)
                 break
         groups, before = [g for (g,) in found], None
-        assert len(set(groups)) == 3 and 0 not in groups  # the first is kept aside
+        assert len(set(groups)) == 3 and 0 not in groups  # the first is held out
         for i, copy in enumerate(turn(copies)):
             group = groups[i // 8]
             place = next(k for k in range(12) if np.array_equal(copy, whole.distorted[group, k])
@@ -394,7 +394,7 @@ def test_statistics_refuse_features_that_are_not_finite(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ---- what is kept aside ---------------------------------------------------------------------------------------------
+# ---- what is held out -----------------------------------------------------------------------------------------------
 
 
 def test_split_by_reference():
@@ -461,7 +461,7 @@ def regrouped(statistics: fit.Statistics, comparisons: int) -> fit.Statistics:
 @pytest.mark.parametrize("form", ["latent", "taps"])
 @pytest.mark.parametrize("judges", ["bapps", "mos", "teachers"])
 def test_a_planted_weighting_is_recovered(planted, form, judges):
-    statistics, distances = planted[form]  # the first 20 photographs are kept aside
+    statistics, distances = planted[form]  # the first 20 photographs are held out
     if judges == "bapps":
         d0, d1 = distances.reshape(-1, 2).T
         fitted = fit.fit_preferences(regrouped(statistics, 2), 1 / (1 + (d1 / d0) ** 4), np.arange(40, 120), settings())

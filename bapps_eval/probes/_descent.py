@@ -49,11 +49,11 @@ def descend(value: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: 
         visit: called with each image and its value, before the step that leaves it.
     """
     image = start.detach().clone().requires_grad_()
-    optimiser = torch.optim.Adam([image], lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.Adam([image], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     curve, broken, still = [], 0, True
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         now = value(image)
         gradient = slope(now, image)
         curve.append(now.item())
@@ -62,7 +62,7 @@ def descend(value: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: 
         broken += not (math.isfinite(curve[-1]) and bool(gradient.isfinite().all()))
         image.grad = torch.where(gradient.isfinite(), gradient, 0.0)
         still &= not bool(image.grad.any())
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if bounded:
             with torch.no_grad():

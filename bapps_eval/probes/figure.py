@@ -70,8 +70,8 @@ def _order(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
 def _invariance(axis: Any, result: dict[str, Any], settings: dict[str, Any]) -> None:
     bars = {**{f"{name}\n(one image)": value for name, value in result["single"].items()},
             **{f"{name}\n(both)": value for name, value in result["joint"].items()}}
-    colours = ["tab:blue"] * len(result["single"]) + ["tab:orange"] * len(result["joint"])
-    axis.bar(range(len(bars)), [float(value) for value in bars.values()], color=colours)
+    colors = ["tab:blue"] * len(result["single"]) + ["tab:orange"] * len(result["joint"])
+    axis.bar(range(len(bars)), [float(value) for value in bars.values()], color=colors)
     axis.set_xticks(range(len(bars)), list(bars), rotation=45, ha="right")
     axis.axhline(1, color="grey", linewidth=0.8)
     axis.set_ylabel("over visible noise, JPEG, blur;\nrelative change (both)", fontsize=8)

@@ -40,7 +40,7 @@ def bars(title: str, marks: Sequence[Mark], axis: tuple[float, float], *, base: 
     rows = np.arange(len(marks))
     beside = "".join(f"<br>{name} {number(value)}" for name, value in ceilings.items())
     drawn = dict(type="bar", orientation="h", base=base, x=[m.value - base for m in marks], y=rows + 0.25, width=0.24,
-                 marker={"color": _colours(marks)}, error_x=_interval(marks), hoverinfo="text",
+                 marker={"color": _colors(marks)}, error_x=_interval(marks), hoverinfo="text",
                  hovertext=[_told(m, number) + beside for m in marks])
     lines = [dict(type="scatter", mode="markers", x=[value] * len(marks), y=rows + 0.25, hoverinfo="skip",
                   marker={"symbol": "line-ns", "size": 10, "line": {"width": 2.5, "color": f"var(--{name})"}})
@@ -67,7 +67,7 @@ def cost(points: Sequence[tuple[float, Mark]], *, unit: str, up: str, ceilings: 
     ticks = [float(f"{step}e{p}") for p in range(*(math.floor(math.log10(v)) + i for i, v in enumerate(span)))
              for step in steps]
     drawn = dict(type="scatter", mode="markers", x=costs, y=[m.value for m in marks], cliponaxis=False,
-                 marker={"size": 11, "color": _colours(marks), "line": {"width": 1.5, "color": "var(--paper)"}},
+                 marker={"size": 11, "color": _colors(marks), "line": {"width": 1.5, "color": "var(--paper)"}},
                  error_y=_interval(marks), customdata=names, text=[html.escape(name, False) for name in names],
                  hoverinfo="text",
                  hovertext=[f"{_told(m, number)}<br>{factor(c)} the time" for c, m in zip(costs, marks)])
@@ -96,11 +96,11 @@ def scatter(metric: str, distance: NDArray[Any], opinion: NDArray[Any], groups: 
     """
     traces = []
     for i, name in enumerate(names):
-        mine, (colour, symbol) = groups == name, style(i)
+        mine, (color, symbol) = groups == name, style(i)
         traces.append(dict(
             type="scatter", mode="markers", name=html.escape(name, False), x=distance[mine].astype(np.float32),
             y=opinion[mine].astype(np.float32),
-            marker=dict(color=f"var(--{colour})", symbol=symbol, size=5.5, opacity=0.65),
+            marker=dict(color=f"var(--{color})", symbol=symbol, size=5.5, opacity=0.65),
             hovertemplate="%{hovertext}<br>%{fullData.name}<br>distance %{x:.3g}, rating %{y:.3g}<extra></extra>"))
     if curve is not None:
         along = np.linspace(distance.min(), distance.max(), 120)
@@ -134,13 +134,13 @@ def curves(title: str, lines: Sequence[Line], *, across: str, up: str, log: bool
     """
     traces = []
     for i, line in enumerate(lines):
-        colour, symbol = style(i)
+        color, symbol = style(i)
         traces.append(dict(
             type="scatter", mode="lines+markers" if connect else "markers", name=html.escape(line.name, False), x=list(line.x),
-            y=list(line.y), line={"color": f"var(--{colour})", "width": 1.8, "dash": "solid" if i < 8 else "dash"},
-            marker={"color": f"var(--{colour})", "symbol": symbol, "size": 6 if connect else 9},
+            y=list(line.y), line={"color": f"var(--{color})", "width": 1.8, "dash": "solid" if i < 8 else "dash"},
+            marker={"color": f"var(--{color})", "symbol": symbol, "size": 6 if connect else 9},
             error_y=dict(type="data", symmetric=False, array=[h - y for y, h in zip(line.y, line.high)],
-                         arrayminus=[y - low for y, low in zip(line.y, line.low)], color=f"var(--{colour})", thickness=1, width=2),
+                         arrayminus=[y - low for y, low in zip(line.y, line.low)], color=f"var(--{color})", thickness=1, width=2),
             hoverinfo="text", hovertext=[f"{html.escape(line.name, False)}<br>{html.escape(text, False)}" for text in line.hover]))
     caption = f"{title}: {up} against {across} of {', '.join(line.name for line in lines)}"
     values = [value for line in lines for value in line.x if value > 0]
@@ -171,7 +171,7 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2:]}"
 
 
-def _colours(marks: Sequence[Mark]) -> list[str]:
+def _colors(marks: Sequence[Mark]) -> list[str]:
     return ["var(--accent)" if m.strong else "var(--other)" for m in marks]
 
 

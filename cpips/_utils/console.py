@@ -38,7 +38,7 @@ MaskOption = Annotated[Optional[list[Path]], typer.Option(
     "--mask", metavar="FILE", show_default=False,
     help="Also print the mean of the map where this image is white; may be given several times.")]
 
-EngineOption = Annotated[str, typer.Option(metavar="ENGINE", help="local, or ray: Ray Data, on many machines.")]
+EngineOption = Annotated[str, typer.Option(metavar="ENGINE", help="local, or ray: on many machines.")]
 ActorsOption = Annotated[Optional[int], typer.Option(
     min=1, metavar="N", show_default=False, help="Of Ray: models at once. Default: one a GPU, or one a core.")]
 AddressOption = Annotated[Optional[str], typer.Option(

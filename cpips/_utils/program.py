@@ -1,4 +1,4 @@
-"""What becomes of a program's arguments and errors; `cpips` and `bapps-eval` share it."""
+"""Entry point of `cpips` and `bapps-eval`: errors become messages and exit codes."""
 
 from __future__ import annotations
 

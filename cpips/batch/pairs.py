@@ -31,7 +31,7 @@ MAX_PIXELS = 2_000_000  # of one side of a batch: an encoder's first features ne
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a pair: a distance (and a map ``(H,W)``, if it was asked for), or else the reason why there is none."""
+    """The distance of a pair (and its map ``(H,W)``, if it was asked for), or the reason why there is none."""
 
     distance: float | None = None
     error: str | None = None

@@ -6,12 +6,10 @@ import hashlib
 import io
 import json
 import re
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from .._utils.io import atomic, open_to_append, read_bytes
-from .._utils.journal import lock
+from .._utils.io import atomic, read_bytes
 from ..base import FullReferenceMetric
 from ..errors import TableError
 from . import urls
@@ -19,7 +17,6 @@ from .pairs import Result
 from .tables import OUTPUT_SUFFIXES, Table, added, arrow_table, import_pyarrow, numeric, stamps, typed_columns
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that begin so
-_LOCK = "_lock"
 _KEY, _STAMPS = b"cpips", b"cpips.stamps"
 _PART = re.compile(r"part-[0-9]{7,}\.parquet")
 
@@ -131,7 +128,7 @@ class Parts:
     def _manifest(self) -> dict[str, Any] | None:
         names = self.files.names()
         if MANIFEST not in names:
-            if [name for name in names if name != _LOCK and not (name[:1] == "." and name.endswith(".partial"))]:
+            if [name for name in names if not (name[:1] == "." and name.endswith(".partial"))]:
                 raise TableError(f"{self.files.folder} exists and holds no {MANIFEST}: choose another folder")
             return None
         try:
@@ -154,18 +151,6 @@ def check_folder(folder: Path | str) -> None:
     if isinstance(folder, Path) and not folder.parent.is_dir():
         raise TableError(f"no folder {folder.parent}: create it")
     import_pyarrow()
-
-
-@contextmanager
-def held(folder: Path | str) -> Iterator[None]:
-    """Keep other runs of this machine out of a local folder; it is made where there is none."""
-    if not isinstance(folder, Path):
-        yield
-        return
-    folder.mkdir(exist_ok=True)
-    with open_to_append(folder / _LOCK) as stream:
-        lock(stream, folder)
-        yield
 
 
 class _Files:

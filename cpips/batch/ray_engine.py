@@ -1,40 +1,34 @@
-"""Ray Data underneath: blocks of rows to actors that hold one model per device, results back as they come.
+"""Blocks of rows, sent to Ray's actors, each of which holds one model on its device; results back as they come.
 
-Ray's streaming executor gives the back-pressure: an actor has two blocks at a time, and finished ones wait for the
-reader. A block whose worker or node is lost is computed again elsewhere; the readers here know each row by its number,
-so that nothing is lost or doubled. Ray would try a block that kills its worker for ever: attempts are counted, and
-after some the row that is to blame is looked for in other processes.
+An actor has one block at a time. A block whose actor or node is lost is computed again elsewhere; the readers here know
+each block by its number, so that nothing is lost or doubled. After some attempts at a block, the row that kills whoever
+computes it is looked for in other processes.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
-from collections import Counter
-from contextlib import closing, contextmanager
+from collections import Counter, deque
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, Sequence
+from typing import Any, Callable, Generator, Iterator, Sequence
 
 import torch
 
 from .. import __version__
+from .._utils.io import exclusive, quiet_bombs
 from ..base import FullReferenceMetric
 from ..errors import CpipsError, ModelError
-from . import urls
 from .pairs import MAX_PIXELS, Result, block_rows, score_pairs
-from .parts import Parts, check_folder, held
+from .parts import Parts, check_folder
 from .run import Summary, dtype_name
 from .tables import Table
 
-if TYPE_CHECKING:
-    import pyarrow
-
 OBJECT_STORE = 200_000_000  # bytes of a local start: names of files and distances, never pixels
 LARGEST_PART = 8192  # rows
-ATTEMPTS = 3  # at a block that kills its worker, before its rows are looked at one by one
-_RAISED = "raised"  # the column of a block that stands for an error
+ATTEMPTS = 3  # at a block that kills its worker, before its rows are looked at one by one; at starting an actor
 
 
 class RayError(CpipsError, RuntimeError):
@@ -116,7 +110,7 @@ def score_parts(
                 failed[row] = result.error
             progress(row, result)
 
-    with held(output), pool(settings) as actors:
+    with exclusive(output) if isinstance(output, Path) else nullcontext(), pool(settings) as actors:
         parts = Parts(output, table, header, _part_rows(len(table), part_rows, batch_size, actors.count),
                       force=force, restart=restart, metric=metric)
         resumed = 0
@@ -126,14 +120,12 @@ def score_parts(
         missing = parts.missing()
         for part in missing:
             parts.stamps(part)
-        blocks = [_pairs_of(table, parts.rows(part), part) for part in missing]
         options = dict(batch_size=batch_size, workers=workers, max_pixels=max_pixels, access=table.access)
-        with closing(actors.map(_Pairs, blocks, metric, options)) as found:
-            for block in found:
-                part = block["part"][0].as_py()
-                results = [Result(*pair) for pair in zip(block["distance"].to_pylist(), block["error"].to_pylist())]
-                parts.write(part, results)
-                report(parts.rows(part), results)
+        with closing(actors.map(_Pairs, [parts.rows(part) for part in missing], metric, options,
+                                content=lambda rows: _pairs_of(table, rows))) as found:
+            for number, results in found:
+                parts.write(missing[number], results)
+                report(parts.rows(missing[number]), results)
         parts.complete(cpips=__version__, torch=torch.__version__, device=actors.device, actors=actors.count,
                        threads=torch.get_num_threads())
     return Summary(len(table), len(failed), resumed, tuple(sorted(failed.items())[:5]))
@@ -145,18 +137,13 @@ def _part_rows(rows: int, wanted: int | None, batch_size: int, actors: int) -> i
     return max(1, -(-wanted // block)) * block
 
 
-def _pairs_of(table: Table, rows: range, part: int) -> "pyarrow.Table":
-    import pyarrow as pa
-
-    pairs = [(None, None, pair) if isinstance(pair, str) else (*map(_absolute, pair), None)
-             for pair in table.pairs[rows.start:rows.stop]]
-    reference, image, error = zip(*pairs)
-    return pa.table({"part": pa.array([part] * len(rows), pa.int64()), "reference": pa.array(reference, pa.string()),
-                     "image": pa.array(image, pa.string()), "error": pa.array(error, pa.string())})
+def _pairs_of(table: Table, rows: range) -> list[tuple[str, str] | str]:
+    return [pair if isinstance(pair, str) else (_absolute(pair[0]), _absolute(pair[1]))
+            for pair in table.pairs[rows.start:rows.stop]]
 
 
 def _absolute(image: Path | str) -> str:
-    return image if urls.is_url(image) else os.path.abspath(image)  # an actor has another working directory
+    return image if isinstance(image, str) else os.path.abspath(image)  # an actor has another working directory
 
 
 class _Pairs:
@@ -165,24 +152,13 @@ class _Pairs:
     def __init__(self, metric: FullReferenceMetric, options: dict[str, Any]):
         self.metric, self.options = metric, options
 
-    def __call__(self, block: "pyarrow.Table") -> "pyarrow.Table":
-        import pyarrow as pa
+    def __call__(self, block: Sequence[tuple[str, str] | str]) -> list[Result]:
+        return list(score_pairs(block, self.metric, **self.options))
 
-        rows = zip(*(block[name].to_pylist() for name in ("reference", "image", "error")))
-        pairs = [(reference, image) if error is None else error for reference, image, error in rows]
-        results = list(score_pairs(pairs, self.metric, **self.options))
-        return pa.table({"part": block["part"], "distance": pa.array([r.distance for r in results], pa.float64()),
-                         "error": pa.array([r.error for r in results], pa.string())})
-
-    def without(self, block: "pyarrow.Table", rows: Sequence[int]) -> "pyarrow.Table":
+    def without(self, block: Sequence[tuple[str, str] | str], rows: Sequence[int]) -> list[tuple[str, str] | str]:
         """The block with an error in place of the pairs that kill who scores them."""
-        import pyarrow as pa
-
-        errors = block["error"].to_pylist()
-        for row in rows:
-            errors[row] = ("the process that scored this pair died, each time: a fault in a decoder, or too little "
-                           "memory; convert the images, or leave them out")
-        return block.set_column(block.column_names.index("error"), "error", pa.array(errors, pa.string()))
+        return [("the process that scored this pair died, each time: a fault in a decoder, or too little memory; convert the "
+                 "images, or leave them out") if row in rows else pair for row, pair in enumerate(block)]
 
 
 # ---- Ray ------------------------------------------------------------------------------------------------------------
@@ -196,14 +172,15 @@ class Pool:
     device: str
     threads: int
 
-    def map(self, worker: type, blocks: "Sequence[pyarrow.Table]", metric: FullReferenceMetric, *arguments: Any,
-            ordered: bool = False) -> "Generator[pyarrow.Table, None, None]":
-        """``worker(metric, *arguments)(block)`` of every block that is not empty, on the actors.
+    def map(self, worker: type, blocks: Sequence[range], metric: FullReferenceMetric, *arguments: Any,
+            content: Callable[[range], Sequence[Any]] = lambda rows: rows,
+            ordered: bool = False) -> Generator[tuple[int, list[Any]], None, None]:
+        """The number of each block, and what ``worker(metric, *arguments)(content(block))`` is of it, on the actors.
 
         Args:
-            worker: a class; an actor makes one object of it, with the metric on its device. It gives a row for each row
-                of a block, the first column of which tells blocks apart; ``without(block, rows)`` is the block that
-                these rows cannot kill it with.
+            worker: a class; an actor makes one object of it, with the metric on its device. It gives a list with an item
+                for each row; ``without(content, rows)`` is the content that these rows cannot kill it with.
+            content: what is sent of a block.
             ordered: in the order of the blocks; else as they are done.
 
         Raises:
@@ -211,118 +188,104 @@ class Pool:
             RayError: Ray failed.
         """
         ray = import_ray()
-        if not blocks:
-            return
-        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
-        with _data_context(ray, ordered):
-            data = ray.data.from_arrow(list(blocks)).map_batches(
-                _Actor, fn_constructor_args=(worker, ray.put((metric, arguments)), self.device, self.threads, attempts),
-                batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.count,
-                                                   initial_size=min(self.count, len(blocks))),
-                num_cpus=self.threads if self.device == "cpu" else 1, num_gpus=float(self.device == "cuda"))
+        gone = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+        job = [ray.put((worker, metric, arguments, self.device, self.threads))]  # in a list, so that actors get the reference
+        actor_class = ray.remote(num_cpus=self.threads if self.device == "cpu" else 1,
+                                 num_gpus=float(self.device == "cuda"))(_Actor)
+        waiting, attempts, failed_starts = deque(range(len(blocks))), Counter[int](), 0
+        running: dict[Any, tuple[Any, int | None]] = {}  # by what will be there: the actor, and its block unless it starts
+        done: dict[int, list[Any]] = {}
+        following = 0
+
+        def start() -> None:
+            actor = actor_class.remote(job)
+            running[actor.ready.remote()] = actor, None
+
         try:
-            for found in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                if _RAISED in found.column_names:
-                    raise pickle.loads(found[_RAISED][0].as_py())
-                if len(found):
-                    yield found
+            for _ in range(min(self.count, len(blocks))):
+                start()
+            while following < len(blocks):
+                (reference,), _ = ray.wait(list(running))
+                actor, number = running.pop(reference)
+                try:
+                    found = ray.get(reference)
+                except gone:
+                    failed_starts += number is None
+                    if failed_starts >= ATTEMPTS * self.count:
+                        raise
+                    if number is not None:
+                        waiting.appendleft(number)
+                    start()
+                    continue
+                if waiting:
+                    block = waiting.popleft()
+                    attempts[block] += 1
+                    running[actor.compute.remote(content(blocks[block]), attempts[block] - ATTEMPTS)] = actor, block
+                if number is None:
+                    continue
+                failed_starts = 0
+                if not ordered:
+                    following += 1
+                    yield number, found
+                    continue
+                done[number] = found
+                while following in done:
+                    following += 1
+                    yield following - 1, done.pop(following - 1)
         except ray.exceptions.RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), CpipsError):
+                raise cause from None
             raise RayError(f"Ray gave up ({type(error).__name__}): {' '.join(str(error).split())[-500:]}; what is done is "
                            "kept, the same command continues from there") from error
+        finally:
+            for actor, _ in running.values():
+                ray.kill(actor)
 
 
-@contextmanager
-def _data_context(ray: Any, ordered: bool) -> Iterator[None]:
-    """The settings that a data set takes over when it is made."""
-    context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars, context.execution_options.preserve_order
-    context.enable_progress_bars, context.execution_options.preserve_order = False, ordered
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.execution_options.preserve_order = before
-
-
-class _Attempts:
-    """How often each block was begun and not ended, told from where no block can kill it."""
-
-    def __init__(self) -> None:
-        self.begun: Counter[Any] = Counter()
-
-    def begin(self, block: Any) -> int:
-        self.begun[block] += 1
-        return self.begun[block]
-
-    def end(self, block: Any) -> None:
-        self.begun.pop(block, None)
-
-
-class _Worker:
+class _Actor:
     """One object of a worker's class in a process of Ray's."""
 
-    def __init__(self, worker: type, job: Any, device: str, threads: int):
+    def __init__(self, job: list[Any]):
         import ray
 
-        from .._utils.io import quiet_bombs
-
+        self.job = job
+        worker, metric, arguments, device, threads = ray.get(job[0])
         quiet_bombs()
         torch.set_num_threads(threads)
-        metric, arguments = ray.get(job)
         self.work = worker(metric.to(device), *arguments)
 
-    def tried(self, block: "pyarrow.Table", without: Sequence[int] = ()) -> "pyarrow.Table":
-        import pyarrow as pa
+    def ready(self) -> None:
+        """Nothing, once this object is made."""
 
-        try:
-            return self.work(self.work.without(block, without) if without else block)
-        except CpipsError as error:  # Ray would keep the text of its traceback only
-            return pa.table({_RAISED: pa.array([pickle.dumps(error)], pa.binary())})
-
-
-def _alone(job: tuple[Any, ...], row: "pyarrow.Table") -> "pyarrow.Table":
-    """A row by itself, in a process that it may kill."""
-    return _Worker(*job).tried(row)
-
-
-class _Actor(_Worker):
-    def __init__(self, worker: type, job: Any, device: str, threads: int, attempts: Any):
-        super().__init__(worker, job, device, threads)
-        self.job, self.attempts = (worker, job, device, threads), attempts
-
-    def __call__(self, block: "pyarrow.Table") -> "pyarrow.Table":
-        import ray
-
-        key = block.column(0)[0].as_py()
-        attempt = ray.get(self.attempts.begin.remote(key))
-        found = self.tried(block) if attempt <= ATTEMPTS else self._careful(block, last=attempt > ATTEMPTS + 1)
-        ray.get(self.attempts.end.remote(key))
-        return found
-
-    def _careful(self, block: "pyarrow.Table", last: bool) -> "pyarrow.Table":
-        """The block without the rows that kill a process by themselves; row by row where that is the ``last`` resort."""
-        import pyarrow as pa
+    def compute(self, block: Sequence[Any], care: int = 0) -> list[Any]:
+        """The block; with a care of 1 without the rows that kill a process by themselves, and with more row by row."""
+        if care <= 0:
+            return self.work(block)
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray = import_ray()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         alone = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_alone)
-        found: list[pyarrow.Table] = []
-        deadly = []
+        found, deadly = [], []
         for i in range(len(block)):
-            row = block.slice(i, 1)
+            row = block[i:i + 1]
             try:
-                found.append(ray.get(alone.remote(self.job, row)))
+                found += ray.get(alone.remote(self.job, row))
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                 deadly.append(i)
-                found.append(self.tried(row, [0]))
-            if _RAISED in found[-1].column_names:
-                return found[-1]
-        return pa.concat_tables(found) if last else self.tried(block, deadly)
+                found += self.work(self.work.without(row, [0]))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+        return found if care > 1 else self.work(self.work.without(block, deadly) if deadly else block)
+
+
+def _alone(job: list[Any], row: Sequence[Any]) -> list[Any]:
+    """A row by itself, in a process that it may kill."""
+    return _Actor(job).compute(row)
 
 
 def import_ray() -> Any:
-    """Ray with Ray Data, telling nobody that it is used.
+    """Ray, telling nobody that it is used.
 
     Raises:
         RayError: not installed.
@@ -331,7 +294,6 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without GPU see those that others use
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise RayError(f"--engine ray needs Ray, which cannot be imported ({error}): pip install 'cpips[ray]'") from error
     return ray
@@ -358,7 +320,6 @@ def pool(settings: RaySettings) -> Iterator[Pool]:
             raise RayError(f"no Ray cluster at {settings.address or 'this machine'}: {error}") from error
     elif settings.address is not None:
         raise RayError(f"address is {settings.address!r}, but this process is connected to a cluster: ray.shutdown() first")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield _room(settings, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:

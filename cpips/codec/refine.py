@@ -202,7 +202,7 @@ class _Run:
         y = codec.unrounded_latent(batch[0])
         self.y = y.clone().requires_grad_()
         self.offset = self._offset_of(y).requires_grad_()  # of z from its medians: rounding z is rounding this
-        self.optimiser = torch.optim.Adam([self.y, self.offset], lr=settings.lr)
+        self.optimizer = torch.optim.Adam([self.y, self.offset], lr=settings.lr)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.step, self.rate_weight, self.gap = 0, 1.0, 0.0
         self.soft_bpp: float | None = None  # of the last draw
@@ -244,7 +244,7 @@ class _Run:
         else:
             rate = self.rate_weight * (bpp + self.gap - settings.target_bpp).clamp_min(0)
         self.y.grad, self.offset.grad = torch.autograd.grad(rate + quality, [self.y, self.offset])
-        self.optimiser.step()
+        self.optimizer.step()
         self.step += 1
 
     @torch.no_grad()
@@ -317,7 +317,7 @@ class _Run:
 
     def save(self, path: Path) -> None:
         state = dict(settings=dataclasses.asdict(self.settings), step=self.step, y=self.y.detach(),
-                     offset=self.offset.detach(), optimiser=self.optimiser.state_dict(), noise=self.generator.get_state(),
+                     offset=self.offset.detach(), optimiser=self.optimizer.state_dict(), noise=self.generator.get_state(),
                      rate_weight=self.rate_weight, gap=self.gap, soft_bpp=self.soft_bpp, best=self.best,
                      history=self.history)
         replace(path, lambda partial: torch.save(state, partial))
@@ -331,7 +331,7 @@ class _Run:
         with torch.no_grad():
             self.y.copy_(state["y"])
             self.offset.copy_(state["offset"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         self.generator.set_state(state["noise"].cpu())
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.rate_weight, self.gap, self.soft_bpp = state["rate_weight"], state["gap"], state["soft_bpp"]

@@ -134,7 +134,7 @@ def render(
         draw.text((x, y), _shorten(draw, caption, text, slot_w), _INK, text)
         canvas.paste(Image.fromarray((panel * 255 + 0.5).astype(np.uint8)), (x, y + 30))
         if i == 2:
-            _colour_bar(canvas, draw, (x, bottom + 12), slot_w if size[1] < 300 else size[1], scale, small)
+            _color_bar(canvas, draw, (x, bottom + 12), slot_w if size[1] < 300 else size[1], scale, small)
     draw.text((left, bottom + 58), _shorten(draw, footer, small, canvas_w - 2 * left), _FAINT, small)
     return canvas
 
@@ -164,7 +164,7 @@ def _fit(picture: Tensor, size: tuple[int, int]) -> NDArray[Any]:
     return np.asarray(drawn.resize((size[1], size[0]), method, reducing_gap=3.0), np.float32) / 255
 
 
-def _colour_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], width: int, scale: Scale,
+def _color_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], width: int, scale: Scale,
                 font: Font) -> None:
     x, y = at
     ramp = np.linspace(0, 1, width)[None].repeat(_BAR, 0)
