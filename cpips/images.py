@@ -85,10 +85,10 @@ def from_pil(image: Image.Image, background: Background = None, name: str = "ima
 def composite(image: Tensor, background: Background) -> Tensor:
     """Lay RGBA ``(...,4,H,W)``, float in [0,1] or uint8, straight alpha, over a color: in encoded sRGB, as browsers."""
     rgb = colour(background)
-    came = f"the image is a tensor of shape {tuple(image.shape)}"
+    got = f"the image is a tensor of shape {tuple(image.shape)}"
     if image.dim() < 3 or image.shape[-3] != 4:
-        raise ImageError(f"{came}: expected RGBA, (...,4,H,W)")
-    image = _floating(image, came)
+        raise ImageError(f"{got}: expected RGBA, (...,4,H,W)")
+    image = _floating(image, got)
     pixels, alpha = image[..., :3, :, :], image[..., 3:, :, :]
     return pixels * alpha + image.new_tensor(rgb)[:, None, None] * (1 - alpha)
 
@@ -140,33 +140,33 @@ def single(image: ImageLike, background: Background = None, name: str = "image",
 def _from_tensor(x: Tensor, name: str) -> Tensor:
     if x.is_nested:
         raise ImageError(f"{name} is a nested tensor: one batch has one size; compare the images one by one")
-    came = f"{name} is a tensor of shape {tuple(x.shape)}"
+    got = f"{name} is a tensor of shape {tuple(x.shape)}"
     if x.layout != torch.strided or x.is_quantized:
-        raise ImageError(f"{came} with layout {x.layout}: expected a dense tensor (x.to_dense(), x.dequantize())")
+        raise ImageError(f"{got} with layout {x.layout}: expected a dense tensor (x.to_dense(), x.dequantize())")
     if x.dim() == 3:
-        raise ImageError(f"{came}: expected (N,3,H,W); add the batch axis with x[None]")
+        raise ImageError(f"{got}: expected (N,3,H,W); add the batch axis with x[None]")
     if x.dim() != 4:
-        raise ImageError(f"{came}: expected (N,3,H,W)")
+        raise ImageError(f"{got}: expected (N,3,H,W)")
     if 0 in x.shape:
-        raise ImageError(f"{came}: it is empty; expected N, H and W of 1 or more")
+        raise ImageError(f"{got}: it is empty; expected N, H and W of 1 or more")
     if x.shape[1] != 3:
         if x.shape[1] == 1:
-            mend = "gray images are compared as RGB: x.expand(-1, 3, -1, -1)"
+            fix = "gray images are compared as RGB: x.expand(-1, 3, -1, -1)"
         elif x.shape[1] == 4:
-            mend = "composite the alpha first: cpips.images.composite(x, 'white')"
+            fix = "composite the alpha first: cpips.images.composite(x, 'white')"
         elif x.shape[-1] == 3:
-            mend = "channels come second: x.permute(0, 3, 1, 2)"
+            fix = "channels come second: x.permute(0, 3, 1, 2)"
         else:
-            mend = "keep the three RGB channels: x[:, :3]"
-        raise ImageError(f"{came}: expected (N,3,H,W); {mend}")
-    return _floating(x, came)
+            fix = "keep the three RGB channels: x[:, :3]"
+        raise ImageError(f"{got}: expected (N,3,H,W); {fix}")
+    return _floating(x, got)
 
 
-def _floating(x: Tensor, came: str) -> Tensor:
+def _floating(x: Tensor, got: str) -> Tensor:
     if x.dtype == torch.uint8:
         return x.to(torch.float32) / 255
     if not x.dtype.is_floating_point or x.element_size() < 2:
-        raise ImageError(f"{came} and dtype {x.dtype}: expected uint8 in 0..255 or float in [0,1]; "
+        raise ImageError(f"{got} and dtype {x.dtype}: expected uint8 in 0..255 or float in [0,1]; "
                          "convert with x.to(torch.float32) / white, where white is 255, 65535 or 1")
     return x
 

@@ -222,12 +222,12 @@ def quality(params: Params, reference: Images, image: Images) -> Array:
 
 def _checked(images: Any) -> Array:
     x = jnp.asarray(images)
-    came = f"the images are an array of shape {x.shape} and dtype {x.dtype}"
+    got = f"the images are an array of shape {x.shape} and dtype {x.dtype}"
     if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
-        raise ImageError(f"{came}: expected (N,3,H,W) with N, H and W of 1 or more; a single image is x[None], channels last is moved with "
+        raise ImageError(f"{got}: expected (N,3,H,W) with N, H and W of 1 or more; a single image is x[None], channels last is moved with "
                          "jnp.moveaxis(x, -1, 1)")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ImageError(f"{came}: expected floats in [0,1]; divide by the white, x / 255")
+        raise ImageError(f"{got}: expected floats in [0,1]; divide by the white, x / 255")
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

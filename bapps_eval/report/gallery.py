@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
 import numpy as np
@@ -50,7 +50,7 @@ class Card:
 
     Args:
         share: of people, for what ``ends`` names second; None for MOS sets, which have a ``strip``.
-        strip: ranks from 0 to 1, as (whose, rank, in words).
+        strip: ranks from 0 to 1, as (name, rank, in words).
         maps: rows of (metric, images): one for each image that is not the reference.
     """
 
@@ -61,7 +61,7 @@ class Card:
     ends: tuple[str, str] = ("", "")
     strip: Sequence[tuple[str, float, str]] = ()
     pictures: Sequence[Picture] = ()
-    maps: Sequence[tuple[str, Sequence[Picture]]] = field(default=())
+    maps: Sequence[tuple[str, Sequence[Picture]]] = ()
 
 
 def disagreement(a: Distances, b: Distances) -> NDArray[Any]:
@@ -111,14 +111,14 @@ def cards(a: Distances, b: Distances, count: int, images: Dataset | None, maps: 
         DatasetError: an image of one of them cannot be read.
         ValueError: a map has not the size of its image.
     """
-    told = {"2afc": _triplet, "jnd": _same, "mos": _opinion}[a.task](a, b)
+    describe = {"2afc": _describe_2afc, "jnd": _describe_jnd, "mos": _describe_mos}[a.task](a, b)
     found: list[Card] = []
     spent = 0
     for i in most(a, b, count):
         if len(found) >= FEWEST and spent * (1 + 1 / len(found)) > room:
             break
         pictures = {} if images is None else _pictures(images, i, (a, b), maps)
-        found.append(Card(id=str(a.ids[i]), group=str(a.groups[i]), **told(i), **pictures))
+        found.append(Card(id=str(a.ids[i]), group=str(a.groups[i]), **describe(i), **pictures))
         spent += sum(len(p.uri) for row in (found[-1].pictures, *(row for _, row in found[-1].maps)) for p in row)
     return found, spent
 
@@ -126,10 +126,10 @@ def cards(a: Distances, b: Distances, count: int, images: Dataset | None, maps: 
 # ---- what is said ---------------------------------------------------------------------------------------------------
 
 
-def _triplet(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
+def _describe_2afc(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
     sure = {run.metric["name"]: preferences(run) for run in (a, b)}
 
-    def told(i: int) -> dict[str, Any]:
+    def describe(i: int) -> dict[str, Any]:
         share = float(a.opinions[i])
         verdicts = [Verdict("people", "equally split" if share == 0.5 else f"p{int(share > 0.5)} is closer",
                             f"{max(share, 1 - share):.0%}")]
@@ -141,13 +141,13 @@ def _triplet(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
             verdicts.append(Verdict(name, says, f"{d0:.3g} · {d1:.3g}", agrees))
         return {"verdicts": verdicts, "share": share, "ends": ("p0", "p1")}
 
-    return told
+    return describe
 
 
-def _same(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
+def _describe_jnd(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
     places = _places(a, b)
 
-    def told(i: int) -> dict[str, Any]:
+    def describe(i: int) -> dict[str, Any]:
         share = float(a.opinions[i])
         verdicts = [Verdict("people", "the same" if share > 0.5 else "not the same" if share < 0.5 else "equally split",
                             f"{max(share, 1 - share):.0%}")]
@@ -155,13 +155,13 @@ def _same(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
             verdicts.append(Verdict(name, f"closer than {1 - rank:.0%} of the pairs", f"{value:.4g}"))
         return {"verdicts": verdicts, "share": share, "ends": ("different", "same")}
 
-    return told
+    return describe
 
 
-def _opinion(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
+def _describe_mos(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
     places, people = _places(a, b), ranks(-a.quality)
 
-    def told(i: int) -> dict[str, Any]:
+    def describe(i: int) -> dict[str, Any]:
         verdicts = [Verdict("people", f"better than {1 - people[i]:.0%} of the images", f"{a.opinions[i]:.4g}")]
         marks = [("people", float(people[i]), f"people: rank {people[i]:.0%}")]
         for kind, (name, rank, value) in zip(("first", "second"), places(i)):
@@ -169,7 +169,7 @@ def _opinion(a: Distances, b: Distances) -> Callable[[int], dict[str, Any]]:
             marks.append((kind, float(rank), f"{name}: rank {rank:.0%}"))
         return {"verdicts": verdicts, "strip": marks, "ends": ("best", "worst of the set")}
 
-    return told
+    return describe
 
 
 def _places(a: Distances, b: Distances) -> Callable[[int], list[tuple[str, float, float]]]:

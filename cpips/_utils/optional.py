@@ -64,8 +64,8 @@ def needing(doing: str, extras: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        mend = f", which is not installed: pip install 'cpips[{extras}]' -c constraints.txt"
-        raise CpipsError(f"{doing} needs {error.name}{mend}" if error.name else str(error)) from error
+        fix = f", which is not installed: pip install 'cpips[{extras}]' -c constraints.txt"
+        raise CpipsError(f"{doing} needs {error.name}{fix}" if error.name else str(error)) from error
 
 
 def import_pandas() -> ModuleType:

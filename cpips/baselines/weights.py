@@ -65,7 +65,7 @@ def load_state(source: Source, shapes: Shapes, *, default: Callable[[], Path], w
             source = read_weights(path)
         except WeightsError as error:
             raise WeightsError(f"{what}: {error}; {origin}; {instead}") from error
-    came = f"{what}, from {path or 'the given state dict'}"
+    got = f"{what}, from {path or 'the given state dict'}"
     problems = []
     if missing := [key for key in shapes if key not in source]:
         problems.append(f"{len(missing)} of {len(shapes)} tensors are missing ({_some(missing)})")
@@ -82,7 +82,7 @@ def load_state(source: Source, shapes: Shapes, *, default: Callable[[], Path], w
         elif not value.isfinite().all():
             problems.append(f"{key} holds NaN or Inf")
     if problems:
-        raise WeightsError(f"{came}: {_some(problems, '; ')}; {origin}; {instead}")
+        raise WeightsError(f"{got}: {_some(problems, '; ')}; {origin}; {instead}")
     return {key: source[key].detach().to("cpu", torch.float32, copy=True).contiguous() for key in shapes}
 
 

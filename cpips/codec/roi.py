@@ -66,8 +66,8 @@ def _checked(mask: Tensor, image: Tensor, name: str) -> Tensor:
     while mask.dim() > 2 and mask.shape[0] == 1:
         mask = mask[0]
     if tuple(mask.shape) != size:
-        came = f"{mask.shape[1]}x{mask.shape[0]} px" if mask.dim() == 2 else f"of shape {tuple(mask.shape)}"
-        raise ImageError(f"{name} is {came} and the image {size[1]}x{size[0]} px (width x height): expected the same size")
+        got = f"{mask.shape[1]}x{mask.shape[0]} px" if mask.dim() == 2 else f"of shape {tuple(mask.shape)}"
+        raise ImageError(f"{name} is {got} and the image {size[1]}x{size[0]} px (width x height): expected the same size")
     white = 255 if mask.dtype == torch.uint8 and mask.max() > 1 else 1
     if not ((mask == 0) | (mask == white)).all():
         raise ImageError(f"{name} is not binary, it has {len(mask.unique())} values from {mask.min().item():.4g} to "

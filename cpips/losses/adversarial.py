@@ -119,8 +119,8 @@ class UNetDiscriminator(nn.Module):
         h = image - 0.5
         if self.condition is not None:
             if latent is None or latent.shape[:2] != (image.shape[0], self.latent_channels):
-                came = "none" if latent is None else tuple(latent.shape)
-                raise ImageError(f"the latent is {came}: expected ({image.shape[0]},{self.latent_channels},h,w)")
+                got = "none" if latent is None else tuple(latent.shape)
+                raise ImageError(f"the latent is {got}: expected ({image.shape[0]},{self.latent_channels},h,w)")
             given = F.leaky_relu(self.condition(latent), 0.2)
             h = torch.cat([h, F.interpolate(given, (height, width), mode="nearest")], 1)
         seen = []

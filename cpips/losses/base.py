@@ -60,17 +60,17 @@ class Loss(ImageModule):
         if _usual(batch, name == OUTPUT).all():
             return
         low, high = (value.item() for value in torch.aminmax(batch.detach()))
-        came = f"{name} has values from {low:.4g} to {high:.4g}"
-        came += ": expected [0,1]" if self.value_range == UNIT_RANGE else f", mapped from value_range={self.value_range} to [0,1]"
+        got = f"{name} has values from {low:.4g} to {high:.4g}"
+        got += ": expected [0,1]" if self.value_range == UNIT_RANGE else f", mapped from value_range={self.value_range} to [0,1]"
         if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN too
             raise ImageError(f"{name} holds NaN or infinite values: training has diverged, or the data are damaged "
                              "(torch.autograd.set_detect_anomaly finds where)")
         if high > _WHITE:
-            raise ImageError(f"{came}; it looks like 0..255 (or wider): divide by its white, x / 255")
+            raise ImageError(f"{got}; it looks like 0..255 (or wider): divide by its white, x / 255")
         if low >= -1.01 and high <= 1.01:
-            raise ImageError(f"{came}; it looks like [-1,1]: convert with (x + 1) / 2, or give the "
+            raise ImageError(f"{got}; it looks like [-1,1]: convert with (x + 1) / 2, or give the "
                              "loss value_range=(-1, 1)")
-        raise ImageError(f"{came}; if it was normalized by a mean and a deviation, undo that: x * std + mean")
+        raise ImageError(f"{got}; if it was normalized by a mean and a deviation, undo that: x * std + mean")
 
     def _valid(self, *batches: Tensor) -> Tensor:
         output, *targets = batches

@@ -110,8 +110,8 @@ class Space:
         with torch.inference_mode():
             features = self.function(x.to(self.device))
         if not isinstance(features, Tensor) or features.dim() != 2 or len(features) % len(x) or not len(features):
-            came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ModelError(f"{self.name} gave {came} for {len(x)} images: expected features (N,D), a row for each image, "
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ModelError(f"{self.name} gave {got} for {len(x)} images: expected features (N,D), a row for each image, "
                              "or the same number of rows for each")
         features = features.to("cpu", torch.float32)
         if not torch.isfinite(features).all():
