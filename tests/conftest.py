@@ -49,9 +49,10 @@ def _keep_bytecode(config):
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-def pytest_collection_modifyitems(items):
-    """The tests that last longest begin first, so that all workers end together."""
-    items.sort(key=lambda item: item.path.name != "test_ray.py")
+def pytest_collection_modifyitems(config, items):
+    """Of several workers, the files whose tests last longest begin first, so that all workers end together."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in ("test_ray.py", "test_attack.py", "test_metric_engines.py", "test_train.py"))
 
 
 @pytest.fixture(autouse=True)
