@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -56,24 +57,18 @@ def _scored(runs: Sequence[Distances], resamples: int) -> list[tuple[dict[str, A
     first = runs[0]
     if any(not np.array_equal(run.opinions, first.opinions) or list(run.ids) != list(first.ids) for run in runs):
         return [each for run in runs for each in _scored([run], resamples)]
-    work: Callable[[int], tuple[dict[str, Any], NDArray[Any]]]
     if first.task == "2afc":
-        def work(i: int) -> tuple[dict[str, Any], NDArray[Any]]:
-            return _two_afc(runs[i], resamples)
+        calls = [partial(_two_afc, run, resamples) for run in runs]
     elif first.task == "jnd":
         families = _jnd_samples(runs, resamples)
-
-        def work(i: int) -> tuple[dict[str, Any], NDArray[Any]]:
-            return _jnd(runs[i], {family: samples[i] for family, samples in families.items()})
+        calls = [partial(_jnd, run, {family: samples[i] for family, samples in families.items()}) for i, run in enumerate(runs)]
     else:
         by = "reference" if len(set(first.references.tolist())) >= FEW_REFERENCES else "item"
         drawn = statistics.bootstrap_srccs([run.closeness[:, 0] for run in runs], first.quality,
                                            first.references if by == "reference" else first.ids, resamples, _seed(first))
-
-        def work(i: int) -> tuple[dict[str, Any], NDArray[Any]]:
-            return _mos(runs[i], drawn[i], by)
+        calls = [partial(_mos, run, samples, by) for run, samples in zip(runs, drawn)]
     with ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1)) as pool:  # numpy and scipy leave the interpreter to others
-        found = list(pool.map(work, range(len(runs))))
+        found = list(pool.map(lambda call: call(), calls))
     return [({"dataset": run.dataset, "metric": run.metric, "run": run.run, "task": run.task, **facts}, samples)
             for run, (facts, samples) in zip(runs, found)]
 
