@@ -192,6 +192,12 @@ def test_folders_and_patterns_are_groups(qualities):
     assert "q80" in page and page.count('class="plot"') == 1
 
 
+def test_the_plot_of_several_metrics_is_that_of_the_first(qualities):
+    result = call("score", "in", "q80", "q10", "-o", "out.csv", "--plot", "plot.html", "-m", "mse", "-m", "cpips-lite")
+    assert result.exit_code == 0, result.output
+    assert "mse: distance" in Path("plot.html").read_text()
+
+
 def test_a_table_is_grouped_by_a_column(qualities):
     rows = [("in/0.png", f"q{quality}/{i}.jpg", quality) for quality in (10, 80) for i in (0, 1)] + [("in/0.png", "gone.jpg", 10)]
     with open("pairs.csv", "w", newline="") as stream:

@@ -118,48 +118,58 @@ def _pairs(original: Any, images: Sequence[str], background: str | None, codec: 
 
 def _print(reference: str, images: Sequence[str], measures: Mapping[str, FullReferenceMetric],
            results: Mapping[str, Sequence[Result]], maps: Maps, as_json: bool) -> None:
-    from .. import opinion
-
     errors = [{name: rows[i].error for name, rows in results.items() if rows[i].error is not None}
               for i in range(len(images))]
-    failed = [i for i, told in enumerate(errors) if told]
-    found: list[dict[str, Any]]
+    failed = [i for i, of_image in enumerate(errors) if of_image]
     if as_json:
         facts = [{"signature": m.signature, "metric": m.name, "lower_is_better": m.lower_is_better} for m in measures.values()]
-        if len(measures) == 1:
-            [rows] = results.values()
-            [measure] = measures.values()
-            found = [{"image": image, **({"distance": r.distance, **opinion.facts(measure, r.distance)} if r.error is None
-                                         else {"error": r.error}), **(next(iter(maps.values()))[i] or {} if maps else {})}
-                     for i, (image, r) in enumerate(zip(images, rows))]
-            print_json({**facts[0], "reference": reference, "results": found})
-        else:
-            graded = {name: measure for name, measure in measures.items() if measure.has_quality}
-            found = [{"image": image, "distances": {name: rows[i].distance for name, rows in results.items()},
-                      **({"opinions": {name: opinion.facts(m, results[name][i].distance) for name, m in graded.items()}}
-                         if graded else {}),
-                      **_by_metric(maps, i), **({"errors": errors[i]} if errors[i] else {})} for i, image in enumerate(images)]
-            print_json({"metrics": facts, "reference": reference, "results": found})
-    elif any(len(told) < len(results) for told in errors):
-        columns = [("distance" if len(measures) == 1 else name) if measure.lower_is_better
-                   else f"{name} (higher is closer)" for name, measure in measures.items()]
-        cells = [[f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
-                 for row in zip(*results.values())]
-        regions = _region_columns(maps)
-        cells = [[*row, *(number(of["regions"][region]) if (of := maps[name][i]) is not None else "" for name, region in regions)]
-                 for i, row in enumerate(cells)]
-        columns += [region if len(measures) == 1 else f"{name} {region}" for name, region in regions]
-        graded = {name: measure for name, measure in measures.items() if measure.has_quality}
-        told = [[rated(grade) if (grade := opinion.facts(m, results[name][i].distance)) else "" for name, m in graded.items()]
-                for i in range(len(images))]
-        grades = ["quality" if len(graded) == 1 else f"{name} quality" for name in graded]
-        print_table(["image", *columns, *grades], [[image, *row, *more] for image, row, more in zip(images, cells, told)],
-                    notes=[m.signature for m in measures.values()], right=columns, marked=failed)
+        rows = [_json_row(i, image, measures, results, maps) for i, image in enumerate(images)]
+        print_json({**(facts[0] if len(facts) == 1 else {"metrics": facts}), "reference": reference, "results": rows})
+    elif any(len(of_image) < len(results) for of_image in errors):
+        _print_columns(images, measures, results, maps, failed)
     for i in failed:
         for error in dict.fromkeys(str(error) for error in errors[i].values()):
             fail(error if images[i] in error else f"{images[i]}: {error}")
     if failed:
-        raise typer.Exit(2 if all(len(told) == len(results) for told in errors) else 1)
+        raise typer.Exit(2 if all(len(of_image) == len(results) for of_image in errors) else 1)
+
+
+def _json_row(i: int, image: str, measures: Mapping[str, FullReferenceMetric], results: Mapping[str, Sequence[Result]],
+              maps: Maps) -> dict[str, Any]:
+    """What JSON says of an image: of one metric its distance or error, of several all by the names of the metrics."""
+    from .. import opinion
+
+    if len(measures) == 1:
+        [measure], [rows] = measures.values(), results.values()
+        distance, error = rows[i].distance, rows[i].error
+        said = {"error": error} if error is not None else {"distance": distance, **opinion.facts(measure, distance)}
+        return {"image": image, **said, **(next(iter(maps.values()))[i] or {} if maps else {})}
+    opinions = {name: opinion.facts(m, results[name][i].distance) for name, m in measures.items() if m.has_quality}
+    errors = {name: rows[i].error for name, rows in results.items() if rows[i].error is not None}
+    return {"image": image, "distances": {name: rows[i].distance for name, rows in results.items()},
+            **({"opinions": opinions} if opinions else {}), **_by_metric(maps, i), **({"errors": errors} if errors else {})}
+
+
+def _print_columns(images: Sequence[str], measures: Mapping[str, FullReferenceMetric], results: Mapping[str, Sequence[Result]],
+                   maps: Maps, failed: Sequence[int]) -> None:
+    """A row for each image: its distances, the means of regions, and the expected opinions."""
+    from .. import opinion
+
+    alone = len(measures) == 1
+    columns = [("distance" if alone else name) if measure.lower_is_better else f"{name} (higher is closer)"
+               for name, measure in measures.items()]
+    regions = _region_columns(maps)
+    columns += [region if alone else f"{name} {region}" for name, region in regions]
+    graded = {name: measure for name, measure in measures.items() if measure.has_quality}
+    grades = ["quality" if len(graded) == 1 else f"{name} quality" for name in graded]
+    cells = []
+    for i, image in enumerate(images):
+        row = [rows[i] for rows in results.values()]
+        distances = [f"error: {r.error}" if r.distance is None else number(r.distance) for r in row]
+        means = [number(of["regions"][region]) if (of := maps[name][i]) is not None else "" for name, region in regions]
+        words = [rated(grade) if (grade := opinion.facts(m, results[name][i].distance)) else "" for name, m in graded.items()]
+        cells.append([image, *distances, *means, *words])
+    print_table(["image", *columns, *grades], cells, notes=[m.signature for m in measures.values()], right=columns, marked=failed)
 
 
 def _by_metric(maps: Maps, i: int) -> dict[str, Any]:

@@ -89,11 +89,11 @@ def score(
     check(out)
     if private_hosts and url_schemes is None:
         raise TableError("--private-hosts belongs to --urls")
-    access = urls.Access([name.strip().lower() for name in (url_schemes or "").split(",") if name.strip()], private_hosts)
     if not images:
         if isinstance(source, Path) and source.is_dir():
             raise TableError(f"{pairs} is a folder: also pass the folder of the images, or pass a table of pairs")
-        table = read_table(source, reference_column, image_column, root, access)
+        schemes = [name.strip().lower() for name in (url_schemes or "").split(",") if name.strip()]
+        table = read_table(source, reference_column, image_column, root, urls.Access(schemes, private_hosts))
     elif reference_column or image_column or root or url_schemes:
         raise TableError("--ref-column, --image-column, --root and --urls belong to a table, got two folders")
     else:
@@ -113,11 +113,11 @@ def score(
     measures = make_metrics(metrics, "cpu" if settings else device, dtype, background, weights, icc)
     if len(measures) > 1 and settings is not None:
         raise TableError(f"--engine ray takes one metric at a time, and {len(measures)} are given: one output folder each")
-    measure = next(iter(measures.values()))
+    first = next(iter(measures.values()))
     total, where = len(measures) * len(table), kept if len(measures) == 1 else f"{output}.*.journal.jsonl"
     with counting("comparing", lambda done: f"interrupted: {done} of {total} rows are in {where}; the same command continues from "
                   "there") as advance:
-        summary = work(table, measures if len(measures) > 1 else measure, out, batch_size=batch_size, workers=workers, force=force,
+        summary = work(table, measures if len(measures) > 1 else first, out, batch_size=batch_size, workers=workers, force=force,
                        restart=restart, progress=lambda row, result: advance(result.error, total))
     if summary.stale:
         say(f"{summary.stale} rows of an earlier run were compared again: images of theirs, or before them, have changed", "yellow")
@@ -136,14 +136,19 @@ def score(
     if plot is not None:
         from ..sweep.groups import write_plot
 
-        write_plot(plot, next(iter(found.values())), measure)
+        write_plot(plot, next(iter(found.values())), first)
         say(f"wrote the plot {plot}")
+    _end(summary, output, len(measures))
+
+
+def _end(summary: Summary, output: str, metrics: int) -> None:
+    """Name the errors, and end with 1 where there are any, with 2 where there is nothing else."""
     for row, error in summary.errors:
         fail(f"row {row + 1}: {error}")
     if summary.failed > len(summary.errors):
         fail(f"and {summary.failed - len(summary.errors)} more: see the column 'error' of {output}")
     if summary.failed:
-        raise typer.Exit(2 if summary.failed == summary.rows and len(measures) == 1 else 1)
+        raise typer.Exit(2 if summary.failed == summary.rows and metrics == 1 else 1)
 
 
 def _facts(measures: Mapping[str, FullReferenceMetric]) -> dict[str, Any]:
