@@ -90,35 +90,14 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
                                  f"{self.opinions.side} px; take crops of at most that, or leave small photographs out")
 
         torch.manual_seed(config.seed)
-        codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
-        codec.lmbda = codec.lmbda or config.lmbda
-        if config.lambdas and not isinstance(codec, VariableCodec):
-            codec = VariableCodec.from_fixed(codec, config.lambdas)
-        if isinstance(codec, VariableCodec):
-            if len(config.lambdas) != codec.levels:
-                raise ValueError(f"{config.init} has {codec.levels} levels of rate, the config {len(config.lambdas)} lambdas")
-            codec.lambdas = tuple(config.lambdas)
-        if (shape := (codec.architecture.name, codec.N, codec.M)) != (config.arch, config.N, config.M):
-            raise ValueError(f"{config.init} has arch, N, M = {shape}, the config {(config.arch, config.N, config.M)}")
+        codec = _codec_of(config)
         task = None
         if config.task_weight:
             trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
             task = ContentLoss(trunk, distance="normalized", taps=config.task_taps or None, check="off")
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
-            state = read_weights(Path(config.init_head))
-            mixes = {tap: state.get(f"{CONTRAST}{tap}.mix") for tap in codec.analysis_channels}
-            channels = {tap: count if (mix := mixes[tap]) is None else len(mix)
-                        for tap, count in codec.analysis_channels.items()}  # a head to widen has fewer
-            head = Head.from_state_dict(state, channels)
-            if head is None or isinstance(head, ContrastHead) != isinstance(objective.head, TrainableContrastHead):
-                raise ModelError(f"{config.init_head} has no head of form {config.form!r} to start from")
-            if isinstance(objective.head, TrainableContrastHead):
-                assert isinstance(head, ContrastHead)
-                objective.head.start_from(head, quality_fit(state))
-            else:
-                assert isinstance(head, Head)
-                objective.head.start_from(head)
+            _start_head(objective, codec, config)
         objective.to(self.fabric.device)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
         if config.tied:
@@ -316,6 +295,45 @@ def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> tor
 
 
 @torch.no_grad()
+def _codec_of(config: TrainConfig) -> Codec:
+    """The codec that a run begins with: a new one, or the one that ``init`` names.
+
+    Raises:
+        ValueError: it is not of the config's architecture, widths or levels of rate.
+    """
+    codec = load_codec(Path(config.init)) if config.init else create_codec(config.arch, config.N, config.M)
+    codec.lmbda = codec.lmbda or config.lmbda
+    if config.lambdas and not isinstance(codec, VariableCodec):
+        codec = VariableCodec.from_fixed(codec, config.lambdas)
+    if isinstance(codec, VariableCodec):
+        if len(config.lambdas) != codec.levels:
+            raise ValueError(f"{config.init} has {codec.levels} levels of rate, the config {len(config.lambdas)} lambdas")
+        codec.lambdas = tuple(config.lambdas)
+    if (shape := (codec.architecture.name, codec.N, codec.M)) != (config.arch, config.N, config.M):
+        raise ValueError(f"{config.init} has arch, N, M = {shape}, the config {(config.arch, config.N, config.M)}")
+    return codec
+
+
+def _start_head(objective: Objective, codec: Codec, config: TrainConfig) -> None:
+    """Begin with the head that ``init_head`` names, which may be that of a narrower encoder.
+
+    Raises:
+        ModelError: it has none of the config's form.
+    """
+    state = read_weights(Path(config.init_head))
+    mixes = {tap: state.get(f"{CONTRAST}{tap}.mix") for tap in codec.analysis_channels}
+    channels = {tap: count if (mix := mixes[tap]) is None else len(mix) for tap, count in codec.analysis_channels.items()}
+    head = Head.from_state_dict(state, channels)
+    if head is None or isinstance(head, ContrastHead) != isinstance(objective.head, TrainableContrastHead):
+        raise ModelError(f"{config.init_head} has no head of form {config.form!r} to start from")
+    if isinstance(objective.head, TrainableContrastHead):
+        assert isinstance(head, ContrastHead)
+        objective.head.start_from(head, quality_fit(state))
+    else:
+        assert isinstance(head, Head) and objective.head is not None
+        objective.head.start_from(head)
+
+
 def _start_slopes(head: TrainableContrastHead, codec: Codec, opinions: OpinionSet, count: int = 12) -> None:
     images = torch.stack([torch.from_numpy(np.array(images[0])).permute(2, 0, 1)[:, :288, :288] for images, _ in opinions.references[:count]])
     images = images.to(next(codec.parameters()).device).float() / 255
