@@ -1,11 +1,13 @@
 """Time of compressing and decompressing an image, by part.
 
-    python benchmarks/coding.py [--model cpips-lite] [--model hyperprior-q4] [--rounds 3]
+    python benchmarks/coding.py [--model cpips-lite] [--model hyperprior-q4] [--rounds 3] [--side-by-side]
 
 Real images: pieces of Kodak photographs side by side, cut to each size. Each round compresses and decompresses every image with
 every codec in turn; times are medians over the rounds, on one thread unless OMP_NUM_THREADS says otherwise. The shares of the
 parts come from the same rounds; what belongs to no part (lists for the coder, checksums, the container) is "rest". JPEG and WebP of
-Pillow are timed beside them, as a scale that does not depend on the machine.
+Pillow are timed beside them, as a scale that does not depend on the machine. ``--side-by-side`` compares only the compression of
+several images one after another, each with all threads, with that of as many at a time as there are threads, as ``cpips compress`` does
+with several images; the rest of the kept result stays.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from typing import Any, Callable
 import torch
 from PIL import Image
 
-from _common import DATA, save, table
+from _common import DATA, kept, save, table
+from cpips._utils.threads import spread
 from cpips.codec import container
 from cpips.codec import model as coder
 from cpips.codec.files import open_codec
-from cpips.images import from_pil
+from cpips.images import from_pil, load
 
 SIZES = ((768, 512), (2048, 1365))
 PARTS = {"analysis": "analysis transform", "hyper": "hyper-analysis", "scales": "scales, in double precision", "z": "coding of the hyper-latent",
@@ -136,12 +139,33 @@ def report(result: dict) -> str:
     return table(["px", "codec", "", "seconds", *PARTS.values(), "rest"], rows)
 
 
+def side_by_side(codec: Any, images: list[torch.Tensor], rounds: int) -> dict[str, Any]:
+    """Seconds for all ``images``, one after another and side by side: medians over the rounds, which alternate."""
+    found: dict[str, list[float]] = {"one after another": [], "side by side": []}
+    for turn in range(rounds + 1):
+        for (way, seconds), jobs in zip(found.items(), (1, None)):
+            begun = time.perf_counter()
+            for _ in spread(codec.encode, [(image,) for image in images], jobs):
+                pass
+            if turn:  # the first round warms up
+                seconds.append(time.perf_counter() - begun)
+    return {"images": len(images), **{way: round(statistics.median(seconds), 3) for way, seconds in found.items()}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", action="append", help="a codec's name or weights file; default: cpips-lite, hyperprior-q4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="folder of the result instead of results/")
+    parser.add_argument("--side-by-side", action="store_true", help="only images one after another against several at a time")
     args = parser.parse_args()
+    if args.side_by_side:
+        paths = sorted((DATA / "images" / "kodak").glob("*.png"))[:8]
+        times = {name: side_by_side(open_codec(name), [load(path) for path in paths], args.rounds)
+                 for name in args.model or ("cpips-lite", "hyperprior-q4")}
+        print(times)
+        print(save("coding", kept("coding") | {"side_by_side": {"threads": torch.get_num_threads(), **times}}, args.out))
+        return
     clock = Clock()
     coder.ans = _Coder(clock)
     codecs = {name: open_codec(name) for name in args.model or ("cpips-lite", "hyperprior-q4")}

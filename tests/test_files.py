@@ -344,6 +344,30 @@ def test_compress_decompress_compare(run, weights, tmp_path, monkeypatch):
     assert "rounded" in told["signature"] and told["metric"] == "tiny"
 
 
+def test_several_images_are_coded_side_by_side_and_one_that_fails_stops_none(run, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"{i}.png" for i in range(4)]
+    for i, name in enumerate(names):
+        save(picture(50, 60 + i, seed=i), tmp_path / name)
+        assert run("compress", name, "-c", weights)[0] == 0
+    (tmp_path / "cut.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    threads = torch.get_num_threads()
+    code, out, err = run("compress", *names, "cut.png", "-o", "files", "-j", 3, "-c", weights, "--json")
+    rows = json.loads(out)
+    assert code == 1 and torch.get_num_threads() == threads
+    assert [row["file"] for row in rows] == [*(str(Path("files") / f"{i}.cpz") for i in range(4)), None]
+    assert rows[-1]["input"] == "cut.png" and rows[-1]["error"] in err and not (tmp_path / "files" / "cut.cpz").exists()
+    for i in range(4):
+        assert (tmp_path / "files" / f"{i}.cpz").read_bytes() == (tmp_path / f"{i}.cpz").read_bytes()
+    files = sorted(map(str, (tmp_path / "files").glob("*.cpz")))
+    assert run("decompress", *files, "-o", "back", "-c", weights, "-j", 2)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == names
+    assert run("decompress", *files, "-o", "back/0.png", "-c", weights)[0] == 2  # a file, of several
+    assert "name a folder" in run("compress", *names, "-o", "0.png", "-c", weights)[2]
+    save(picture(50, 60), tmp_path / "0.bmp")
+    assert "are the same file" in run("compress", "0.png", "0.bmp", "-o", "more", "-c", weights)[2]
+
+
 def test_command_errors_are_one_line(run, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(picture(50, 60), tmp_path / "a.png")

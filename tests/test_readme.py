@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import runpy
@@ -176,7 +177,7 @@ def test_relative_links_lead_somewhere(page):
         if "://" in target:
             continue
         path, _, anchor = target.partition("#")
-        linked = ROOT / path
+        linked = ROOT / (path or page)
         assert linked.exists(), f"{page}: {target}"
         if anchor:
             heads = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.M)
@@ -205,6 +206,16 @@ def test_the_default_model_is_compared_with_the_hand_made_indices(numbers):
     assert "they are no losses" in tested and numbers.LARGER not in tested
     larger = [*scores, score(numbers.LARGER, 0.955)]
     assert f"`{numbers.LARGER}` is below MDSI on both." in numbers.handmade([{"dataset": dataset, "scores": larger}])
+
+
+def test_the_first_paragraph_names_what_is_better_and_no_dearer(numbers):
+    text = (ROOT / "README.md").read_text().split("<!-- hero -->")[0]
+    comparisons, costs = numbers.kept("agreement")["comparisons"], importlib.import_module("cost").all_costs()
+    scores = [{score["metric"]["name"]: score["srcc"] for score in comparison["scores"]} for comparison in comparisons]
+    better = [name for name in scores[0] if all(of_set.get(name, 0) > of_set["cpips-base"] for of_set in scores)
+              and costs.get(name, 0) <= 2 * costs["cpips-base"]]
+    assert better and all(numbers.title(name) in text for name in better)
+    assert all(of_set["cpips-lite"] > of_set["lpips-alex"] for of_set in scores) and 0.15 < costs["cpips-lite"] < 0.25
 
 
 def test_citation_file_has_the_version():

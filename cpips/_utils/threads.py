@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, Iterable, Iterator, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -24,3 +24,19 @@ def prefetch(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 4, 
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def spread(make: Callable[..., Value], arguments: Sequence[tuple[Any, ...]], jobs: int | None = None) -> Iterator[Value]:
+    """``make(*arguments[i])`` for each i, in order, ``jobs`` at a time (default: torch's threads), which share torch's threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    jobs = min(jobs or threads, len(arguments))
+    if jobs < 2:
+        yield from (make(*each) for each in arguments)
+        return
+    torch.set_num_threads(max(1, threads // jobs))  # of the threads that begin now
+    try:
+        yield from prefetch(lambda each: make(*each), arguments, depth=jobs, workers=jobs)
+    finally:
+        torch.set_num_threads(threads)

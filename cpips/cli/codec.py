@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional
 
 import typer
 
-from .._utils.console import BackgroundOption, ForceOption, JsonOption, fail, print_json, print_table, say
+from .._utils.console import BackgroundOption, ForceOption, JsonOption, counting, fail, print_json, print_table, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 CodecOption = Annotated[Optional[str], typer.Option(
     "--codec", "-c", metavar="NAME", show_default=False,
     help="A model that `cpips models` lists, or a codec's weights file.")]
+JobsOption = Annotated[Optional[int], typer.Option(
+    "--jobs", "-j", min=1, metavar="N", show_default=False, help="Of several files: how many at a time. Default: as many as torch has threads.")]
 
 
 def codec_files() -> ModuleType:
@@ -45,9 +47,10 @@ def read_picture(path: str, background: str | None, codec: str | None, icc: bool
 
 
 def compress(
-    image: Annotated[str, typer.Argument(metavar="IMG", show_default=False, help="The image to compress.")],
+    sources: Annotated[list[str], typer.Argument(metavar="IMG...", show_default=False, help="The images to compress.")],
     output: Annotated[Optional[Path], typer.Option(
-        "--output", "-o", metavar="FILE", show_default=False, help="Default: the image's name with .cpz.")] = None,
+        "--output", "-o", metavar="FILE|FOLDER", show_default=False,
+        help="Default: the image's name with .cpz, beside it. Of several images, a folder.")] = None,
     quality: Annotated[Optional[float], typer.Option(
         "--quality", "-q", min=0, max=100, metavar="Q", show_default=False,
         help="Of a variable-rate codec: 0 is the smallest file, 100 the best image; any number between.")] = None,
@@ -57,16 +60,18 @@ def compress(
         metavar="Q", show_default=False,
         help="The least expected opinion: 5 imperceptible ... 1 very annoying; the smallest file that meets it.")] = None,
     codec: CodecOption = None,
+    jobs: JobsOption = None,
     background: BackgroundOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compress an image to a .cpz file, which can be decoded, or compared without decoding.
+    """Compress images to .cpz files, which can be decoded, or compared without decoding.
 
     --quality sets a variable-rate codec. --target-bpp and --target search its qualities, or else choose among hyperprior-q1 to
-    -q5. If none meets the target, nothing is written, the nearest is reported, and the exit code is 1.
+    -q5. If none meets the target, nothing is written for that image, the nearest is reported, and the exit code is 1. Of several
+    images, one that fails does not stop the others.
     """
-    from .._utils.io import check_output
+    from .._utils.io import check_outputs
     from ..errors import ModelError
     from ..images import load
     from ..pretrained import VARIABLE_CODEC, list_models
@@ -78,80 +83,136 @@ def compress(
         raise ModelError("--quality needs a variable-rate codec, and none ships with this version: give its weights (--codec FILE; `cpips "
                          f"train` makes them from configs/{VARIABLE_CODEC}.toml), or choose a codec of one rate instead, --codec "
                          "hyperprior-q1 (smallest files) to hyperprior-q5, or let --target-bpp or --target choose one")
-    path = output or Path(image).with_suffix(".cpz")
-    check_output(path, [image, codec], force=force)
-    tensor = load(image, background)
+    paths = _outputs(sources, output, ".cpz")
+    check_outputs(paths, [*sources, codec], force=force)
     files = codec_files()
     if target is not None or target_bpp is not None:
-        _compress_to(tensor, path, codec, target, target_bpp, as_json)
-        return
-    model = files.open_codec(codec or (files.default_codec() if quality is None else VARIABLE_CODEC), quality)
-    size = files.compress(tensor, path, model)
-    height, width = tensor.shape[1:]
-    bpp = 8 * size / (height * width)
-    if as_json:
-        print_json({"file": str(path), "codec": model.name, "setting": model.quality, "bytes": size, "bits_per_pixel": bpp,
-                    "width": width, "height": height})
+        made = _search(codec, target, target_bpp)
     else:
-        say(f"{path}: {size} bytes, {bpp:.3f} bits per pixel, {width}x{height} px, {_named(model.name, model.quality)}")
+        model = files.open_codec(codec or (files.default_codec() if quality is None else VARIABLE_CODEC), quality)
+
+        def made(image: Tensor, path: Path) -> dict[str, Any]:
+            size = files.compress(image, path, model)
+            height, width = image.shape[1:]
+            return {"file": str(path), "codec": model.name, "setting": model.quality, "bytes": size,
+                    "bits_per_pixel": 8 * size / (height * width), "width": width, "height": height}
+
+    _each(lambda source, path: made(load(source, background), path), _compressed, sources, paths, jobs, as_json)
 
 
-def _named(codec: str, quality: float | None) -> str:
-    return codec if quality is None else f"{codec} at quality {quality:g}"
-
-
-def _compress_to(image: Tensor, path: Path, codec: str | None, target: float | None, target_bpp: float | None, as_json: bool) -> None:
-    """Compress at the quality that just meets a target, by the search of `cpips encode`."""
+def _search(codec: str | None, target: float | None, target_bpp: float | None) -> Callable[[Tensor, Path], dict[str, Any]]:
+    """Compression of an image at the quality that just meets a target, by the search of `cpips encode`."""
     from .. import CPIPS
     from ..codec.container import unpack
     from ..encoding import CpzEncoder, Goal, Search
     from ..errors import EncodingError, ModelError
 
-    height, width = image.shape[1:]
     if target_bpp is not None and not 0 < target_bpp < float("inf"):
         raise EncodingError(f"--target-bpp is {target_bpp:g}: expected a positive number of bits per pixel")
-    encoder = CpzEncoder(None if codec is None else [codec])
+    encoder, metric = CpzEncoder(None if codec is None else [codec]), CPIPS()
     if len(encoder.settings) == 1:
         raise ModelError(f"{encoder.settings[0]} has one rate only, and no quality to search: use a variable-rate codec, or `cpips refine "
                          "--target-bpp`, which lowers the rate of any")
-    goal = Goal("quality", target) if target is not None else Goal("bytes", max(1.0, (target_bpp or 0) * height * width // 8))
-    found = Search(image[None], encoder, CPIPS()).run(goal)
-    if found.met:
-        found.save(path)
-    compressed = unpack(found.data)
-    name = _named(compressed.codec, compressed.quality)
-    if as_json:
-        print_json({"file": str(path) if found.met else None, "codec": compressed.codec, "setting": compressed.quality, "bytes": found.bytes,
-                    "bits_per_pixel": found.bits_per_pixel, "width": width, "height": height, "met": found.met,
-                    "target": target if target is not None else target_bpp, "quality": found.quality, "psnr": found.psnr,
-                    "encodes": found.encodes})
-    else:
-        say(f"{path if found.met else 'nothing written'}: {found.bytes} bytes, {found.bits_per_pixel:.3f} bits per pixel, "
-            f"{width}x{height} px, {name}, expected opinion {found.quality:.2f}, PSNR {found.psnr:.2f} dB, {found.encodes} encodes")
-    if not found.met:
-        goal_text = f"an expected opinion of {target:g}" if target is not None else f"{target_bpp:g} bits per pixel"
-        fail(f"no quality meets {goal_text}: the nearest is {name}, with {found.quality:.2f} and {found.bits_per_pixel:.3f} bits per pixel")
-        raise typer.Exit(1)
+
+    def made(image: Tensor, path: Path) -> dict[str, Any]:
+        height, width = image.shape[1:]
+        goal = Goal("quality", target) if target is not None else Goal("bytes", max(1.0, (target_bpp or 0) * height * width // 8))
+        found = Search(image[None], encoder, metric).run(goal)
+        if found.met:
+            found.save(path)
+        compressed = unpack(found.data)
+        return {"file": str(path) if found.met else None, "codec": compressed.codec, "setting": compressed.quality, "bytes": found.bytes,
+                "bits_per_pixel": found.bits_per_pixel, "width": width, "height": height, "met": found.met,
+                "target": target if target is not None else target_bpp, "quality": found.quality, "psnr": found.psnr,
+                "encodes": found.encodes}
+
+    return made
+
+
+def _compressed(source: str, row: dict[str, Any]) -> str:
+    """What was made of a source, for people."""
+    name = row["codec"] if row["setting"] is None else f"{row['codec']} at quality {row['setting']:g}"
+    size = f"{row['bytes']} bytes, {row['bits_per_pixel']:.3f} bits per pixel, {row['width']}x{row['height']} px, {name}"
+    if "met" not in row:
+        return f"{row['file']}: {size}"
+    reached = f"expected opinion {row['quality']:.2f}, PSNR {row['psnr']:.2f} dB, {row['encodes']} encodes"
+    if row["met"]:
+        return f"{row['file']}: {size}, {reached}"
+    return f"nothing written for {source}, as no quality meets the target of {row['target']:g}; the nearest: {size}, {reached}"
 
 
 def decompress(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False, help="A .cpz file.")],
+    sources: Annotated[list[str], typer.Argument(metavar="FILE...", show_default=False, help="The .cpz files to decode.")],
     output: Annotated[Optional[Path], typer.Option(
-        "--output", "-o", metavar="IMG", show_default=False,
-        help="Image to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png.")] = None,
+        "--output", "-o", metavar="IMG|FOLDER", show_default=False,
+        help="Image to write: .png, .webp, .tif or .bmp, all lossless. Default: the file's name with .png, beside it. Of several files, a "
+        "folder.")] = None,
     codec: CodecOption = None,
+    jobs: JobsOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Decode a .cpz file into an image. An existing file, such as the original image, is overwritten only with --force."""
-    from .._utils.io import check_output
+    """Decode .cpz files into images. An existing file, such as the original image, is overwritten only with --force."""
+    from .._utils.io import check_outputs
 
-    path = output or Path(file).with_suffix(".png")
-    check_output(path, [file, codec], force=force)
+    paths = _outputs(sources, output, ".png")
+    check_outputs(paths, [*sources, codec], force=force)
     files = codec_files()
-    files.picture_format(path)  # report a wrong suffix before the work
-    picture = files.decompress(file, files.open_codec(codec) if codec else None)
-    files.save_picture(picture, path)
-    say(f"{path}: {picture.shape[2]}x{picture.shape[1]} px")
+    for path in paths:
+        files.picture_format(path)  # report a wrong suffix before the work
+    model = files.open_codec(codec) if codec else None
+
+    def made(source: str, path: Path) -> dict[str, Any]:
+        picture = files.decompress(source, model)
+        files.save_picture(picture, path)
+        return {"file": str(path), "width": picture.shape[2], "height": picture.shape[1]}
+
+    _each(made, lambda source, row: f"{row['file']}: {row['width']}x{row['height']} px", sources, paths, jobs)
+
+
+def _outputs(sources: list[str], output: Path | None, suffix: str) -> list[Path]:
+    """The file that each source becomes; of several in a folder, which is made if it is missing.
+
+    Raises:
+        OutputError: the output of several is a file.
+    """
+    from .._utils.io import OutputError
+
+    if len(sources) == 1 and (output is None or not output.is_dir()):
+        return [output or Path(sources[0]).with_suffix(suffix)]
+    if output is not None:
+        if output.exists() and not output.is_dir():
+            raise OutputError(f"{output} is a file, and there are {len(sources)} inputs: name a folder")
+        output.mkdir(parents=True, exist_ok=True)
+    return [(output or Path(source).parent) / Path(source).with_suffix(suffix).name for source in sources]
+
+
+def _each(make: Callable[[str, Path], dict[str, Any]], told: Callable[[str, dict[str, Any]], str], sources: list[str], paths: list[Path],
+          jobs: int | None, as_json: bool = False) -> None:
+    """Make each output and say so. Several are made in ``jobs`` threads, and an error of one leaves the others alone."""
+    from .._utils.threads import spread
+    from ..errors import CpipsError
+
+    def row(source: str, path: Path) -> dict[str, Any]:
+        try:
+            return make(source, path)
+        except (CpipsError, OSError) as error:
+            if len(sources) == 1:
+                raise
+            return {"file": None, "input": source, "error": str(error)}
+
+    rows = []
+    with counting("coding", lambda done: f"interrupted: {done} of {len(sources)} files are done") as advance:
+        for source, found in zip(sources, spread(row, list(zip(sources, paths)), jobs)):
+            rows.append(found)
+            advance(found.get("error"), len(sources))
+            if "error" in found or found.get("met") is False:
+                fail(found.get("error") or told(source, found))
+            elif not as_json:
+                say(told(source, found))
+    if as_json:
+        print_json(rows if len(sources) > 1 else rows[0])
+    if any(found["file"] is None for found in rows):
+        raise typer.Exit(1)
 
 
 def identify(
