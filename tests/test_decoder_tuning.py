@@ -92,6 +92,13 @@ def test_the_decoder_learns_and_the_bits_stay(images, tmp_path):
     assert not torch.equal(first.decode(first.encode(image)), tuned.decode(first.encode(image)))
 
 
+def test_bfloat16_trains_the_same_decoder_up_to_rounding(images, tmp_path):
+    whole, half = (tuner(images, tmp_path / autocast, lr=1e-4, autocast=autocast) for autocast in ("none", "bfloat16"))
+    paths = [run.run() for run in (whole, half)]
+    assert 0 < abs(whole.history[-1]["loss"] - half.history[-1]["loss"]) < 0.02 * whole.history[-1]["loss"]
+    assert all(tensor.dtype == torch.float32 for name, tensor in weights(paths[1]).items() if name.startswith("g_s."))
+
+
 def test_the_tuned_decoder_opens_files_of_the_codec_it_came_from(images, tmp_path):
     first, image = start(), torch.rand(3, 64, 64)
     files.compress(image, tmp_path / "a.cpz", first)
@@ -281,7 +288,7 @@ def test_copies_are_apart():
 
 @pytest.mark.parametrize("wrong, told", [
     ({"steps": 0}, "steps = 0"), ({"lr": -1.0}, "lr"), ({"lambda_adv": -0.1}, "lambda_adv"), ({"crop": 65}, "multiple of 16"),
-    ({"clip_norm": float("nan")}, "clip_norm")])
+    ({"clip_norm": float("nan")}, "clip_norm"), ({"autocast": "float16"}, "bfloat16")])
 def test_settings_out_of_range_are_refused(wrong, told):
     with pytest.raises(ModelError, match=told):
         TuneSettings(**SETTINGS | wrong)

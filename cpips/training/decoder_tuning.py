@@ -102,6 +102,7 @@ class TuneSettings:
         layers: ``'all'``; ``'first-2'``: the two synthesis layers nearest the latent, each a convolution with what follows
             it; ``'last-1'``: the one nearest the pixels. Any number up to the decoder's layers.
         clip_norm: limit of the norm of the decoder's gradient.
+        autocast: ``'bfloat16'`` trains the decoder in that type, losses and the latent in float32; ``'none'`` all in float32.
         seed: of crops, and of an adversary's draws.
         label: what loss and adversary are, for a run that is resumed: it goes on only under the same label.
 
@@ -127,6 +128,7 @@ class TuneSettings:
     adversary_from: int = 0
     layers: str = "all"
     clip_norm: float = 1.0
+    autocast: str = "none"
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 100
@@ -135,7 +137,7 @@ class TuneSettings:
     def __post_init__(self) -> None:
         toml.check(self, positive=("steps", "crop", "batch", "lr", "adversary_lr", "clip_norm", "log_every", "checkpoint_every"),
                    not_negative=("lambda_adv", "adversary_from", "seed", "beta1", "beta2"), below_one=("beta1", "beta2"),
-                   choices={"schedule": ("constant", "cosine")}, multiples={"crop": STRIDE})
+                   choices={"schedule": ("constant", "cosine"), "autocast": ("none", "bfloat16")}, multiples={"crop": STRIDE})
 
     def rate_at(self, step: int) -> float:
         """What the learning rates are multiplied with."""
@@ -184,6 +186,8 @@ class DecoderTuner(Run[Tensor]):
         self.settings, self.images = settings, images
         self.start, self.loss = codec, loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.codec = copy_codec(codec).to(self.device).requires_grad_(False)
+        if settings.autocast != "none":  # whose convolutions want it
+            self.codec.g_s.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
         self.frozen = frozen_digest(codec)
         chosen = chosen_layers(self.codec, settings.layers)
         for layer in chosen:
@@ -217,7 +221,8 @@ class DecoderTuner(Run[Tensor]):
             torch.manual_seed(hash((settings.seed, self.step)) % 2**63)  # of whatever the adversary draws
             with torch.no_grad():
                 y_hat = self.codec.g_a(x).round()
-            x_hat = self.codec.g_s(y_hat)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast == "bfloat16"):
+                x_hat = self.codec.g_s(y_hat).float()
             found = self.loss(x_hat, x)
             total, parts = found if isinstance(found, tuple) else (found, {})
             row = {name: value for name, value in parts.items() if name != "total"}
