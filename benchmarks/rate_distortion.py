@@ -9,7 +9,7 @@ many dB more they have at equal rate, over the range that both curves cover. `cp
 curve is that of its quantizer's steps, files all the same. JPEG, WebP and AVIF are those of the codec table of
 :mod:`cpips.encoding.formats`, which `cpips encode` and `cpips sweep` share: JPEG and AVIF with and without chroma subsampling, AVIF
 slow. ``--classical`` measures these again and keeps the rest. ``--variable`` measures a variable-rate codec (a name, or the file of its
-weights) at ``QUALITIES``, and keeps the rest.
+weights) at the qualities of its levels, and keeps the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ CLASSICAL = {  # name: format of the codec table, qualities
 PLAIN = "plain"
 STEPPED = "cpips-lite@0.1"
 STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantizer
-QUALITIES = (0, 20, 40, 60, 80, 100)  # of a variable-rate codec: where it was trained, and its name for the lambdas of the plain ones
 UNDERTRAINED = 0.5  # dB below the official codec at the same rate
 
 
@@ -134,7 +133,7 @@ def stepped(name: str, paths: list[Path]) -> list[dict]:
 def variable(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dict:
     """A variable-rate codec's curve, from bitstreams that are written and decoded again, and its BD-rates."""
     codec = open_codec(name)
-    rows: dict[int, list[dict]] = {quality: [] for quality in QUALITIES}
+    rows: dict[float, list[dict]] = {quality: [] for quality in codec.variable.qualities}
     for path in paths:
         for quality, found in rows.items():
             found += evaluate_codec(codec.at(quality), [path], ms_ssim=ms_ssim)["images"]

@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # names and cards are read without torch
     from .head import Head
 
 DEFAULT_MODEL = "cpips-lite"
-DEFAULT_CODEC = "hyperprior-q4"  # for files and indexes
+DEFAULT_CODEC = "hyperprior-q4"  # of one rate: where features or a codec are needed and none is named
 WHEEL_CODEC = "cpips-lite"  # the one that is part of the package: for them where the other is not to be had
-VARIABLE_CODEC = "hyperprior-vbr"  # of which a quality can be asked, from 0 to 100
+VARIABLE_CODEC = "hyperprior-vbr"  # for files and indexes; of which a quality can be asked, from 0 to 100
 DEFAULT_QUALITY = 60.0
 
 Source = Union[str, "os.PathLike[str]", "Mapping[str, Tensor]", "AnalysisTransform"]

@@ -47,7 +47,7 @@ def test_with_nothing_but_the_wheel_files_are_still_compressed(compressai, tmp_p
 
     weights = tmp_path / "weights"
     (weights / "codecs").mkdir(parents=True)
-    for name in ("hyperprior-q4.json", "cpips-lite.json", "cpips-lite.safetensors", "codecs/cpips-lite.safetensors"):
+    for name in ("hyperprior-vbr.json", "cpips-lite.json", "cpips-lite.safetensors", "codecs/cpips-lite.safetensors"):
         shutil.copy(ROOT / "weights" / name, weights / name)
     monkeypatch.setattr(pretrained, "weights_dir", lambda: weights)
     monkeypatch.delenv("CPIPS_CODECS_URL", raising=False)
@@ -59,7 +59,7 @@ def test_with_nothing_but_the_wheel_files_are_still_compressed(compressai, tmp_p
     with Image.open("back.png") as back:
         assert container.read("a.cpz").codec == "cpips-lite" and back.size == (40, 30)
     monkeypatch.setenv("CPIPS_CODECS_URL", "http://localhost/codecs")
-    assert files.default_codec() == "hyperprior-q4"  # which would be downloaded
+    assert files.default_codec() == "hyperprior-vbr"  # which would be downloaded
 
 
 def test_codecs_are_downloaded_from_an_address_and_checked(compressai, tmp_path, monkeypatch):

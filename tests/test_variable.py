@@ -112,6 +112,17 @@ def test_from_a_fixed_codec_it_is_that_codec_at_its_lambda(photo):
         VariableCodec.from_fixed(make_codec(), LAMBDAS)
 
 
+def test_levels_at_other_lambdas_are_the_same_codec(variable, photo):
+    assert variable.lambdas == tuple(LAMBDAS)  # 0.0025, 0.01, 0.04
+    more = variable.with_levels([0.000625, 0.0025, 0.005, 0.01, 0.04])
+    assert more.at(25).encode(photo) == variable.at(0).encode(photo) and more.at(50).encode(photo) == variable.at(25).encode(photo)
+    steps = more.log_gain.detach().diff(dim=0)
+    assert torch.allclose(steps[0], steps[1] + steps[2], atol=1e-6)  # beyond its levels by the same factor for the same ratio
+    unknown = VariableCodec(variable.N, variable.M, 3)
+    with pytest.raises(ModelError, match="not known"):
+        unknown.with_levels(LAMBDAS)
+
+
 def test_qualities_that_there_are_not(variable, vbr_weights, weights):
     for quality in (-0.1, 100.1, float("nan")):
         with pytest.raises(ModelError, match="from 0"):
@@ -144,8 +155,10 @@ def test_trains_resumes_and_exports(data_root, tmp_path):
     config = dataclasses.replace(VARIABLE, init=str(weights))
     started = Trainer(config, data_root, tmp_path / "next").model
     assert torch.equal(started.log_gain, first.log_gain)
-    with pytest.raises(ValueError, match="3 levels"):
-        Trainer(dataclasses.replace(config, lambdas=[0.01, 0.02]), data_root, tmp_path / "other")
+    other = Trainer(dataclasses.replace(config, lambdas=[0.01, 0.02]), data_root, tmp_path / "other").model
+    assert torch.equal(other.log_gain[0], first.log_gain[1]) and other.lambdas == (0.01, 0.02)
+    with pytest.raises(ValueError, match="needs lambdas"):
+        Trainer(dataclasses.replace(config, lambdas=[]), data_root, tmp_path / "none")
 
 
 def test_all_images_of_a_step_count_about_the_same():
@@ -309,14 +322,9 @@ def test_compress_to_a_quality_and_to_targets(vbr_weights, weights, photo, tmp_p
         assert said in " ".join(capsys.readouterr().err.split()) and not Path("other.cpz").exists()
 
 
-def test_quality_without_a_variable_codec_says_what_to_do(photo, tmp_path, monkeypatch, capsys):
+def test_a_target_chooses_among_codecs_of_one_rate(photo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrained, "VARIABLE_CODEC", "no-such-codec")
     files.save_picture(photo, "a.png")
-    assert run_cli("compress", "a.png", "--quality", "50") == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "variable-rate codec" in said and "--codec" in said and not Path("a.cpz").exists()
-    # but a target chooses among the codecs of one rate
     fixed = [make_codec(0), make_codec(1)]
     monkeypatch.setattr("cpips.encoding.formats._opened", lambda names, required=False: fixed if names else [])
     fixed[1].name = "other"

@@ -67,22 +67,16 @@ def compress(
 ) -> None:
     """Compress images to .cpz files, which can be decoded, or compared without decoding.
 
-    --quality sets a variable-rate codec. --target-bpp and --target search its qualities, or else choose among hyperprior-q1 to
-    -q5. If none meets the target, nothing is written for that image, the nearest is reported, and the exit code is 1. Of several
+    --quality sets a variable-rate codec; that of hyperprior-vbr is 60 by default. --target-bpp and --target search its qualities. If none meets the target, nothing is written for that image, the nearest is reported, and the exit code is 1. Of several
     images, one that fails does not stop the others.
     """
     from .._utils.io import check_outputs
-    from ..errors import ModelError
     from ..images import load
-    from ..pretrained import VARIABLE_CODEC, list_models
+    from ..pretrained import VARIABLE_CODEC
 
     asked = [option for option, value in (("--quality", quality), ("--target-bpp", target_bpp), ("--target", target)) if value is not None]
     if len(asked) > 1:
         raise typer.BadParameter(f"{' and '.join(asked)} both choose the quality: give one")
-    if quality is not None and codec is None and VARIABLE_CODEC not in list_models():
-        raise ModelError("--quality needs a variable-rate codec, and none ships with this version: give its weights (--codec FILE; `cpips "
-                         f"train` makes them from configs/{VARIABLE_CODEC}.toml), or choose a codec of one rate instead, --codec "
-                         "hyperprior-q1 (smallest files) to hyperprior-q5, or let --target-bpp or --target choose one")
     paths = _outputs(sources, output, ".cpz")
     check_outputs(paths, [*sources, codec], force=force)
     files = codec_files()

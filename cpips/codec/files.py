@@ -75,11 +75,11 @@ def _open_codec(model: str | Path) -> Codec:
 
 
 def default_codec() -> str:
-    """The model that compresses where none is named: ``hyperprior-q4`` where its codec is here or can be downloaded, else
-    ``cpips-lite``, whose codec is part of the package."""
-    card = pretrained.model_card(pretrained.DEFAULT_CODEC)
+    """The model that compresses where none is named: ``hyperprior-vbr``, whose rate varies, where its codec is here or can be
+    downloaded, else ``cpips-lite``, whose codec is part of the package."""
+    card = pretrained.model_card(pretrained.VARIABLE_CODEC)
     here = any(path.is_file() for path in _places(card, "codec")) or "CPIPS_CODECS_URL" in os.environ
-    return pretrained.DEFAULT_CODEC if here else pretrained.WHEEL_CODEC
+    return pretrained.VARIABLE_CODEC if here else pretrained.WHEEL_CODEC
 
 
 def load_classifier(model: str = "cpips") -> LatentClassifier:

@@ -92,6 +92,29 @@ class VariableCodec(Codec):
             logs = 0.5 * torch.tensor([math.log(value / codec.lmbda) for value in lambdas])[:, None]
             made.log_gain.copy_(logs.expand_as(made.log_gain))
             made.log_inverse_gain.copy_(-logs.expand_as(made.log_gain))
+        made.lambdas = tuple(lambdas)
+        return made
+
+    @torch.no_grad()
+    def with_levels(self, lambdas: Sequence[float]) -> "VariableCodec":
+        """The same codec with levels at other lambdas, rising: its gains between its levels or beyond them, geometrically.
+
+        Raises:
+            ModelError: the lambdas of its own levels are not known.
+        """
+        if len(self.lambdas) != self.levels or self.levels < 2:
+            raise ModelError(f"the lambdas of the {self.levels} levels of {self.name} are not known: start from a codec that the trainer wrote")
+        made = VariableCodec(self.N, self.M, len(lambdas))
+        state = {key: value for key, value in self.state_dict().items() if not is_table(key)}
+        known = torch.tensor(self.lambdas, dtype=torch.float64).log()
+        wanted = torch.tensor(lambdas, dtype=torch.float64).log()
+        after = torch.searchsorted(known, wanted).clamp(1, self.levels - 1)
+        share = ((wanted - known[after - 1]) / (known[after] - known[after - 1]))[:, None]  # below 0 and above 1 beyond the levels
+        for name in GAINS:
+            values = state[f"log_{name}"].double()
+            state[f"log_{name}"] = (values[after - 1] + share * (values[after] - values[after - 1])).float()
+        nn.Module.load_state_dict(made, state, strict=False)
+        made.name, made.lambdas, made.lmbda = self.name, tuple(lambdas), self.lmbda
         return made
 
     @property

@@ -187,7 +187,7 @@ class DecoderTuner(Run[Tensor]):
         self.start, self.loss = codec, loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.codec = copy_codec(codec).to(self.device).requires_grad_(False)
         if settings.autocast != "none":  # whose convolutions want it
-            self.codec.g_s.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
+            self.codec.g_s.to(memory_format=torch.channels_last)
         self.frozen = frozen_digest(codec)
         chosen = chosen_layers(self.codec, settings.layers)
         for layer in chosen:

@@ -306,9 +306,10 @@ def _codec_of(config: TrainConfig) -> Codec:
     if config.lambdas and not isinstance(codec, VariableCodec):
         codec = VariableCodec.from_fixed(codec, config.lambdas)
     if isinstance(codec, VariableCodec):
-        if len(config.lambdas) != codec.levels:
-            raise ValueError(f"{config.init} has {codec.levels} levels of rate, the config {len(config.lambdas)} lambdas")
-        codec.lambdas = tuple(config.lambdas)
+        if not config.lambdas:
+            raise ValueError(f"{config.init} is a variable-rate codec: the config needs lambdas, those of its levels of rate")
+        if codec.lambdas != tuple(config.lambdas):
+            codec = codec.with_levels(config.lambdas)
     if (shape := (codec.architecture.name, codec.N, codec.M)) != (config.arch, config.N, config.M):
         raise ValueError(f"{config.init} has arch, N, M = {shape}, the config {(config.arch, config.N, config.M)}")
     return codec
