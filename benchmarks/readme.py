@@ -323,6 +323,20 @@ def texture_loss() -> str:
     return written("texture_loss")
 
 
+def timed_texture_loss() -> str:
+    from texture_loss import report
+
+    return report(kept("timed_texture_loss"))
+
+
+def texture_candidates() -> str:
+    return written("texture_candidates")
+
+
+def texture_coding() -> str:
+    return written("texture_coding")
+
+
 def style_encoders() -> str:
     return written("style_encoders")
 
@@ -438,13 +452,13 @@ PAGES = {
     "docs/calibration.md": (judged, human_training, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses, losses_training),
-    "docs/losses_at_work.md": (missing_detail, texture_loss, sr_losses, style_encoders),
+    "docs/losses_at_work.md": (missing_detail, texture_loss, timed_texture_loss, texture_candidates, sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
     "docs/models.md": (models, cards),
     "docs/papers.md": (papers,),
     "docs/probes.md": (probe_matrix,),
     "docs/realism.md": (realism,),
-    "docs/refinement.md": (refinement,),
+    "docs/refinement.md": (refinement, texture_coding),
     "docs/scale.md": (ray_scoring, ray_scoring_bill),
     "docs/semantic_ensemble.md": (semantic_ensemble,),
     "docs/where-it-runs.md": (runtimes_start, runtimes_speed, runtimes_differences),

@@ -3,8 +3,7 @@
     python benchmarks/texture_loss.py --runs DIR [--tasks sr denoising autoencoder] [--losses NAME ...] [--seeds 0 1 2]
     python benchmarks/texture_loss.py --runs DIR --seconds 60      # equal CPU time instead of equal steps
     python benchmarks/texture_loss.py --runs DIR --small           # networks of a quarter of the cost, for a first look
-
-By estimate the defaults take eight hours of a core, and ``--small --seeds 0 --start-steps 700 --steps 120 --patch 48`` half an hour.
+    python benchmarks/texture_loss.py --runs DIR --bf16            # networks in bfloat16, losses in float32
 
 One network of each task is trained with L1; every loss continues from there with the same batches and learning rates, once
 for each seed of the batches. A perceptual loss stands beside L1, weighted so that it pulls FACTOR times as hard at the start. The
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 import cpips
 from _common import DATA, kept, save, table
 from cpips._utils.io import replace
+from cpips.baselines.trunks import NETS
 from cpips.losses import FeatureExtractor
 from cpips.realism.distances import mmd
 
@@ -39,13 +39,17 @@ import autoencoder  # noqa: E402
 import denoising  # noqa: E402
 import super_resolution as sr  # noqa: E402
 
-LOSSES = ["l1", "lpips-alex", "lpips-squeeze", "squeeze:fire5", "cpips-lite", "texture"]
-JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "haarpsi")
-KERNEL = "kernel distance"
+LOSSES = ["l1", "lpips-alex", "lpips-squeeze", "squeeze:fire5", "cpips-lite", "texture", "texture-alone"]
+JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "haarpsi")
+KERNELS = {"kernel-alex": ("alex", "relu2"), "kernel-squeeze": ("squeeze", "fire5")}  # backbone and layer
 TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips-alex": "LPIPS-Alex", "lpips-squeeze": "LPIPS-Squeeze",
-          "stlpips-alex": "ST-LPIPS-Alex", "haarpsi": "HaarPSI", KERNEL: "kernel distance, AlexNet"}
-HIGHER = ("psnr", "ssim", "haarpsi")
-CROP = 80  # px
+          "stlpips-alex": "ST-LPIPS-Alex", "stlpips-vgg": "ST-LPIPS-VGG", "haarpsi": "HaarPSI",
+          "kernel-alex": "kernel distance, AlexNet", "kernel-squeeze": "kernel distance, SqueezeNet"}
+FIDELITY = ("psnr", "ssim")  # reported beside the judges
+NAMES = {"sr": "Super-resolution, x4", "denoising": "Denoising, sigma 50", "autoencoder": "Autoencoder, 8 times"}
+HIGHER = (*FIDELITY, "haarpsi")
+REFERENCES = ("lpips-alex", "lpips-squeeze", "squeeze:fire5")  # whose gain over L1 the others' is compared with
+CROP = 80  # px, of the figures
 
 
 @dataclass(frozen=True)
@@ -90,31 +94,45 @@ def _enlarged(pairs: list, size: int, patch: int, seed: int, step: int) -> tuple
     return sr.batch_of(pairs, seed, step, size, patch)
 
 
+def middle(image: Tensor, side: int | None) -> Tensor:
+    """The square in the middle of ``(3,H,W)``, its sides ``side`` px or as long as the image has them."""
+    if side is None:
+        return image
+    top, left = (max(length - side, 0) // 2 for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
+
+
 def patches(images: list[Tensor], extractor: FeatureExtractor, tap: str) -> Tensor:
-    """A row for each place of an AlexNet layer: the distribution that the kernel distance compares."""
+    """A row for each place of a backbone's layer: the distribution that the kernel distance compares."""
     with torch.inference_mode():
         rows = [extractor(image[None], tap)[tap][0].flatten(1).T for image in images]
     found = torch.cat(rows)
     return found[torch.linspace(0, len(found) - 1, min(len(found), 2000)).long()]
 
 
-def scores(net: nn.Module | None, task: Task, folders: list[Path], judges: dict, extractor: FeatureExtractor, path: Path) -> dict:
-    """Means over the images of the folders; what ``path`` holds already is not measured again."""
-    if path.exists():
-        return json.loads(path.read_text())
-    rows, ours, theirs = [], [], []
+def scores(net: nn.Module | None, task: Task, folders: list[Path], judges: dict, extractors: dict[str, FeatureExtractor], path: Path,
+           side: int | None = None) -> dict:
+    """Means over the images of the folders, of their middle ``side`` x ``side`` px; what ``path`` holds already is not measured again."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    missing = {name: judge for name, judge in judges.items() if name not in found}
+    if found and not missing:
+        return found
+    theirs, ours = [], []
     for file in (file for folder in folders for file in sorted(folder.iterdir())):
         target, x = task.pair(file)
-        image = task.view(x) if net is None else _restoration.output(net, x)
-        row = {"psnr": -10 * math.log10(max((image - target).square().mean().item(), 1e-10)),
-               "ssim": sr.ssim(image[None], target[None], data_range=1).item()}
-        with torch.no_grad():
-            row.update({name: judge(target[None], image[None]).item() for name, judge in judges.items()})
-        rows.append(row)
-        ours.append(image)
-        theirs.append(target)
-    found = {key: round(statistics.fmean(row[key] for row in rows), 4) for key in rows[0]}
-    found[KERNEL] = round(mmd(*(patches(side, extractor, "relu2") for side in (theirs, ours)))[0], 5)
+        theirs.append(middle(target, side))
+        ours.append(middle(task.view(x) if net is None else _restoration.output(net, x), side))
+    pairs = list(zip(theirs, ours))
+    found = {"psnr": statistics.fmean(-10 * math.log10(max((y - x).square().mean().item(), 1e-10)) for x, y in pairs),
+             "ssim": statistics.fmean(sr.ssim(y[None], x[None], data_range=1).item() for x, y in pairs), **found}
+    with torch.no_grad():
+        found.update({name: statistics.fmean(judge(x[None], y[None]).item() for x, y in pairs) for name, judge in missing.items()})
+    for name, (net_name, tap) in KERNELS.items():
+        if name not in found:
+            x, y = (patches(images, extractors[net_name], tap) for images in (theirs, ours))
+            unit = x.square().mean().sqrt()  # the kernel is a cubic polynomial: features of the originals have a mean square of 1
+            found[name] = mmd(x / unit, y / unit)[0]
+    found = {key: round(found[key], 5) for key in TITLES if key in found}
     replace(path, lambda partial: partial.write_text(json.dumps(found)))
     return found
 
@@ -139,23 +157,66 @@ def report(result: dict) -> str:
             rows.append([label(loss, result["settings"]["factor"]), *cells, str(round(statistics.fmean(runs["steps"]))),
                          f"{1000 * statistics.fmean(runs['seconds']) / statistics.fmean(runs['steps']):.0f}"])
         header = ["loss", *(TITLES[key] for key in keys), "steps", "ms of CPU a step"]
-        parts.append(f"**{name}**\n\n" + table(header, rows))
+        parts.append(f"**{NAMES[name]}**\n\n" + table(header, rows))
+        parts.extend(compared(found, result["settings"]["factor"]))
     s, m = result["settings"], result["machine"]
+    where = f"the middle {s['side']} x {s['side']} px of the images of " if s.get("side") else ""
     seeds, length = len(s["seeds"]), f"{s['seconds']} s of CPU time" if s["seconds"] else f"{s['steps']} steps"
     return "\n\n".join(parts) + (
         f"\n\n{seeds} seed{'s' * (seeds > 1)}{', mean and 95 % interval' * (seeds > 1)}; {'small networks, ' * s['small']}{s['start_steps']} "
-        f"steps of L1, then {length} of {s['batch']} crops of {s['patch']} px with each loss; measured on {' and '.join(result['test'])} "
+        f"steps of L1, then {length} of {s['batch']} crops of {s['patch']} px with each loss{', networks in bfloat16' * s.get('bf16', False)}; "
+        f"measured on {where}{' and '.join(result['test'])} "
         f"({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}).")
+
+
+def gains(found: dict, loss: str, key: str) -> list[float]:
+    """Of a loss over L1 alone, for each seed; positive where it is better."""
+    sign = 1 if key in HIGHER else -1
+    return [sign * (ours[key] - base[key]) for ours, base in zip(found["losses"][loss]["scores"], found["losses"]["l1"]["scores"])]
+
+
+def share(found: dict, loss: str, reference: str) -> list[float]:
+    """For each seed, the mean over judges of the loss's gain as a share of the reference's mean gain.
+
+    The judges share features with neither. One that the reference does not improve has no share and is left out.
+    """
+    whole = {key: statistics.fmean(gains(found, reference, key)) for key in found["start"]
+             if key not in (*FIDELITY, *_own(loss), *_own(reference))}
+    parts = [[gain / mean for gain in gains(found, loss, key)] for key, mean in whole.items() if mean > 0]
+    return [statistics.fmean(of_seed) for of_seed in zip(*parts)]
+
+
+def compared(found: dict, factor: float) -> list[str]:
+    """Markdown: what each loss gains over L1, as a share of what the losses of classifiers gain, and what it costs."""
+    references = [loss for loss in REFERENCES if loss in found["losses"]]
+    if not references or "l1" not in found["losses"]:
+        return []
+    cost = {loss: statistics.fmean(runs["seconds"]) / statistics.fmean(runs["steps"]) for loss, runs in found["losses"].items()}
+    rows = []
+    for loss in found["losses"]:
+        if loss == "l1":
+            continue
+        lost, half = _interval([-gain for gain in gains(found, loss, "psnr")])
+        cells = []
+        for reference in references:
+            mean, wide = _interval(share(found, loss, reference))
+            cells.append("1" if loss == reference else f"{mean:.2f}" + (f" ± {wide:.2f}" if wide is not None else ""))
+        rows.append([label(loss, factor), f"{lost:.2f}" + (f" ± {half:.2f}" if half is not None else ""), *cells,
+                     *(f"{(cost[loss] - cost['l1']) / beyond:.2f}" if (beyond := cost[reference] - cost["l1"]) > 0 else ""
+                       for reference in references)])
+    header = ["loss", "PSNR lost, dB", *(f"gain, {label(reference, factor)} being 1" for reference in references),
+              *(f"time, {label(reference, factor)} being 1" for reference in references)]
+    return [table(header, rows)]
 
 
 def _own(loss: str) -> tuple[str, ...]:
     """The judges that share the features of a loss."""
     net = "squeeze" if "squeeze" in loss else "alex" if "alex" in loss else ""
-    return {"squeeze": ("lpips-squeeze",), "alex": ("lpips-alex", KERNEL)}.get(net, ())
+    return (f"lpips-{net}", f"kernel-{net}") if net else ()
 
 
 def _digits(key: str, value: float) -> str:
-    return f"{value:.{ {'psnr': 2, KERNEL: 4}.get(key, 3) }f}"
+    return f"{value:.{2 if key == 'psnr' else 4 if key in KERNELS else 3}f}"
 
 
 def _interval(values: list[float]) -> tuple[float, float | None]:
@@ -170,7 +231,8 @@ def _interval(values: list[float]) -> tuple[float, float | None]:
 
 def label(loss: str, factor: float) -> str:
     name, _, own = loss.partition("@")
-    return {"l1": "L1", "mse": "MSE"}.get(name, f"L1 + `{name}`" + f", {own} times" * bool(own))
+    text = f"`{name.removesuffix(sr.ALONE)}` alone" if name.endswith(sr.ALONE) else f"L1 + `{name}`"
+    return {"l1": "L1", "mse": "MSE"}.get(name, text + f", {own} times" * bool(own))
 
 
 def plot(task: Task, networks: dict[str, nn.Module], path: Path) -> None:
@@ -204,6 +266,9 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--small", action="store_true", help="smaller networks")
+    parser.add_argument("--bf16", action="store_true", help="the networks in autocast to bfloat16; the losses are float32")
+    parser.add_argument("--judges", nargs="+", default=list(JUDGES), help="more of them can be added to a run that was made")
+    parser.add_argument("--side", type=int, help="judge only the middle square of so many px of each image")
     parser.add_argument("--train", type=Path, nargs="+", default=[DATA / "images" / name for name in ("imagenet_sample_256", "bsds500_train")])
     parser.add_argument("--test", type=Path, nargs="+", default=[DATA / "images" / name for name in ("set5", "set14")])
     parser.add_argument("--plot", type=Path, default=Path("docs"), help="folder of the figures")
@@ -211,10 +276,10 @@ def main() -> None:
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     weights = DATA / "weights"
-    judges = {name: cpips.create_metric(name, weights) for name in JUDGES}
-    extractor = FeatureExtractor("alex", trunk=weights / "alexnet_features.pth")
+    judges = {name: cpips.create_metric(name, weights) for name in args.judges}
+    extractors = {net: FeatureExtractor(net, trunk=weights / NETS[net].file) for net, _ in KERNELS.values()}
     timed = args.seconds < math.inf
-    settings = {key: getattr(args, key) for key in ("start_steps", "steps", "factor", "batch", "patch", "lr", "seeds", "small")}
+    settings = {key: getattr(args, key) for key in ("start_steps", "steps", "factor", "batch", "patch", "lr", "seeds", "small", "bf16", "side")}
     result: dict[str, Any] = {"what": "networks after each loss; see the docstring", "tasks": {}, "test": [path.name for path in args.test],
                               "settings": {**settings, "seconds": args.seconds if timed else None},
                               "judges": {name: judge.signature for name, judge in judges.items()}}
@@ -225,8 +290,8 @@ def main() -> None:
         def measured(loss: str, stem: str, **run: Any) -> tuple[nn.Module, dict, dict]:
             net = task.network()
             state = sr.fit(net, task.batches(args.batch, args.patch), args.runs / f"{stem}.pt", loss=loss, weights=weights,
-                           batch_size=args.batch, patch=args.patch, small=args.small, **run)
-            return net, state, scores(net.eval(), task, args.test, judges, extractor, args.runs / f"{stem}.json")
+                           batch_size=args.batch, patch=args.patch, small=args.small, bf16=args.bf16, **run)
+            return net, state, scores(net.eval(), task, args.test, judges, extractors, args.runs / f"{stem}.json", args.side)
 
         torch.manual_seed(0)
         start = f"{name}-start"

@@ -101,6 +101,7 @@ def program(doc: str, argv: list[str], network: Callable[[], nn.Module], degrade
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--factor", type=float, default=3.0, help="how hard the loss beside L1 pulls at the start, L1 being 1")
+    parser.add_argument("--bf16", action="store_true", help="the network in bfloat16: faster where the CPU has instructions for it")
     args = vars(parser.parse_args(argv))
     folders, tests, out, size, side = (args.pop(name) for name in ("train", "test", "out", "batch", "patch"))
     if side % multiple:

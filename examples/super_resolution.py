@@ -31,6 +31,7 @@ from cpips.baselines.trunks import NETS
 from cpips.losses import CombinedLoss, ContentLoss, FeatureExtractor, Loss, PerceptualLoss, TextureLoss
 
 SCALE = 4
+ALONE = "-alone"  # after the name of a loss: without L1 beside it
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss}
 
 
@@ -118,7 +119,9 @@ def perceptual_weight(net: nn.Module, perceptual: Callable, batches: list[tuple[
 
 def perceptual_loss(name: str, weights: Path | None) -> Loss:
     """The distance of a metric of :func:`cpips.list_metrics`; ``'texture'``; or, with ``'squeeze:fire5'`` say, the squared
-    difference of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the backbones and heads of LPIPS."""
+    difference of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the backbones and heads of LPIPS.
+    ``'-alone'`` after any of them is for :func:`fit`."""
+    name = name.removesuffix(ALONE)
     if name == "texture":
         return TextureLoss()
     net, _, tap = name.partition(":")
@@ -130,17 +133,20 @@ def perceptual_loss(name: str, weights: Path | None) -> Loss:
 
 def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1",
         weights: Path | None = None, init: Path | None = None, steps: int = 4000, seconds: float = math.inf, lr: float = 1e-3,
-        factor: float = 1.0, seed: int = 0, every: int = 200, **run: object) -> dict:
+        factor: float = 1.0, seed: int = 0, every: int = 200, bf16: bool = False, perceptual: Loss | None = None,
+        **run: object) -> dict:
     """Train a network from images to images, or go on with the checkpoint ``out``; the checkpoint, as it is at the end.
 
     Args:
         batch: of a seed and a step, the target and the network's input.
-        loss: ``'l1'``, ``'mse'``, or what L1 gets beside it, see :func:`perceptual_loss`.
+        loss: ``'l1'``, ``'mse'``, or what L1 gets beside it, see :func:`perceptual_loss`; ``'texture-alone'`` is without L1.
         weights: a folder with the backbones and heads of LPIPS, for the losses that need them.
         init: the checkpoint to start from.
         seconds: of CPU time, after which training ends before ``steps``; the learning rate falls in time.
         factor: how hard the perceptual loss pulls at the start, L1 being 1.
         every: steps between checkpoints.
+        bf16: run the network in autocast to bfloat16. Its output is converted to float32, and so are the losses.
+        perceptual: a loss that the name ``loss`` stands for, in place of that of :func:`perceptual_loss`.
         run: settings that the checkpoint keeps beside the weights; one with others is refused.
     """
     net = net.to(memory_format=torch.channels_last)
@@ -148,6 +154,7 @@ def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out:
         net.load_state_dict(torch.load(init, weights_only=True)["net"])
     optimizer = torch.optim.Adam(net.parameters(), lr)
     run = {"loss": loss, "steps": steps, "lr": lr, "factor": factor, "seed": seed, **run}
+    run.update({"bf16": True} if bf16 else {})  # as checkpoints from before this setting
     state = {"step": 0, "cpu_seconds": 0.0, **run}
     if out.exists():
         state = torch.load(out, weights_only=True)
@@ -158,10 +165,11 @@ def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out:
     if loss in PIXEL_LOSSES:
         criterion = CombinedLoss({loss: PIXEL_LOSSES[loss]})
     else:
-        perceptual = perceptual_loss(loss, weights)
+        perceptual = perceptual or perceptual_loss(loss, weights)
         if "weight" not in state:  # a seed of its own: batches that no step sees
             state["weight"] = factor * perceptual_weight(net, perceptual, [batch(seed + 1, i) for i in range(4)])
-        criterion = CombinedLoss({"l1": F.l1_loss, loss.replace(":", " "): (state["weight"], perceptual)})
+        beside = {} if loss.endswith(ALONE) else {"l1": F.l1_loss}
+        criterion = CombinedLoss({**beside, loss.replace(":", " "): (state["weight"], perceptual)})
 
     while state["step"] < steps and state["cpu_seconds"] < seconds:
         begun, spent = time.process_time(), state["cpu_seconds"]
@@ -172,7 +180,9 @@ def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out:
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 + math.cos(math.pi * passed)) / 2
             target, x = batch(seed, step)
-            total, parts = criterion(net(x), target)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                output = net(x)
+            total, parts = criterion(output.float(), target)
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
@@ -269,6 +279,7 @@ def main(argv: list[str]) -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--factor", type=float, default=1.0, help="how hard the perceptual loss pulls, L1 being 1")
+    parser.add_argument("--bf16", action="store_true", help="the network in bfloat16: faster where the CPU has instructions for it")
     args = vars(parser.parse_args(argv))
     folders, tests, out = args.pop("train"), args.pop("test"), args.pop("out")
     out.parent.mkdir(parents=True, exist_ok=True)

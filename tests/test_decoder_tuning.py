@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -321,8 +322,8 @@ def config(tmp_path):
     return write
 
 
-def command(config, data_root, out):
-    return CliRunner().invoke(app, ["tune-decoder", str(config), "--data-root", str(data_root), "-o", str(out)])
+def command(config, data_root, out, *more):
+    return CliRunner().invoke(app, ["tune-decoder", str(config), "--data-root", str(data_root), "-o", str(out), *more])
 
 
 @pytest.mark.slow
@@ -360,6 +361,22 @@ def test_the_command_trains_its_autoencoder_once(config, data_root, tmp_path):
     for changes in ({"token_steps": 4}, {"codes": 4}, {"tokenizer": "patches"}):
         result = command(config(**vq | changes), data_root, out)
         assert result.exit_code == 2 and "use another output folder" in result.stderr, result.output
+
+
+@pytest.mark.slow
+def test_the_command_weighs_the_loss_that_it_is_told(config, data_root, tmp_path):
+    plain, values = config(adversary="none", lambda_adv=0.0, style=0.0, steps=1), {}
+    for name in ("cpips", "texture", "wasserstein"):
+        result = command(plain, data_root, tmp_path / name, "--loss", name)
+        assert result.exit_code == 0, result.output
+        values[name] = re.search(r"perceptual ([\d.]+)", result.stdout).group(1)
+    assert len(set(values.values())) == 3
+    label = TuneConfig.load(plain).settings.label
+    assert "loss" not in label and codec_metadata(tmp_path / "cpips" / "codec.safetensors")["label"] == label
+    result = command(plain, data_root, tmp_path / "texture")
+    assert result.exit_code == 2 and "other settings (label)" in result.stderr
+    result = command(plain, data_root, tmp_path / "vgg", "--loss", "vgg")
+    assert result.exit_code == 2 and "must be one of cpips, texture, wasserstein" in result.stderr
 
 
 @pytest.mark.parametrize("wrong, told", [

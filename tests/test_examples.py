@@ -213,6 +213,56 @@ def test_a_loss_is_not_its_own_judge(texture_loss):
     assert "0.010" not in text and "small networks" in text and "2 seeds" in text
 
 
+def test_shares_of_gains_are_those_of_judges_that_neither_loss_shares(texture_loss):
+    keys = ("psnr", "ssim", "lpips-alex", "lpips-squeeze", "haarpsi", "stlpips-alex", "kernel-alex")
+    def runs(*rows):
+        return {"scores": [dict(zip(keys, row)) for row in rows], "steps": [10] * len(rows), "seconds": [1.0 + len(rows)] * len(rows)}
+    base = (30.0, 0.8, 0.4, 0.3, 0.5, 0.2, 9.0)
+    found = {"start": dict(zip(keys, base)), "losses": {
+        "l1": runs(base, base),
+        "lpips-alex": runs((29.0, 0.7, 0.0, 0.2, 0.6, 0.3, 0.0), (29.0, 0.7, 0.0, 0.2, 0.6, 0.3, 0.0)),  # worse in ST-LPIPS
+        "texture": runs((29.5, 0.7, 0.3, 0.25, 0.6, 0.1, 8.0), (29.5, 0.7, 0.3, 0.20, 0.6, 0.1, 8.0))}}
+    assert texture_loss.share(found, "texture", "lpips-alex") == pytest.approx([(0.5 + 1) / 2, (1 + 1) / 2])
+    assert texture_loss.share(found, "lpips-alex", "lpips-alex") == pytest.approx([1, 1])
+    assert texture_loss.gains(found, "texture", "psnr") == [-0.5, -0.5]
+    [text] = texture_loss.compared(found, 3.0)
+    assert "| L1 + `texture`" in text and "0.50 ± 0.00" in text and f"{0.875:.2f} ± " in text
+    del found["losses"]["lpips-alex"]
+    assert texture_loss.compared(found, 3.0) == []
+
+
+def test_judges_of_networks_see_the_middle_and_come_later(texture_loss, tmp_path):
+    image = torch.arange(2 * 5 * 7).reshape(2, 5, 7)
+    assert torch.equal(texture_loss.middle(image, 3), image[:, 1:4, 2:5]) and texture_loss.middle(image, None) is image
+    assert texture_loss.middle(image, 6).shape == (2, 5, 6)
+    photo(tmp_path, size=(140, 132))
+    task = texture_loss.tasks([tmp_path])["denoising"]
+    extractors = {net: texture_loss.FeatureExtractor(net, trunk="random") for net, _ in texture_loss.KERNELS.values()}
+    asked = []
+    def judge(name):
+        return lambda x, y: asked.append((name, tuple(y.shape))) or (x - y).abs().mean()
+    first = texture_loss.scores(None, task, [tmp_path], {"haarpsi": judge("a")}, extractors, tmp_path.with_suffix(".json"), 96)
+    both = texture_loss.scores(None, task, [tmp_path], {"haarpsi": judge("a"), "stlpips-vgg": judge("b")}, extractors, tmp_path.with_suffix(".json"), 96)
+    assert asked == [("a", (1, 3, 96, 96)), ("b", (1, 3, 96, 96))]
+    assert set(both) == {"psnr", "ssim", "haarpsi", "stlpips-vgg", "kernel-alex", "kernel-squeeze"} and both == {**both, **first}
+    assert first["kernel-alex"] > 0
+
+
+def test_a_loss_alone_and_a_network_in_bfloat16(tmp_path):
+    photo(tmp_path, size=(70, 90))
+    pairs = sr.load_pairs([tmp_path])
+    settings = {"steps": 3, "batch": 1, "patch": 32, "blocks": 1, "channels": 4}
+    plain = sr.train(pairs, tmp_path / "plain.pt", loss="texture", **settings)
+    alone = sr.train(pairs, tmp_path / "alone.pt", loss="texture-alone", **settings)
+    assert alone["weight"] == plain["weight"] and not torch.equal(alone["net"]["tail.weight"], plain["net"]["tail.weight"])
+    half = sr.train(pairs, tmp_path / "half.pt", loss="texture", bf16=True, **settings)
+    assert half["bf16"] and half["net"]["tail.weight"].dtype == torch.float32
+    moved = (half["net"]["tail.weight"] - plain["net"]["tail.weight"]).abs()
+    assert 0 < moved.mean() < 0.1 * plain["net"]["tail.weight"].abs().mean()
+    with pytest.raises(ValueError, match="another run, with {'bf16': None}"):
+        sr.train(pairs, tmp_path / "plain.pt", loss="texture", bf16=True, **settings)
+
+
 def test_training_in_time_ends_in_time(texture_loss, tmp_path):
     photo(tmp_path, size=(70, 90))
     pairs = sr.load_pairs([tmp_path])

@@ -286,14 +286,14 @@ def test_identical_images(make):
         assert not gradient.any()  # to the bit: an optimiser that is there stays there
 
 
-# loss, whether under autocast, steps: the shipped metric for long, the others until they have arrived
+# loss, whether under autocast, steps: the shipped metric and the loss of texture for long, the others until they have arrived
 LONG = {
     "metric": (lambda **kw: PerceptualLoss(**kw), False, 1000),
     "l2": (lambda **kw: ContentLoss(encoder(), distance="l2", **kw), False, 250),
     "normalised": (lambda **kw: ContentLoss(encoder(), distance="normalized", **kw), False, 250),
     "style": (lambda **kw: StyleLoss(encoder(), patch=2, **kw), True, 250),
-    "texture": (lambda **kw: TextureLoss(**kw), False, 250),
-    "texture, autocast": (lambda **kw: TextureLoss(**kw), True, 250),
+    "texture": (lambda **kw: TextureLoss(**kw), False, 1000),
+    "texture, autocast": (lambda **kw: TextureLoss(**kw), True, 1000),
     **{name: (LOSSES[name], False, 1000) for name in ("charbonnier", *WITHOUT_TARGET)},
 }
 

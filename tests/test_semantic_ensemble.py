@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from cpips.errors import ImageError, ModelError, WeightsError
 from cpips.losses import (
-    CharbonnierLoss, NonBinaryAdversary, PatchTokenizer, PerceptualLoss, SemanticEnsembleLoss, StyleLoss,
+    CharbonnierLoss, NonBinaryAdversary, PatchTokenizer, PerceptualLoss, SemanticEnsembleLoss, StyleLoss, TextureLoss,
     UNetDiscriminator, VQTokenizer, load_tokenizer, nonbinary_discriminator_loss, nonbinary_generator_loss)
 
 pytest.importorskip("scipy")
@@ -327,6 +327,17 @@ def test_an_embedded_target_is_no_image_for_the_adversary(images, tokenizer):
     loss = SemanticEnsembleLoss(adversary=make_adversary(tokenizer))
     with pytest.raises(ModelError, match="needs the target image"):
         loss(images[:1], loss.embed(images[:1]), torch.rand(1, 5, 4, 4))
+
+
+def test_a_loss_is_the_perceptual_term(images):
+    output, target = (images[:2] * 0.9).requires_grad_(), images[:2]
+    loss = SemanticEnsembleLoss(metric=TextureLoss(), style=0)
+    total, parts = loss(output, target)
+    assert parts["perceptual"].item() == pytest.approx(TextureLoss()(output, target).item(), rel=1e-5)
+    total.backward()
+    assert output.grad.isfinite().all() and output.grad.abs().sum() > 0
+    with pytest.raises(ModelError, match="give both the same"):
+        SemanticEnsembleLoss(metric=TextureLoss(), value_range=(-1, 1))
 
 
 @pytest.mark.parametrize("wrong", [{"style": -1}, {"adversarial": math.inf}, {"perceptual": math.nan},

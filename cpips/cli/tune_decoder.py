@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -22,6 +23,9 @@ def tune_decoder(
     output: Annotated[Path, typer.Option(
         "--output", "-o", metavar="OUT", show_default=False,
         help="Folder for the checkpoint, the history and the codec.")],
+    loss: Annotated[Optional[str], typer.Option(
+        metavar="NAME", show_default=False, help="What the weight `perceptual` of the config weighs: cpips, its metric; texture "
+        "(TextureLoss); or wasserstein (WassersteinDistortion). Default: the config's.")] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     force: ForceOption = False,
@@ -39,6 +43,7 @@ def tune_decoder(
 
         try:
             settings = TuneConfig.load(config)
+            settings = dataclasses.replace(settings, **({"loss": loss} if loss is not None else {}))
         except ValueError as error:
             raise CpipsError(str(error)) from error
     check_run(output, ("codec.safetensors", "history.json"), [config, settings.codec], begun=(output / "tuning.pt").exists(),

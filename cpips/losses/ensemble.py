@@ -11,7 +11,7 @@ from .. import pretrained
 from ..base import FullReferenceMetric
 from ..errors import ModelError
 from .adversarial import NonBinaryAdversary, held
-from .base import UNIT_RANGE, Target, ValueRange, check_range, to_unit
+from .base import UNIT_RANGE, Loss, Target, ValueRange, check_range, to_unit
 from .combined import CombinedLoss, Term
 from .perceptual import PerceptualLoss
 from .pixels import CharbonnierLoss
@@ -38,7 +38,8 @@ class SemanticEnsembleLoss(CombinedLoss):
     Args:
         charbonnier, perceptual, style, adversarial: weights; a term of weight 0 is left out.
         metric: of the perceptual term, a model's name or a metric, as :class:`~cpips.losses.PerceptualLoss` takes it:
-            ``cpips.create_metric("lpips-alex")`` for LPIPS.
+            ``cpips.create_metric("lpips-alex")`` for LPIPS. Or a loss, which is then the term: ``TextureLoss()``; it checks its
+            images itself and must have the ``value_range`` of the sum.
         textures: of the style term, as :class:`~cpips.losses.StyleLoss` takes it. The Gram matrices of ``cpips-lite``
             would weigh nothing here, as its features are small.
         patch: side of the style term's windows, in cells; ``None`` for the whole image.
@@ -47,7 +48,7 @@ class SemanticEnsembleLoss(CombinedLoss):
         check, value_range: see :class:`~cpips.losses.Loss`.
 
     Raises:
-        ModelError: a negative weight, or no term but the adversary's.
+        ModelError: a negative weight, no term but the adversary's, or a loss with another range of values.
 
     Example:
         >>> from cpips.losses import SemanticEnsembleLoss
@@ -58,7 +59,7 @@ class SemanticEnsembleLoss(CombinedLoss):
     """
 
     def __init__(self, *, charbonnier: float = 10.0, perceptual: float = 1.0, style: float = 1.0, adversarial: float = 0.008,
-                 metric: pretrained.Source | FullReferenceMetric = pretrained.DEFAULT_MODEL,
+                 metric: pretrained.Source | FullReferenceMetric | Loss = pretrained.DEFAULT_MODEL,
                  textures: pretrained.Source = TEXTURES, patch: int | None = None, eps: float = 1e-3,
                  adversary: NonBinaryAdversary | None = None, check: str = "auto",
                  value_range: ValueRange = UNIT_RANGE):
@@ -69,7 +70,10 @@ class SemanticEnsembleLoss(CombinedLoss):
         if charbonnier:
             terms["charbonnier"] = (charbonnier, CharbonnierLoss(eps, check=check, value_range=value_range))
         if perceptual:
-            terms["perceptual"] = (perceptual, PerceptualLoss(metric, check=check, value_range=value_range))
+            if isinstance(metric, Loss) and metric.value_range != check_range(value_range):
+                raise ModelError(f"the loss {metric.name} has value_range={metric.value_range}, and the sum {value_range}: give both the same")
+            terms["perceptual"] = (perceptual, metric if isinstance(metric, Loss) else
+                                   PerceptualLoss(metric, check=check, value_range=value_range))
         if style:
             terms["style"] = (style, StyleLoss(textures, patch=patch, check=check, value_range=value_range))
         super().__init__(terms)

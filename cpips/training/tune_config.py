@@ -13,6 +13,7 @@ import cpips
 from .._utils import config as toml
 from ..codec.files import open_codec
 from ..codec.model import Codec
+from ..codec.refine import TERMS, perceptual_term
 from ..errors import ModelError, WeightsError
 from ..losses import (
     NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
@@ -35,6 +36,8 @@ class TuneConfig(TuneSettings):
         codec: a shipped model, or a codec's file, relative to the config's.
         data: folders of photographs, under the data root.
         charbonnier, perceptual, style, patch: of :class:`~cpips.losses.SemanticEnsembleLoss`.
+        loss: what ``perceptual`` weighs: ``'cpips'`` for ``metric``; ``'texture'``, :class:`~cpips.losses.TextureLoss`; or
+            ``'wasserstein'``, :class:`~cpips.realism.WassersteinDistortion`.
         metric: of the perceptual term, as ``cpips models`` lists it.
         textures: whose features the style term compares, likewise.
         adversary: ``'non-binary'``, ``'binary'`` (one code), ``'patchgan'`` or ``'none'``.
@@ -55,6 +58,7 @@ class TuneConfig(TuneSettings):
     perceptual: float = 1.0
     style: float = 1.0
     patch: int = 0
+    loss: str = TERMS[0]
     metric: str = "cpips-lite"
     textures: str = TEXTURES
     adversary: str = "none"
@@ -71,7 +75,7 @@ class TuneConfig(TuneSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         toml.check(self, positive=("token_images", "token_steps", "token_width"), not_negative=("patch",),
-                   choices={"adversary": ADVERSARIES, "tokenizer": TOKENIZERS})
+                   choices={"adversary": ADVERSARIES, "loss": TERMS, "tokenizer": TOKENIZERS})
         if (self.adversary == "none") != (self.lambda_adv == 0):
             raise ModelError(f"adversary = {self.adversary!r} with lambda_adv = {self.lambda_adv}: a weight needs an "
                              "adversary, and an adversary a weight")
@@ -103,7 +107,8 @@ class TuneConfig(TuneSettings):
         names = {f.name for f in dataclasses.fields(TuneSettings)} - {"label"}
         plugged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                    if f.name not in names | {"name", "codec", "notes", "label"}
-                   and (self.adversary == "patchgan" or f.name not in PATCHGAN)}  # runs from before these were settings resume
+                   and (self.adversary == "patchgan" or f.name not in PATCHGAN)  # runs from before these were settings resume
+                   and not (f.name == "loss" and self.loss == TERMS[0])}
         return TuneSettings(**{name: getattr(self, name) for name in names},
                             label=", ".join(f"{name} {value}" for name, value in plugged.items()))
 
@@ -117,7 +122,7 @@ def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cp
     codec = open_codec(config.codec)
     loss = SemanticEnsembleLoss(charbonnier=config.charbonnier, perceptual=config.perceptual, style=config.style,
                                 patch=config.patch or None, textures=config.textures,
-                                metric=cpips.create_metric(config.metric, Path(data_root) / "weights"))
+                                metric=perceptual_term(config.loss) or cpips.create_metric(config.metric, Path(data_root) / "weights"))
     adversary = make_adversary(config, codec, images, Path(out)) if config.lambda_adv else None
     return DecoderTuner(codec, images, loss, adversary, settings=config.settings, out=out, device=device)
 
