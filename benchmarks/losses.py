@@ -46,6 +46,7 @@ TRAINING: dict[str, Callable[[], torch.nn.Module]] = {
     "texture": TextureLoss,
     "texture, target embedded": TextureLoss,
     "cpips-lite": lambda: PerceptualLoss("cpips-lite"),
+    "cpips-base": lambda: PerceptualLoss("cpips-base"),
     "lpips-alex": lambda: PerceptualLoss(cpips.create_metric("lpips-alex", **RANDOM)),
     "lpips-squeeze": lambda: PerceptualLoss(cpips.create_metric("lpips-squeeze", **RANDOM)),
     "squeeze:fire5": lambda: ContentLoss(FeatureExtractor("squeeze", trunk="random"), taps="fire5"),

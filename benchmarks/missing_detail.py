@@ -68,12 +68,12 @@ def logarithms(p: Tensor, q: Tensor) -> Tensor:
 
 def candidates() -> dict[str, Loss]:
     made = TextureLoss()
-    maps: Maps = made._extracted  # type: ignore[assignment]
+    maps: Maps = made._extracted  # type: ignore[assignment]  # of cpips-base
     weights = DATA / "weights"
     squeeze = FeatureExtractor("squeeze", trunk=weights / "squeezenet1_1_features.pth")
     return {
         "MSE": F.mse_loss,
-        "features of cpips-lite, squared": of_maps(maps, F.mse_loss),
+        "features of cpips-base, squared": of_maps(maps, F.mse_loss),
         "features, rectified, L1 of means in 1, 2, 4 cells": of_maps(maps, rectified),
         "log energies in 2, 4, 8 cells": of_maps(maps, of_windows(logarithms, (2, 4, 8))),
         "means and deviations in 2, 4, 8 cells": of_maps(maps, of_windows(deviations, (2, 4, 8))),
@@ -82,9 +82,12 @@ def candidates() -> dict[str, Loss]:
         "TextureLoss, without the fine filters": TextureLoss(fine=False),
         "TextureLoss, one scale": TextureLoss(scales=1),
         "TextureLoss, without means": TextureLoss(means=0.0),
+        "TextureLoss, without patterns": TextureLoss(patterns=0.0),
+        "TextureLoss, cpips-lite": TextureLoss("cpips-lite"),
         "TextureLoss, eps 0.02": TextureLoss(eps=0.02),
         "**TextureLoss**": made,
         "PerceptualLoss (`cpips-lite`)": PerceptualLoss("cpips-lite"),
+        "PerceptualLoss (`cpips-base`)": PerceptualLoss("cpips-base"),
         "SqueezeNet, fire5, squared": ContentLoss(squeeze, taps="fire5"),
         "LPIPS-Squeeze": PerceptualLoss(cpips.create_metric("lpips-squeeze", weights)),
         "LPIPS-Alex": PerceptualLoss(cpips.create_metric("lpips-alex", weights)),

@@ -1,6 +1,6 @@
 """Variants of the loss of texture: what each makes of two small networks, beside the losses of classifiers.
 
-    python benchmarks/texture_candidates.py --runs DIR [--losses NAME ...] [--factors 3 6] [--seeds 0 1]
+    python benchmarks/texture_candidates.py --runs DIR [--losses NAME ...] [--factors 1.5 3 6] [--seeds 0 1]
 
 As ``texture_loss.py`` does: one network of each task is trained with L1, and every loss, beside L1, continues from there with the same
 batches. Every variant is trained at several weights, so that variants can be compared at equal PSNR lost: gains over L1 are
@@ -24,10 +24,9 @@ import texture_loss as bench
 from _common import DATA, kept, save, table
 from cpips.baselines.trunks import NETS
 from cpips.losses import FeatureExtractor, PerceptualLoss, TextureLoss
-from cpips.losses.texture import statistics as moments
 
 sr = bench.sr
-JUDGES = ("lpips-alex", "lpips-squeeze", "haarpsi")
+JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "haarpsi")
 REFERENCES = ("lpips-alex", "lpips-squeeze", "squeeze:fire5")
 
 
@@ -50,56 +49,18 @@ def pairs(feature: Tensor, steps: tuple[int, ...] = (1,)) -> list[Tensor]:
     return [(feature + feature.roll(step, 1)) * 0.5**0.5 for step in steps]
 
 
-def sparse(feature: Tensor) -> list[Tensor]:
-    """Roots: their energies are mean magnitudes, which are large beside the energy where a feature is seldom zero."""
-    return [(feature * feature + 1e-4) ** 0.25]
-
-
-def second_order(feature: Tensor) -> list[Tensor]:
-    """Differences of neighboring local contrasts: how unevenly texture is spread."""
-    energy = moments(feature, (2,))[0].chunk(2, 1)[1]
-    s = (energy + 1e-3).sqrt()
-    return [s.diff(dim=2), s.diff(dim=3)]
-
-
-class Absolute(TextureLoss):
-    """Relative differences without the square: small ones pull as hard as large ones."""
-
-    def _compare(self, features: Any, target: Any) -> Tensor:
-        count, parts = len(self.windows) + 1, []
-        for i, feature in enumerate(features.values()):
-            total: Any = 0.0
-            for ours, theirs in zip(moments(feature, self.windows), target.features[count * i : count * (i + 1)]):
-                (m, p), (n, q) = ours.chunk(2, 1), theirs.chunk(2, 1)
-                s, t = ((energy + 0.01 * self.eps).sqrt() for energy in (p, q))
-                total = total + ((s - t).abs() / (s + t + self.eps**0.5)).mean((1, 2, 3))
-                total = total + self.means * ((m - n).square() / (m.square() + n.square() + self.eps)).mean((1, 2, 3))
-            parts.append(total / count)
-        return self.unit * torch.stack(parts).mean(0)
-
-
-class WithPerceptual(TextureLoss):
-    """Beside the metric itself, which pulls as hard: their gradients on enlarged photographs are as 3.31 to 100 (``missing_detail.py``)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beside = PerceptualLoss()
-
-    def forward(self, output: Tensor, target: Any) -> Tensor:
-        return super().forward(output, target) + 0.0331 * self.beside(output, target)
-
-
+without = partial(TextureLoss, patterns=0.0)  # of the means of the whole map, which were added last
 CANDIDATES: dict[str, Callable[[], Any]] = {
-    "texture": TextureLoss,
-    "windows 1, 2, 4": partial(TextureLoss, windows=(1, 2, 4)),
-    "sums of channels": partial(More, pairs),
-    "cpips-base": partial(TextureLoss, "cpips-base"),
-    "eps of a quarter": partial(TextureLoss, eps=0.05),
-    "mean magnitudes": partial(More, sparse),
-    "contrasts of contrasts": partial(More, second_order),
-    "all taps, 3 scales": partial(TextureLoss, taps=("gdn1", "gdn2", "y"), scales=3),
-    "without the square": Absolute,
-    "with PerceptualLoss()": WithPerceptual,
+    "TextureLoss()": TextureLoss,
+    "cpips-lite": partial(TextureLoss, "cpips-lite"),
+    "without the means of the map": without,
+    "without them, windows 1, 2, 4": partial(without, windows=(1, 2, 4)),
+    "without them, windows 1, 2, 4, not fine": partial(without, windows=(1, 2, 4), fine=False),
+    "without them, cpips-lite": partial(without, "cpips-lite"),
+    "without them, cpips-lite, windows 1, 2, 4": partial(without, "cpips-lite", windows=(1, 2, 4)),
+    "without them, cpips-lite, sums of channels": partial(More, pairs, model="cpips-lite", patterns=0.0),
+    "PerceptualLoss('cpips-base')": partial(PerceptualLoss, "cpips-base"),
+    "PerceptualLoss()": PerceptualLoss,
 }
 
 
@@ -122,24 +83,26 @@ def row(found: dict, loss: str, factors: list[str], at: float) -> dict[str, floa
 
 
 def report(result: dict) -> str:
-    """Markdown: a table for each task, gains over L1 at the PSNR that the loss of texture loses at its default weight."""
+    """Markdown: a table for each task, gains over L1 at the PSNR that ``TextureLoss()`` loses at the first factor."""
     parts = []
     for name, found in result["tasks"].items():
-        at = -statistics.fmean(gains(found, "texture", result["settings"]["factors"][0], "psnr"))
-        keys = [key for key in found["l1"]["1"][0] if key != "psnr"]
+        at = -statistics.fmean(gains(found, next(iter(CANDIDATES)), list(found[next(iter(CANDIDATES))])[0], "psnr"))
+        keys = [key for key in found["l1"]["1"][0] if key not in ("psnr", "grid")]
         rows = []
         for loss in found:
             if loss == "l1":
                 continue
             values = row(found, loss, list(found[loss]), at)
             lost = " / ".join(f"{-statistics.fmean(gains(found, loss, factor, 'psnr')):.2f}" for factor in found[loss])
-            rows.append([loss, lost, *(f"{1000 * values[key]:.1f}" if key in values else "(its own)" for key in keys),
+            grid = statistics.fmean(record["grid"] for records in found[loss].values() for record in records)
+            rows.append([loss, lost, *(f"{1000 * values[key]:.0f}" if key in values else "(its own)" for key in keys), f"{grid:.1f}",
                          f"{result['seconds'][loss]:.0f}"])
-        header = ["loss", "PSNR lost", *(bench.TITLES[key] for key in keys), "ms a step"]
+        header = ["loss", "PSNR lost", *(bench.TITLES[key] for key in keys), f"grid ({found['l1']['1'][0]['grid']:.1f} after L1)", "ms a step"]
         parts.append(f"**{bench.NAMES[name]}**, gains over L1 in thousandths where {at:.2f} dB are lost\n\n" + table(header, rows))
     s, m = result["settings"], result["machine"]
+    seeds = len(s["seeds"])
     return "\n\n".join(parts) + (
-        f"\n\n({len(s['seeds'])} seeds; small networks, {s['start_steps']} steps of L1, then {s['steps']} of {s['batch']} crops of {s['patch']} "
+        f"\n\n({seeds} seed{'s' * (seeds > 1)}; small networks, {s['start_steps']} steps of L1, then {s['steps']} of {s['batch']} crops of {s['patch']} "
         f"px with each loss at {' and '.join(f'{factor:g}' for factor in s['factors'])} times the pull of L1, networks in bfloat16; the middle "
         f"{s['side']} x {s['side']} px of {' and '.join(result['test'])}; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, "
         f"torch {m['torch']}.)")
@@ -150,7 +113,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--tasks", nargs="+", default=["sr", "autoencoder"])
     parser.add_argument("--losses", nargs="+", default=[*REFERENCES, *CANDIDATES])
-    parser.add_argument("--factors", type=float, nargs="+", default=[3.0, 6.0], help="of the variants; the other losses have the first")
+    parser.add_argument("--factors", type=float, nargs="+", default=[1.5, 3.0, 6.0], help="of the variants; the other losses have 3")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--start-steps", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=150)
@@ -158,6 +121,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--side", type=int, default=128, help="of the middle of each image, which is judged")
+    parser.add_argument("--kept", action="store_true", help="only what DIR has already; trains nothing")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     weights = DATA / "weights"
@@ -186,11 +150,14 @@ def main() -> None:
         measured("l1", start.stem, steps=args.start_steps, lr=1e-3)
         found: dict[str, dict[str, list]] = {}
         for loss in ("l1", *args.losses):
-            factors = [1.0] if loss == "l1" else args.factors if loss in CANDIDATES else args.factors[:1]
+            factors = [1.0] if loss == "l1" else args.factors if loss in CANDIDATES else [3.0]
             for factor in factors:
+                stems = [f"{name}-{loss.replace(':', '-').replace(' ', '_')}-{factor:g}-{seed}" for seed in args.seeds]
+                if args.kept and not all((args.runs / f"{stem}.json").exists() for stem in stems):
+                    continue
                 found.setdefault(loss, {})[f"{factor:g}"] = [
-                    measured(loss, f"{name}-{loss.replace(':', '-').replace(' ', '_')}-{factor:g}-{seed}", init=start, steps=args.steps,
-                             lr=args.lr, factor=factor, seed=seed + 1) for seed in args.seeds]
+                    measured(loss, stem, init=start, steps=args.steps, lr=args.lr, factor=factor, seed=seed + 1)
+                    for stem, seed in zip(stems, args.seeds)]
         result["tasks"][name] = found
     result["seconds"] = {loss: round(statistics.fmean(values), 1) for loss, values in times.items()}
     path = save("texture_candidates", result)

@@ -32,6 +32,7 @@ from cpips._utils.io import replace
 from cpips.baselines.trunks import NETS
 from cpips.losses import FeatureExtractor
 from cpips.realism.distances import mmd
+from cpips.training.checkerboard import checkerboard_index
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import _restoration  # noqa: E402
@@ -44,10 +45,10 @@ JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "haarpsi
 KERNELS = {"kernel-alex": ("alex", "relu2"), "kernel-squeeze": ("squeeze", "fire5")}  # backbone and layer
 TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips-alex": "LPIPS-Alex", "lpips-squeeze": "LPIPS-Squeeze",
           "stlpips-alex": "ST-LPIPS-Alex", "stlpips-vgg": "ST-LPIPS-VGG", "haarpsi": "HaarPSI",
-          "kernel-alex": "kernel distance, AlexNet", "kernel-squeeze": "kernel distance, SqueezeNet"}
-FIDELITY = ("psnr", "ssim")  # reported beside the judges
+          "kernel-alex": "kernel distance, AlexNet", "kernel-squeeze": "kernel distance, SqueezeNet", "grid": "grid"}  # grid: patterns in step with the network's upsampling
+FIDELITY = ("psnr", "ssim", "grid")  # reported beside the judges
 NAMES = {"sr": "Super-resolution, x4", "denoising": "Denoising, sigma 50", "autoencoder": "Autoencoder, 8 times"}
-HIGHER = (*FIDELITY, "haarpsi")
+HIGHER = ("psnr", "ssim", "haarpsi")
 REFERENCES = ("lpips-alex", "lpips-squeeze", "squeeze:fire5")  # whose gain over L1 the others' is compared with
 CROP = 80  # px, of the figures
 
@@ -61,6 +62,7 @@ class Task:
     pair: Callable[[Path], tuple[Tensor, Tensor]]  # target and input of a file
     crops: list[tuple[str, str, int, int]]  # folder, stem, top, left
     view: Callable[[Tensor], Tensor]  # of an input, as an image of the target's size
+    stride: int  # px, of the network's last upsampling
 
 
 def tasks(photographs: list[Path], small: bool = False) -> dict[str, Task]:
@@ -80,13 +82,13 @@ def tasks(photographs: list[Path], small: bool = False) -> dict[str, Task]:
     places = [("set5", "img_003", 60, 90), ("set14", "img_001", 330, 40), ("set5", "img_001", 50, 180)]
     return {
         "sr": Task(partial(sr.EDSR, 4, 16) if small else sr.EDSR, enlarged, lambda path: tuple(t.float() / 255 for t in sr.load_pair(path)), places,
-                   partial(sr.upscale, None)),
+                   partial(sr.upscale, None), sr.SCALE),
         "denoising": Task(partial(denoising.Denoiser, 6, 20) if small else denoising.Denoiser, partial(restored, denoising.add_noise),
                           partial(_restoration.pair, degrade=denoising.add_noise, multiple=denoising.MULTIPLE), places,
-                          lambda x: x.clamp(0, 1)),
+                          lambda x: x.clamp(0, 1), denoising.MULTIPLE),
         "autoencoder": Task(partial(autoencoder.Autoencoder, channels=24) if small else autoencoder.Autoencoder, partial(restored, autoencoder.identity),
                             partial(_restoration.pair, degrade=autoencoder.identity, multiple=autoencoder.BLOCK), places,
-                            lambda x: x),
+                            lambda x: x, 4),
     }
 
 
@@ -125,6 +127,8 @@ def scores(net: nn.Module | None, task: Task, folders: list[Path], judges: dict,
     pairs = list(zip(theirs, ours))
     found = {"psnr": statistics.fmean(-10 * math.log10(max((y - x).square().mean().item(), 1e-10)) for x, y in pairs),
              "ssim": statistics.fmean(sr.ssim(y[None], x[None], data_range=1).item() for x, y in pairs), **found}
+    if "grid" not in found:
+        found["grid"] = statistics.fmean(checkerboard_index(y[None], x[None], task.stride).item() for x, y in pairs)
     with torch.no_grad():
         found.update({name: statistics.fmean(judge(x[None], y[None]).item() for x, y in pairs) for name, judge in missing.items()})
     for name, (net_name, tap) in KERNELS.items():
@@ -257,6 +261,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--tasks", nargs="+", default=["sr", "denoising", "autoencoder"])
     parser.add_argument("--losses", nargs="+", default=LOSSES, help="of super_resolution.py; NAME@FACTOR for another factor")
+    parser.add_argument("--more", nargs="+", default=[], metavar="TASK=LOSS", help="losses of one task, in the form of --losses")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--start-steps", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=600)
@@ -298,7 +303,7 @@ def main() -> None:
         _, state, first = measured("l1", start, steps=args.start_steps, lr=1e-3)
         found: dict[str, Any] = {"start": first, "start_seconds": round(state["cpu_seconds"], 1), "losses": {}}
         networks = {}
-        for loss in args.losses:
+        for loss in [*args.losses, *(more.partition("=")[2] for more in args.more if more.partition("=")[0] == name)]:
             base, _, factor = loss.partition("@")
             runs = found["losses"][loss] = {"scores": [], "steps": [], "seconds": [], "weights": []}
             for seed in args.seeds:

@@ -118,13 +118,13 @@ def perceptual_weight(net: nn.Module, perceptual: Callable, batches: list[tuple[
 
 
 def perceptual_loss(name: str, weights: Path | None) -> Loss:
-    """The distance of a metric of :func:`cpips.list_metrics`; ``'texture'``; or, with ``'squeeze:fire5'`` say, the squared
-    difference of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the backbones and heads of LPIPS.
-    ``'-alone'`` after any of them is for :func:`fit`."""
+    """The distance of a metric of :func:`cpips.list_metrics`; ``'texture'``, or that of another encoder, ``'texture:cpips-base'``; or, with
+    ``'squeeze:fire5'`` say, the squared difference of a backbone's features at one tap, as in SRGAN. ``weights`` is the folder of the
+    backbones and heads of LPIPS. ``'-alone'`` after any of them is for :func:`fit`."""
     name = name.removesuffix(ALONE)
-    if name == "texture":
-        return TextureLoss()
     net, _, tap = name.partition(":")
+    if net == "texture":
+        return TextureLoss(tap) if tap else TextureLoss()
     if tap:
         trunk = {"trunk": weights / NETS[net].file} if weights and net in NETS else {}
         return ContentLoss(FeatureExtractor(net, **trunk), taps=tap)

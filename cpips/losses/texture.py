@@ -17,18 +17,21 @@ from ..errors import ImageError, ModelError
 from .base import UNIT_RANGE, FeatureLoss, Features, Target, ValueRange, check_taps, positive
 from .features import FeatureExtractor
 
+MODEL = "cpips-base"  # of the package's encoders its contrasts gain the most beside L1: docs/losses_at_work.md
 WINDOWS = (2, 4)  # cells, each way
 SCALES = 2
 FINE = 3  # px between fine cells: shares no period with upsampling layers of 2, 4 or 8, so that their patterns are seen
 EPS = 0.2  # squared units of the features
 MEANS = 0.1
-UNIT = 6.0
+PATTERNS = 1.0
+FLOOR = 0.05  # of eps, for the means of the whole map: patterns are faint
+UNIT = 4.0
 _TINY = 1e-2  # under the root of the contrasts, of eps
 
 
 def texture_loss(output: Features, target: Features, *, windows: Sequence[int] = WINDOWS, means: float = MEANS,
-                 eps: float = EPS, reduction: str = "mean") -> Tensor:
-    """Relative differences of the local means and contrasts of features: 0 for equal ones, at most 1 + 2 ``means``.
+                 patterns: float = PATTERNS, eps: float = EPS, reduction: str = "mean") -> Tensor:
+    """Relative differences of the local means and contrasts of features: 0 for equal ones, at most 1 + 2 ``means`` + ``patterns``.
 
     In windows of k x k cells, side by side, and over the whole map let m = <f> and s = sqrt(<f^2>) of each channel. With
     m', s' of the target the loss is the mean over maps, windows, channels and places of::
@@ -39,10 +42,16 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
     difference of features is least at the mean of all images that the output could be, which is blurred; the contrasts s
     of such a mean are too small, and the first term says so wherever it is smooth, whatever the phase of what is missing.
 
+    A network can have the contrasts cheaply, with a pattern in step with its upsampling. The features of such a pattern are alike in all
+    cells, so that it has a mean over the whole map, where a texture's features cancel: for the whole map there is a third term::
+
+        patterns (m - m')^2 / (m^2 + m'^2 + eps / 20)
+
     Args:
         output, target: features ``{name: (N,C,h,w)}``, as :class:`~cpips.losses.FeatureExtractor` gives them.
         windows: sides of the windows, in cells, from small to large; fastest where each is a multiple of the one before.
         means: weight of the means.
+        patterns: weight of the means of the whole map.
         eps: floor of the denominators, in squared units of the features: differences of features far below its root hardly
             count.
         reduction: ``'mean'``, ``'sum'`` over the N, or ``'none'`` for ``(N,)``.
@@ -64,8 +73,8 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
         if output[name].shape != target[name].shape:
             raise ImageError(f"the features at {name} have shapes {tuple(output[name].shape)} and "
                              f"{tuple(target[name].shape)}: expected one")
-    parts = [compare(statistics(output[name], windows), statistics(target[name], windows), _weight(means), positive(eps))
-             for name in output]
+    parts = [compare(statistics(output[name], windows), statistics(target[name], windows), _weight(means),
+                     _weight(patterns, "patterns"), positive(eps)) for name in output]
     return reduced(torch.stack(parts).mean(0), reduction)
 
 
@@ -96,7 +105,7 @@ def statistics(feature: Tensor, windows: Sequence[int]) -> list[Tensor]:
         if side and not (window % side or height % side or width % side):
             moments = F.avg_pool2d(found[-1], window // side, ceil_mode=True)
         else:
-            moments = torch.cat([F.avg_pool2d(map_, window, ceil_mode=True) for map_ in (feature, squares)], 1)
+            moments = torch.cat([F.avg_pool2d(map_, window, ceil_mode=True) if window > 1 else map_ for map_ in (feature, squares)], 1)
         found.append(moments)
         side = window
     if height % side or width % side:
@@ -104,7 +113,7 @@ def statistics(feature: Tensor, windows: Sequence[int]) -> list[Tensor]:
     return [*found, found[-1].mean((2, 3), keepdim=True)]
 
 
-def compare(output: Sequence[Tensor], target: Sequence[Tensor], means: float, eps: float) -> Tensor:
+def compare(output: Sequence[Tensor], target: Sequence[Tensor], means: float, patterns: float, eps: float) -> Tensor:
     """Losses ``(N,)`` of what :func:`statistics` gave for two maps."""
     total: Any = 0.0
     for ours, theirs in zip(output, target):
@@ -113,6 +122,8 @@ def compare(output: Sequence[Tensor], target: Sequence[Tensor], means: float, ep
         total = total + _relative(s, t, eps).mean((1, 2, 3))
         if means:
             total = total + means * _relative(m, n, eps).mean((1, 2, 3))
+    if patterns:  # m and n are those of the whole map, the last one
+        total = total + patterns * _relative(m, n, FLOOR * eps).mean((1, 2, 3))
     return total / len(output)
 
 
@@ -133,10 +144,10 @@ def check_windows(windows: Sequence[int]) -> tuple[int, ...]:
     return found
 
 
-def _weight(means: float) -> float:
-    if not isinstance(means, (int, float)) or not 0 <= means < float("inf"):
-        raise ModelError(f"means is {means!r}: expected a weight, 0 or a positive number")
-    return float(means)
+def _weight(weight: float, name: str = "means") -> float:
+    if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+        raise ModelError(f"{name} is {weight!r}: expected a weight, 0 or a positive number")
+    return float(weight)
 
 
 class TextureLoss(FeatureLoss):
@@ -156,7 +167,7 @@ class TextureLoss(FeatureLoss):
         taps: default: all but the latent; of a backbone, all.
         scales: 1 for the images' own size, 2 for half of it, too ...
         fine: features of the first layer's filters at half their size, too, in steps of 3 px. Not with a backbone.
-        windows, means, eps: see :func:`texture_loss`.
+        windows, means, patterns, eps: see :func:`texture_loss`.
         unit: what the formula is multiplied with, so that a weight of 1 beside L1 serves.
         checkpoint, persistent, offline: see :class:`~cpips.losses.FeatureExtractor`.
         reduction, check, value_range: see :class:`~cpips.losses.Loss`.
@@ -176,13 +187,14 @@ class TextureLoss(FeatureLoss):
 
     def __init__(
         self,
-        model: pretrained.Source | FeatureExtractor = pretrained.DEFAULT_MODEL,
+        model: pretrained.Source | FeatureExtractor = MODEL,
         *,
         taps: str | Sequence[str] | None = None,
         scales: int = SCALES,
         fine: bool = True,
         windows: Sequence[int] = WINDOWS,
         means: float = MEANS,
+        patterns: float = PATTERNS,
         eps: float = EPS,
         unit: float = UNIT,
         checkpoint: bool = False,
@@ -201,7 +213,8 @@ class TextureLoss(FeatureLoss):
         # not as self.extractor: a sum of losses shares features of one size, and these are of several
         self.extractor = None
         self.taps = backbone.choose(taps if taps is not None else backbone.taps[:-1] if codec else backbone.taps)
-        self.windows, self.means, self.eps, self.unit = check_windows(windows), _weight(means), positive(eps), positive(unit)
+        self.windows, self.means, self.patterns = check_windows(windows), _weight(means), _weight(patterns, "patterns")
+        self.eps, self.unit = positive(eps), positive(unit)
         self.name, self.min_side = f"{backbone.name} texture", 1 if codec else backbone.min_side << (scales - 1)
         self._key = f"{backbone.key}|texture|{'+'.join(self.taps)}|{scales}|{self.fine}|{self.windows}"
 
@@ -237,5 +250,5 @@ class TextureLoss(FeatureLoss):
         for i, feature in enumerate(features.values()):
             with no_autocast(feature):
                 parts.append(compare(statistics(feature, self.windows), target.features[count * i : count * (i + 1)],
-                                     self.means, self.eps))
+                                     self.means, self.patterns, self.eps))
         return self.unit * torch.stack(parts).mean(0)
