@@ -179,15 +179,14 @@ def gains(found: dict, loss: str, key: str) -> list[float]:
     return [sign * (ours[key] - base[key]) for ours, base in zip(found["losses"][loss]["scores"], found["losses"]["l1"]["scores"])]
 
 
-def share(found: dict, loss: str, reference: str) -> list[float]:
-    """For each seed, the mean over judges of the loss's gain as a share of the reference's mean gain.
+def shares(found: dict, loss: str, reference: str) -> dict[str, list[float]]:
+    """By judge and for each seed, the loss's gain as a share of the reference's mean gain.
 
     The judges share features with neither. One that the reference does not improve has no share and is left out.
     """
     whole = {key: statistics.fmean(gains(found, reference, key)) for key in found["start"]
              if key not in (*FIDELITY, *_own(loss), *_own(reference))}
-    parts = [[gain / mean for gain in gains(found, loss, key)] for key, mean in whole.items() if mean > 0]
-    return [statistics.fmean(of_seed) for of_seed in zip(*parts)]
+    return {key: [gain / mean for gain in gains(found, loss, key)] for key, mean in whole.items() if mean > 0}
 
 
 def compared(found: dict, factor: float) -> list[str]:
@@ -203,8 +202,11 @@ def compared(found: dict, factor: float) -> list[str]:
         lost, half = _interval([-gain for gain in gains(found, loss, "psnr")])
         cells = []
         for reference in references:
-            mean, wide = _interval(share(found, loss, reference))
-            cells.append("1" if loss == reference else f"{mean:.2f}" + (f" ± {wide:.2f}" if wide is not None else ""))
+            parts = shares(found, loss, reference)
+            mean, wide = _interval([statistics.fmean(of_seed) for of_seed in zip(*parts.values())])
+            by_judge = [statistics.fmean(part) for part in parts.values()]
+            cells.append("1" if loss == reference else f"{mean:.2f}" + (f" ± {wide:.2f}" if wide is not None else "")
+                         + f" ({min(by_judge):.2f} to {max(by_judge):.2f})")
         rows.append([label(loss, factor), f"{lost:.2f}" + (f" ± {half:.2f}" if half is not None else ""), *cells,
                      *(f"{(cost[loss] - cost['l1']) / beyond:.2f}" if (beyond := cost[reference] - cost["l1"]) > 0 else ""
                        for reference in references)])

@@ -222,11 +222,11 @@ def test_shares_of_gains_are_those_of_judges_that_neither_loss_shares(texture_lo
         "l1": runs(base, base),
         "lpips-alex": runs((29.0, 0.7, 0.0, 0.2, 0.6, 0.3, 0.0), (29.0, 0.7, 0.0, 0.2, 0.6, 0.3, 0.0)),  # worse in ST-LPIPS
         "texture": runs((29.5, 0.7, 0.3, 0.25, 0.6, 0.1, 8.0), (29.5, 0.7, 0.3, 0.20, 0.6, 0.1, 8.0))}}
-    assert texture_loss.share(found, "texture", "lpips-alex") == pytest.approx([(0.5 + 1) / 2, (1 + 1) / 2])
-    assert texture_loss.share(found, "lpips-alex", "lpips-alex") == pytest.approx([1, 1])
+    parts = texture_loss.shares(found, "texture", "lpips-alex")
+    assert set(parts) == {"lpips-squeeze", "haarpsi"} and parts["lpips-squeeze"] == pytest.approx([0.5, 1]) and parts["haarpsi"] == pytest.approx([1, 1])
     assert texture_loss.gains(found, "texture", "psnr") == [-0.5, -0.5]
     [text] = texture_loss.compared(found, 3.0)
-    assert "| L1 + `texture`" in text and "0.50 ± 0.00" in text and f"{0.875:.2f} ± " in text
+    assert "| L1 + `texture`" in text and "0.50 ± 0.00" in text and f"{0.875:.2f} ± " in text and "(0.75 to 1.00)" in text
     del found["losses"]["lpips-alex"]
     assert texture_loss.compared(found, 3.0) == []
 
