@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--side", type=int, default=128, help="of the middle of each image, which is judged")
+    parser.add_argument("--side", type=int, default=128, help="px of the middle of each image, which is measured")
     parser.add_argument("--kept", action="store_true", help="only what DIR has already; trains nothing")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from refinement import CROPS, crop
 from texture_loss import HIGHER, TITLES
 
 JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "haarpsi")
-LOSSES = {"cpips": "`PerceptualLoss()`", "texture": "`TextureLoss()`", "wasserstein": "`WassersteinDistortion()`"}
+LOSSES = {"cpips": "`PerceptualLoss()`", "wasserstein": "`WassersteinDistortion()`"}
 FACTOR = 3.0  # as a perceptual loss has it beside L1 in texture_loss.py
 
 
@@ -107,8 +107,8 @@ def tuned(images: list[Tensor], steps: int, runs: Path, judged: Judged) -> tuple
     return rows, weights
 
 
-def cells(rows: dict[str, list[dict]], name: str, pixels: str) -> list[str]:
-    title = {"none": "the codec as it is", "mse": pixels}.get(name) or f"{pixels} + {LOSSES[name]}"
+def cells(rows: dict[str, list[dict]], name: str, pixels: str, texture: str) -> list[str]:
+    title = {"none": "the codec as it is", "mse": pixels}.get(name) or f"{pixels} + {f'`{texture}`' if name == 'texture' else LOSSES[name]}"
     mean = {key: statistics.fmean(row[key] for row in rows[name]) for key in rows[name][0]}
     best = {key: (max if key in HIGHER else min)(statistics.fmean(row[key] for row in other) for other in rows.values()) for key in mean}
     shown = [f"{mean[key]:.{2 if key == 'psnr' else 3}f}" for key in ("psnr", *JUDGES)]
@@ -122,7 +122,7 @@ def report(result: dict) -> str:
     parts = []
     for part, pixels, title in (("refined", "squared error", f"Refined latents, `cpips-lite@0.1`, {s['refine_steps']} steps"),
                                 ("tuned", "Charbonnier", f"Tuned decoders, `hyperprior-q1`, {s['tune_steps']} steps of 2 crops of 128 px")):
-        parts.append(f"**{title}**\n\n" + table(header, [cells(result[part], name, pixels) for name in result[part]]))
+        parts.append(f"**{title}**\n\n" + table(header, [cells(result[part], name, pixels, s["texture"]) for name in result[part]]))
     return "\n\n".join(parts) + (
         f"\n\n({s['images']} squares of {s['side']} px of Kodak; one seed; a loss beside pixels pulls {FACTOR:g} times as hard; {m['cpu']}, "
         f"{m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
@@ -141,7 +141,7 @@ def main() -> None:
     rows, weights = tuned(images, args.tune_steps, args.runs, judged)
     result = {"what": "refined latents at equal bits and tuned decoders at unchanged bitstreams; see the docstring",
               "settings": {"refine_steps": args.refine_steps, "tune_steps": args.tune_steps, "images": len(images), "side": args.side,
-                           "factor": FACTOR, "weights": weights},
+                           "factor": FACTOR, "weights": weights, "texture": "TextureLoss()"},
               "refined": refined(images, args.refine_steps, judged), "tuned": rows}
     path = save("texture_coding", result)
     print(report(kept(path.stem, path.parent)))

@@ -44,11 +44,11 @@ LOSSES = ["l1", "lpips-alex", "lpips-squeeze", "squeeze:fire5", "cpips-lite", "t
 JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "stlpips-vgg", "haarpsi")
 KERNELS = {"kernel-alex": ("alex", "relu2"), "kernel-squeeze": ("squeeze", "fire5")}  # backbone and layer
 TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips-alex": "LPIPS-Alex", "lpips-squeeze": "LPIPS-Squeeze",
-          "stlpips-alex": "ST-LPIPS-Alex", "stlpips-vgg": "ST-LPIPS-VGG", "haarpsi": "HaarPSI",
+          "stlpips-alex": "ST-LPIPS-Alex", "stlpips-vgg": "ST-LPIPS-VGG", "haarpsi": "1 - HaarPSI",
           "kernel-alex": "kernel distance, AlexNet", "kernel-squeeze": "kernel distance, SqueezeNet", "grid": "grid"}  # grid: patterns in step with the network's upsampling
 FIDELITY = ("psnr", "ssim", "grid")  # reported beside the judges
 NAMES = {"sr": "Super-resolution, x4", "denoising": "Denoising, sigma 50", "autoencoder": "Autoencoder, 8 times"}
-HIGHER = ("psnr", "ssim", "haarpsi")
+HIGHER = ("psnr", "ssim")
 REFERENCES = ("lpips-alex", "lpips-squeeze", "squeeze:fire5")  # whose gain over L1 the others' is compared with
 CROP = 80  # px, of the figures
 
@@ -145,7 +145,7 @@ def report(result: dict) -> str:
     """Markdown: a table for each task, mean and half the range of a 95 % interval over the seeds; the best of a column in bold."""
     parts = []
     for name, found in result["tasks"].items():
-        keys = list(found["start"])
+        keys = [key for key in found["start"] if all(key in seed for runs in found["losses"].values() for seed in runs["scores"])]
         rows = [["start (L1)", *(_digits(key, found["start"][key]) for key in keys), "", ""]]
         means = {loss: {key: _interval([seed[key] for seed in runs["scores"]]) for key in keys} for loss, runs in found["losses"].items()}
         for loss, runs in found["losses"].items():
@@ -157,7 +157,7 @@ def report(result: dict) -> str:
                     continue
                 rivals = [other[key][0] for rival, other in means.items() if key not in _own(rival)]
                 text = _digits(key, mean) + (f" ± {_digits(key, half)}" if half is not None else "")
-                cells.append(f"**{text}**" if mean == (max if key in HIGHER else min)(rivals) else text)
+                cells.append(f"**{text}**" if key != "grid" and mean == (max if key in HIGHER else min)(rivals) else text)
             rows.append([label(loss, result["settings"]["factor"]), *cells, str(round(statistics.fmean(runs["steps"]))),
                          f"{1000 * statistics.fmean(runs['seconds']) / statistics.fmean(runs['steps']):.0f}"])
         header = ["loss", *(TITLES[key] for key in keys), "steps", "ms of CPU a step"]
@@ -203,6 +203,9 @@ def compared(found: dict, factor: float) -> list[str]:
         cells = []
         for reference in references:
             parts = shares(found, loss, reference)
+            if not parts:
+                cells.append("no judge")
+                continue
             mean, wide = _interval([statistics.fmean(of_seed) for of_seed in zip(*parts.values())])
             by_judge = [statistics.fmean(part) for part in parts.values()]
             cells.append("1" if loss == reference else f"{mean:.2f}" + (f" ± {wide:.2f}" if wide is not None else "")

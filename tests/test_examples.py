@@ -220,8 +220,8 @@ def test_shares_of_gains_are_those_of_judges_that_neither_loss_shares(texture_lo
     base = (30.0, 0.8, 0.4, 0.3, 0.5, 0.2, 9.0)
     found = {"start": dict(zip(keys, base)), "losses": {
         "l1": runs(base, base),
-        "lpips-alex": runs((29.0, 0.7, 0.0, 0.2, 0.6, 0.3, 0.0), (29.0, 0.7, 0.0, 0.2, 0.6, 0.3, 0.0)),  # worse in ST-LPIPS
-        "texture": runs((29.5, 0.7, 0.3, 0.25, 0.6, 0.1, 8.0), (29.5, 0.7, 0.3, 0.20, 0.6, 0.1, 8.0))}}
+        "lpips-alex": runs((29.0, 0.7, 0.0, 0.2, 0.4, 0.3, 0.0), (29.0, 0.7, 0.0, 0.2, 0.4, 0.3, 0.0)),  # worse in ST-LPIPS
+        "texture": runs((29.5, 0.7, 0.3, 0.25, 0.4, 0.1, 8.0), (29.5, 0.7, 0.3, 0.20, 0.4, 0.1, 8.0))}}
     parts = texture_loss.shares(found, "texture", "lpips-alex")
     assert set(parts) == {"lpips-squeeze", "haarpsi"} and parts["lpips-squeeze"] == pytest.approx([0.5, 1]) and parts["haarpsi"] == pytest.approx([1, 1])
     assert texture_loss.gains(found, "texture", "psnr") == [-0.5, -0.5]

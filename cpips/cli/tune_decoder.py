@@ -43,7 +43,8 @@ def tune_decoder(
 
         try:
             settings = TuneConfig.load(config)
-            settings = dataclasses.replace(settings, **({"loss": loss} if loss is not None else {}))
+            if loss is not None:
+                settings = dataclasses.replace(settings, loss=loss)
         except ValueError as error:
             raise CpipsError(str(error)) from error
     check_run(output, ("codec.safetensors", "history.json"), [config, settings.codec], begun=(output / "tuning.pt").exists(),
