@@ -244,7 +244,7 @@ def test_judges_of_networks_see_the_middle_and_come_later(texture_loss, tmp_path
     first = texture_loss.scores(None, task, [tmp_path], {"haarpsi": judge("a")}, extractors, tmp_path.with_suffix(".json"), 96)
     both = texture_loss.scores(None, task, [tmp_path], {"haarpsi": judge("a"), "stlpips-vgg": judge("b")}, extractors, tmp_path.with_suffix(".json"), 96)
     assert asked == [("a", (1, 3, 96, 96)), ("b", (1, 3, 96, 96))]
-    assert set(both) == {"psnr", "ssim", "haarpsi", "stlpips-vgg", "kernel-alex", "kernel-squeeze"} and both == {**both, **first}
+    assert set(both) == {"psnr", "ssim", "haarpsi", "stlpips-vgg", "kernel-alex", "kernel-squeeze", "grid"} and both == {**both, **first}
     assert first["kernel-alex"] > 0
 
 
