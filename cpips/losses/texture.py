@@ -17,7 +17,7 @@ from ..errors import ImageError, ModelError
 from .base import UNIT_RANGE, FeatureLoss, Features, Target, ValueRange, check_taps, positive
 from .features import FeatureExtractor
 
-MODEL = "cpips-base"  # of the package's encoders its contrasts gain the most beside L1: docs/losses_at_work.md
+MODEL = "cpips-base"  # its contrasts gain more beside L1 than those of cpips-lite: docs/losses_at_work.md
 WINDOWS = (2, 4)  # cells, each way
 SCALES = 2
 FINE = 3  # px between fine cells: shares no period with upsampling layers of 2, 4 or 8, so that their patterns are seen
