@@ -99,7 +99,7 @@ def load_classifier(model: str = "cpips") -> LatentClassifier:
         having = [name for name in pretrained.list_models() if "classifier_file" in pretrained.model_card(name)]
         raise ModelError(f"{model} has no classifier: choose from {', '.join(having)}")
     state = pretrained.read_weights(_part(card, "classifier"), card["classifier_sha256"])
-    return LatentClassifier(open_codec(model), state["weight"].float(), state["bias"].float())
+    return LatentClassifier(open_codec(model), state)
 
 
 def _part(card: dict[str, Any], part: str) -> Path:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .. import pretrained
 from .._utils.io import replace
+from ..codec.classifier import LatentClassifier
 from ..codec.evaluate import codec_metadata, evaluate_codec, load_codec
 from ..codec.model import Codec, is_table
 from ..codec.variable import VariableCodec
@@ -34,7 +35,7 @@ from .calibration.agreement import agreement, held_out
 from .calibration.judged import JudgedSet
 from .config import TrainConfig
 from .data import Labelled
-from .objective import Classifier, top1_accuracy
+from .objective import top1_accuracy
 from .opinions import TEACHERS
 from .trainer import export
 
@@ -166,13 +167,10 @@ def dataset_name(folder: str) -> str:
 
 def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict[str, Any]:
     """Top-1 accuracy of the rounded latent's classifier on labeled test images."""
-    state = pretrained.read_weights(classifier_path)
-    classes, channels = state["weight"].shape
-    classifier = Classifier(channels, classes)
-    classifier.load_state_dict(state)
+    classifier = LatentClassifier(codec, pretrained.read_weights(classifier_path))
     data = Labelled([labelled])
-    accuracy = top1_accuracy(codec, classifier, data.images, data.labels)
-    return {"accuracy": round(accuracy, 4), "images": len(data), "classes": len(state["weight"]), "data": labelled.stem}
+    accuracy = top1_accuracy(codec, classifier.classifier, data.images, data.labels)
+    return {"accuracy": round(accuracy, 4), "images": len(data), "classes": classifier.classes, "data": labelled.stem}
 
 
 def judgement(path: Path, judged: Path, config: TrainConfig) -> dict[str, Any]:
