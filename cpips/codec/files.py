@@ -84,7 +84,7 @@ def default_codec() -> str:
 
 def load_classifier(model: str = "cpips") -> LatentClassifier:
     """The classifier of a shipped model that was trained with one (``cpips`` and ``hyperprior-tune``): 200 classes of Tiny
-    ImageNet from the rounded latent. It is small, see the accuracy on the card.
+    ImageNet from the rounded latent. The card has its accuracy.
 
     Raises:
         ModelError: no such model, or one without a classifier.
