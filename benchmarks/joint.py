@@ -9,9 +9,9 @@ only counts with it), and perhaps others with another class_weight, as ``weight-
 Rate and distortion are of Kodak's real files. A model's rate loss against ``plain`` is taken at equal quality: the difference
 of the Lagrangians (bits per pixel, and lambda times the squared error, as both were trained for), over plain's bits per pixel. Agreement is
 |SRCC| with human ratings of the latent as it is (full) and as a file holds it (rounded), on the TID2013 and LIVE subsets and on
-200 copies of the ten references of KADID-10k that no training sees. Top-1 is that of the model's classifier on held-out thumbnails; for a codec that was trained without one, of the
-classifier that joint training of it would start with.
-All intervals are 95 % bootstrap intervals over images, of differences paired. What was measured of a run is kept in
+200 copies of the ten references of KADID-10k that no training sees. Top-1 on held-out thumbnails is that of the card; for
+``plain``, of the classifier that joint training of it would start with.
+All intervals are 95 % bootstrap intervals over images (of the card's top-1, Wilson's), of differences paired. What was measured of a run is kept in
 its folder, and of a shipped model in ``RUNS/NAME``, so that a run that was interrupted goes on.
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from _people import RESAMPLES, SETS, interval, read_set, srcc, srcc_difference
 from cpips import pretrained
 from cpips.codec.classifier import LatentClassifier, TrunkClassifier
 from cpips.codec.evaluate import evaluate_codec, load_codec
-from cpips.codec.files import load_classifier, open_codec
+from cpips.codec.files import open_codec
 from cpips.codec.model import Codec
 from cpips.distortions.kadid import CONDITIONS, copy_name
 from cpips.distortions.kadid import kadid as kadid_copy
@@ -90,29 +90,34 @@ def started(codec: Codec) -> LatentClassifier:
 
 
 def measure(name: str, runs: Path) -> dict[str, Any]:
-    """What is told of a model, from its folder if it was measured before."""
+    """What was measured of a model; each part that its folder does not have yet is measured now."""
     run = runs / name
     shipped = name in cpips.list_models()
-    encoder = name if shipped else run / "codec.safetensors"
     codec = open_codec(name) if shipped else load_codec(run / "codec.safetensors")
-    kept = run / "measured.json"
-    digest = codec.own_digest
-    if kept.exists() and (found := json.loads(kept.read_text()))["digest"] == digest:
-        return found
-    found = {"digest": digest, "distances": distances(encoder)}
-    found["kodak"] = evaluate_codec(codec, sorted((DATA / "images" / "kodak").glob("*.png")))["images"]
-    classifier = None
-    if shipped and "classifier_file" in cpips.model_card(name):
-        classifier = load_classifier(name)
-    elif (run / "classifier.safetensors").exists():
-        classifier = LatentClassifier(codec, pretrained.read_weights(run / "classifier.safetensors"))
-    classifier = classifier or started(codec)
+    kept, digest = run / "measured.json", codec.own_digest
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    found = found if found.get("digest") == digest else {"digest": digest}
+    run.mkdir(exist_ok=True)
+
+    def part(key: str, make: Callable[[], Any]) -> None:
+        if key not in found:
+            found[key] = make()
+            kept.write_text(json.dumps(found))
+
+    part("distances", lambda: distances(name if shipped else run / "codec.safetensors"))
+    part("kodak", lambda: evaluate_codec(codec, sorted((DATA / "images" / "kodak").glob("*.png")))["images"])
+    if (run / "classifier.safetensors").exists():
+        part("right", lambda: right(LatentClassifier(codec, pretrained.read_weights(run / "classifier.safetensors"))))
+    elif name == PLAIN:
+        part("right", lambda: right(started(codec)))
+    return found
+
+
+def right(classifier: LatentClassifier) -> list[int]:
+    """Which of the held-out thumbnails it gets right."""
     held = Labelled([DATA / "labelled" / "tiny_imagenet_val.npz"])
     parts = zip(held.images.split(100), held.labels.split(100))
-    found["right"] = torch.cat([classifier(images).argmax(1) == labels for images, labels in parts]).int().tolist()
-    run.mkdir(exist_ok=True)
-    kept.write_text(json.dumps(found))
-    return found
+    return torch.cat([classifier(images).argmax(1) == labels for images, labels in parts]).int().tolist()
 
 
 def rate_loss(codes: np.ndarray, plain: np.ndarray) -> float:
@@ -140,7 +145,10 @@ def compare(found: dict[str, dict[str, Any]], lmbda: float) -> dict[str, Any]:
         row["srcc"] = {key: {"value": round(srcc(np.array(values), people[key.split()[0]]), 4),
                              "interval": interval(srcc, np.array(values), people[key.split()[0]])}
                        for key, values in own["distances"].items()}
-        row["top1"] = paired(np.mean, np.array(own["right"]))
+        if name in cpips.list_models() and (known := cpips.model_card(name).get("classification")):
+            row["top1"] = {"value": known["accuracy"], "interval": known["interval"]}
+        elif "right" in own:
+            row["top1"] = paired(np.mean, np.array(own["right"]))
         if name != PLAIN:
             row["rate_loss"] = paired(rate_loss, codes(own, lmbda), codes(plain, lmbda))
             row["gained"] = {
@@ -158,7 +166,7 @@ def report(result: dict[str, Any]) -> str:
     """Markdown: a row for each model, then what it gained against plain training."""
     models = result["models"]
     first = [[f"`{name}`" if name in (START, JOINT) else name, f"{m['bpp']:.3f}", f"{m['psnr']:.2f}", amount(m.get("rate_loss"), "+.1%"),
-              amount(m["top1"], ".1%"), *(amount(m["srcc"][f"{s} full"], ".3f") for s in SHOWN)] for name, m in models.items()]
+              amount(m.get("top1"), ".1%"), *(amount(m["srcc"][f"{s} full"], ".3f") for s in SHOWN)] for name, m in models.items()]
     gains = [[f"`{name}`" if name in (START, JOINT) else name, *(amount(m["gained"][f"{s} {form}"]) for form in FORMS for s in SHOWN)]
              for name, m in models.items() if name != PLAIN]
     return (table(["model", "bits per pixel", "PSNR (dB)", "rate at equal quality", "top-1", *(f"{shown}, SRCC" for shown in SHOWN.values())], first)
@@ -206,7 +214,7 @@ def main() -> None:
     others = sorted(path.parent.name for path in args.runs.glob("weight-*/codec.safetensors"))
     found = {name: measure(name, args.runs) for name in (START, PLAIN, JOINT, *others)}
     result = {"what": "joint training against plain training of the same steps", "resamples": RESAMPLES,
-              "thumbnails": len(found[JOINT]["right"]), "kodak": len(found[JOINT]["kodak"]),
+              "thumbnails": cpips.model_card(JOINT)["classification"]["images"], "kodak": len(found[JOINT]["kodak"]),
               "images": {name: len(found[JOINT]["distances"][f"{name} full"]) for name in SHOWN},
               "models": compare(found, cpips.model_card(JOINT)["lambda"])}
     print(report(result))

@@ -22,7 +22,7 @@ class LinearClassifier(nn.Linear):
 
 
 class TrunkClassifier(nn.Module):
-    """A network for images that goes on from a latent: ``(N,C,4h,4w)``, the latent behind the first half of the codec's decoder,
+    """A network for images that continues from a latent: ``(N,C,4h,4w)``, the latent behind the first half of the codec's decoder,
     to ``(N,classes)`` logits, for any number of cells.
 
     A convolution turns the features of the half-decoded latent into those of AlexNet's first layer on an image of twice the

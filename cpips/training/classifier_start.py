@@ -1,4 +1,4 @@
-"""Where a classifier that goes on from a codec's latent as AlexNet starts: from AlexNet, and from what has a closed form."""
+"""Where a classifier that continues from a codec's latent as AlexNet starts: from AlexNet, and from what has a closed form."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class TrainConfig:
         if (self.classifier == "trunk") != bool(self.class_trunk):
             raise ValueError("classifier = 'trunk' and class_trunk, the file of AlexNet's weights, need each other")
         if self.classifier == "trunk" and not (self.init and self.arch == "hyperprior"):
-            raise ValueError("classifier = 'trunk' needs init, a trained codec of arch = 'hyperprior', whose decoder's first half it goes on from")
+            raise ValueError("classifier = 'trunk' needs init, a trained codec of arch = 'hyperprior', half of whose decoder comes before it")
         if self.judge_weight and not (self.judged_data and all(s.judged for s in self.stages)):
             raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
         if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):

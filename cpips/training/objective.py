@@ -21,11 +21,11 @@ class Objective(nn.Module):
     + judge_weight J + opinion_weight O + task_weight T``.
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
-    would pull the codec towards their statistics. A linear classifier sees
-    their latents with the quantization noise; one that goes on as a network for images sees them rounded, as in a file, and its
-    gradient passes the rounding. Rated groups carry J,
-    the cross-entropy of the metric's preferences, with two guards against the teachers' blind spots: the order of
-    severities (``order_weight``), and shifts by a pixel, which should cost less than what the teachers rate as bad (``shift_weight``).
+    would pull the codec towards their statistics. A linear classifier sees their latents with the quantization noise. One
+    that continues as a network for images sees them rounded, as in a file, and its gradient passes the rounding; the first half
+    of the decoder then learns from it, too. Rated groups carry J, the cross-entropy of the metric's preferences, with two
+    guards against the teachers' blind spots: the order of severities (``order_weight``), and shifts by a pixel, which should
+    cost less than what the teachers rate as bad (``shift_weight``).
     O is the sum of :func:`~cpips.training.opinion_loss.opinion_losses`, on copies with people's scores.
     T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
     """
