@@ -25,10 +25,11 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy import stats
 
 import cpips
 from _common import DATA, save, table
-from _people import RESAMPLES, SETS, interval, read_set, srcc, srcc_difference
+from _people import RESAMPLES, SETS, read_set
 from cpips import pretrained
 from cpips.codec.classifier import LatentClassifier, TrunkClassifier
 from cpips.codec.evaluate import evaluate_codec, load_codec
@@ -84,8 +85,9 @@ def ratings() -> dict[str, np.ndarray]:
 def started(codec: Codec) -> LatentClassifier:
     """The classifier that joint training of this codec would start with."""
     classifier = TrunkClassifier(codec.N, 200)
-    start_classifier(classifier, codec, FeatureExtractor("alex", trunk=DATA / "weights" / "alexnet_features.pth"),
-                     Labelled([DATA / "labelled" / "tiny_imagenet_train.npz"]))
+    with torch.autocast("cpu", torch.bfloat16):  # as in training
+        start_classifier(classifier, codec, FeatureExtractor("alex", trunk=DATA / "weights" / "alexnet_features.pth"),
+                         Labelled([DATA / "labelled" / "tiny_imagenet_train.npz"]))
     return LatentClassifier(codec, classifier.state_dict())
 
 
@@ -117,7 +119,8 @@ def right(classifier: LatentClassifier) -> list[int]:
     """Which of the held-out thumbnails it gets right."""
     held = Labelled([DATA / "labelled" / "tiny_imagenet_val.npz"])
     parts = zip(held.images.split(100), held.labels.split(100))
-    return torch.cat([classifier(images).argmax(1) == labels for images, labels in parts]).int().tolist()
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.cat([classifier(images).argmax(1) == labels for images, labels in parts]).int().tolist()
 
 
 def rate_loss(codes: np.ndarray, plain: np.ndarray) -> float:
@@ -137,23 +140,39 @@ def paired(statistic: Any, *samples: np.ndarray) -> dict[str, Any]:
     return {"value": round(float(statistic(*samples)), 4), "interval": [round(float(v), 4) for v in np.percentile(drawn, (2.5, 97.5))]}
 
 
+def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|SRCC| of the rows of two arrays."""
+    ranks = [stats.rankdata(values, axis=-1) for values in (a, b)]
+    x, y = (values - values.mean(-1, keepdims=True) for values in ranks)
+    return np.abs((x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))
+
+
+def agreement(people: np.ndarray, values: list[float], less: list[float] | None = None) -> dict[str, Any]:
+    """|SRCC| of distances with people, minus that of ``less``, and its interval."""
+    index = np.random.default_rng(0).integers(len(people), size=(RESAMPLES, len(people)))
+
+    def found(rows: Any) -> np.ndarray:
+        given = correlations(np.array(values)[rows], people[rows])
+        return given if less is None else given - correlations(np.array(less)[rows], people[rows])
+
+    low, high = np.percentile(found(index), (2.5, 97.5))
+    return {"value": round(float(found(slice(None))), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
+
+
 def compare(found: dict[str, dict[str, Any]], lmbda: float) -> dict[str, Any]:
     people, result = ratings(), {}
     plain = found[PLAIN]
     for name, own in found.items():
         row: dict[str, Any] = {key: round(float(np.mean([image[key] for image in own["kodak"]])), 4) for key in ("bpp", "psnr")}
-        row["srcc"] = {key: {"value": round(srcc(np.array(values), people[key.split()[0]]), 4),
-                             "interval": interval(srcc, np.array(values), people[key.split()[0]])}
-                       for key, values in own["distances"].items()}
+        row["srcc"] = {key: agreement(people[key.split()[0]], values) for key, values in own["distances"].items()}
         if name in cpips.list_models() and (known := cpips.model_card(name).get("classification")):
             row["top1"] = {"value": known["accuracy"], "interval": known["interval"]}
         elif "right" in own:
             row["top1"] = paired(np.mean, np.array(own["right"]))
         if name != PLAIN:
             row["rate_loss"] = paired(rate_loss, codes(own, lmbda), codes(plain, lmbda))
-            row["gained"] = {
-                key: {"value": round(srcc_difference(*(samples := (np.array(values), np.array(plain["distances"][key]), people[key.split()[0]]))), 4),
-                      "interval": interval(srcc_difference, *samples)} for key, values in own["distances"].items()}
+            row["gained"] = {key: agreement(people[key.split()[0]], values, plain["distances"][key])
+                             for key, values in own["distances"].items()}
         result[name] = row
     return result
 
@@ -175,30 +194,33 @@ def report(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Rate lost against what was gained: top-1, and agreement on each set."""
+    """Top-1 against the rate that it costs; and agreement gained on each set."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    models = {name: m for name, m in result["models"].items() if name not in (PLAIN, START)}
+    none = {"value": 0.0, "interval": [0.0, 0.0]}
+    models = {name: m for name, m in result["models"].items() if "top1" in m}
+
+    def reach(value: dict[str, Any], times: float = 1) -> list[list[float]]:
+        return [[times * abs(value["value"] - end)] for end in value["interval"]]
+
     for name, m in models.items():
-        loss = m["rate_loss"]
-        xerr = [[100 * (loss["value"] - loss["interval"][0])], [100 * (loss["interval"][1] - loss["value"])]]
-        top = m["top1"]
-        yerr = [[100 * (top["value"] - top["interval"][0])], [100 * (top["interval"][1] - top["value"])]]
-        left.errorbar(100 * loss["value"], 100 * top["value"], yerr, xerr, marker="o", capsize=2, color="#0b4f8a")
-        left.annotate(name, (100 * loss["value"], 100 * top["value"]), (6, 5), textcoords="offset points", fontsize="small")
-    for shift, (s, color) in enumerate(zip(SHOWN, ("#0b4f8a", "#c1440e", "#4b8b3b"))):
-        for i, (name, m) in enumerate(models.items()):
-            gained = m["gained"][f"{s} full"]
-            err = [[gained["value"] - gained["interval"][0]], [gained["interval"][1] - gained["value"]]]
-            right.errorbar(100 * m["rate_loss"]["value"] + 0.05 * (shift - 1), gained["value"], err, marker="o", capsize=2, color=color,
-                           label=None if i else SHOWN[s])
+        loss, top = m.get("rate_loss", none), m["top1"]
+        left.errorbar(100 * loss["value"], 100 * top["value"], reach(top, 100), reach(loss, 100), marker="o", capsize=2, color="#0b4f8a")
+        left.annotate(name, (100 * loss["value"], 100 * top["value"]), (7, 5), textcoords="offset points", fontsize="small")
+    for i, (name, m) in enumerate((name, m) for name, m in models.items() if name != PLAIN):
+        for k, (form, color) in enumerate(zip(FORMS, ("#0b4f8a", "#c1440e"))):
+            for place, s in enumerate(SHOWN):
+                gained = m["gained"][f"{s} {form}"]
+                right.errorbar(place + 0.12 * k + 0.3 * i - 0.06, gained["value"], reach(gained), marker="o", capsize=2, color=color,
+                               label=f"{name}, {form}" if not place else None)
     right.axhline(0, color="#777777", linewidth=1)
     left.set(xlabel="rate at equal quality against plain training (%)", ylabel="top-1 of 200 classes (%)")
-    right.set(xlabel="rate at equal quality against plain training (%)", ylabel="SRCC minus that of plain training")
-    right.legend(fontsize="small")
+    right.set(ylabel="SRCC minus that of plain training")
+    right.set_xticks(range(len(SHOWN)), list(SHOWN.values()))
+    right.legend(fontsize="small", loc="upper left")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.margins(0.15)
+        axes.margins(0.2)
     figure.savefig(path, dpi=110)
 
 
