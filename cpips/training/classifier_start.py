@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,10 +30,10 @@ def start_classifier(classifier: TrunkClassifier, codec: Codec, trunk: FeatureEx
         labelled: training images, of which ``images`` serve the first fit and ``labels`` the second.
     """
     device = classifier.linear.weight.device
-    trunk, layers = trunk.to(device), list(trunk.net.features.values())
-    for own, given in zip(classifier.convolutions, layers[1:], strict=True):
-        own.weight.copy_(given.weight)
-        own.bias.copy_(given.bias)
+    net: Any = trunk.to(device).net  # Any: a module does not tell a type checker its buffers
+    layers = list(net.features.values())
+    for own, layer in zip(classifier.convolutions, layers[1:], strict=True):
+        own.load_state_dict({"weight": layer.weight, "bias": layer.bias})
 
     def decoded(part: Tensor) -> Tensor:
         return codec.g_s[: classifier.DECODED](codec.g_a(part).round()).float()
@@ -41,7 +43,7 @@ def start_classifier(classifier: TrunkClassifier, codec: Codec, trunk: FeatureEx
     for part in _chosen(labelled, images)[0].split(PART):
         part = part.to(device).float() / 255
         large = F.interpolate(part, scale_factor=SIDE, mode="bilinear", align_corners=False)
-        first = layers[0].convolve((large - trunk.net.mean) / trunk.net.std).float()
+        first = layers[0].convolve((large - net.mean) / net.std).float()
         first = F.pixel_unshuffle(F.pad(first, (0, 1, 0, 1)), 2)
         # cells away from the border, whose neighborhood lies in the image
         wanted = first[..., 1:-1, 1:-1].permute(0, 2, 3, 1).flatten(0, 2)
@@ -52,8 +54,7 @@ def start_classifier(classifier: TrunkClassifier, codec: Codec, trunk: FeatureEx
     assert isinstance(squares, Tensor) and isinstance(products, Tensor)
     squares.diagonal().add_(RIDGE * squares.diagonal().mean())
     fit = torch.linalg.solve(squares, products).T
-    classifier.entry.weight.copy_(fit[:, :-1].unflatten(1, (-1, 3, 3)))
-    classifier.entry.bias.copy_(fit[:, -1])
+    classifier.entry.load_state_dict({"weight": fit[:, :-1].unflatten(1, (-1, 3, 3)), "bias": fit[:, -1]})
 
     chosen, whose = _chosen(labelled, labels)
     pooled = torch.cat([classifier.pooled(classifier.first(decoded(part.to(device).float() / 255))[..., :-1, :-1]).float()
@@ -61,8 +62,7 @@ def start_classifier(classifier: TrunkClassifier, codec: Codec, trunk: FeatureEx
     mean, deviation = pooled.mean(0), pooled.std(0) + 1e-6
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         weight, bias = logistic_regression((pooled - mean) / deviation, whose.to(device), labelled.classes)
-    classifier.linear.weight.copy_(weight / deviation)
-    classifier.linear.bias.copy_(bias - (weight / deviation) @ mean)
+    classifier.linear.load_state_dict({"weight": weight / deviation, "bias": bias - (weight / deviation) @ mean})
 
 
 def logistic_regression(x: Tensor, labels: Tensor, classes: int, decay: float = DECAY, steps: int = 60) -> tuple[Tensor, Tensor]:

@@ -151,7 +151,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, shares: Tensor | None, smooth
 @torch.no_grad()
 def top1_accuracy(codec: Codec, classifier: Classifier, images: Tensor, labels: Tensor, batch: int = 100) -> float:
     """Share of ``images``, uint8 ``(N,3,h,w)``, whose class the rounded latent tells."""
-    right = 0
+    right = 0.0
     for begin in range(0, len(images), batch):
         latent = codec.g_a(images[begin : begin + batch].float() / 255).round()
         right += (classify(codec, classifier, latent).argmax(1) == labels[begin : begin + batch]).sum().item()
