@@ -1,6 +1,6 @@
 """Effect of training on the metric: every shipped model and a random encoder, in one run.
 
-    python benchmarks/family.py [--plot docs/family.png] [--probe-images 4000] [--limit ROWS]
+    python benchmarks/family.py [--plot docs/family.png] [--probe-images 4000] [--limit ROWS] [--models NAME ...]
 
 Questions of "Exploring Compressed Image Representation as a Perceptual Proxy" (arXiv 2401.07200): does classification
 tuning help or hurt the perceptual distance, what does it cost the codec, does the distance survive low rates, and what
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import cpips
-from _common import DATA, at_rate, is_plain, save, shipped, table
+from _common import DATA, at_rate, is_plain, kept, save, shipped, table
 from _people import RESAMPLES, SETS, interval, read_set, srcc, srcc_difference
 from cpips.training.data import Labelled
 
@@ -215,6 +215,14 @@ def plot(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def merged(before: dict, new: dict, models: set[str], order: list[str]) -> dict:
+    """An earlier result with ``models`` as they were measured now."""
+    rows = before["models"] | {name: new["models"][name] for name in models}
+    differences = [d for d in before["differences"] if not models & {d["a"], d["b"]}]
+    differences += [d for d in new["differences"] if models & {d["a"], d["b"]}]
+    return before | {"models": {name: rows[name] for name in order if name in rows}, "differences": differences}
+
+
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 
@@ -223,8 +231,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("docs/family.png"))
     parser.add_argument("--probe-images", type=int, default=4000, help="training images of the probe")
     parser.add_argument("--limit", type=int, help="a trial with so many rows and validation images; not kept")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="measure these alone, beside what they are compared with; the rest as kept")
     args = parser.parse_args()
-    names = [*shipped(), "random"]
+    every = [*shipped(), "random"]
+    names = [name for name in every if name in (*args.models, BASE, "random")] if args.models else every
     result: dict = {"what": "|SRCC| with human ratings, codec quality and linear probes of every shipped model",
                     "resamples": RESAMPLES, "sets": {}, "models": {}, "differences": []}
     for name in names:
@@ -268,6 +278,8 @@ def main() -> None:
         result["models"][name] |= {"probe": round(float(right[name].mean()), 4), "probe_decay": decay}
     result["differences"] += [{"a": a, "b": b, "of": "probe", **difference(mean_difference, right[a], right[b])}
                               for a, b in pairs]
+    if args.models:
+        result = merged(kept("family"), result, set(args.models), every)
     print(report(result))
     plot(result, args.plot)
     if args.limit is None:

@@ -39,7 +39,7 @@ def structure() -> FullReferenceMetric:
 
 METRICS: dict[str, Callable[[], FullReferenceMetric]] = {
     **{name: lambda name=name: cpips.create_metric(name, **trunk_and_heads(name))
-       for name in ("mse", "ms-ssim", "lpips-squeeze", "lpips-alex", "hyperprior-q4", "cpips", "cpips-lite@0.1")},
+       for name in ("mse", "ms-ssim", "lpips-squeeze", "lpips-alex", "hyperprior-q4", "cpips@0.1", "cpips-lite@0.1")},
     "cpips-lite@0.1, structure": structure,
 }
 SETTINGS: dict[str, dict] = {"restoration": {"steps": 40}, "recovery": {"steps": 80, "rate": 0.05}, "order": {},
@@ -194,7 +194,7 @@ def matrix(result: dict) -> str:
     return table(["optimized for", *result["metrics"]], rows)
 
 
-def weaknesses(result: dict, names: tuple[str, ...] = ("cpips-lite@0.1", "cpips", "hyperprior-q4")) -> str:
+def weaknesses(result: dict, names: tuple[str, ...] = ("cpips-lite@0.1", "cpips@0.1", "hyperprior-q4")) -> str:
     """Markdown: what the probes found in the package's own models."""
     lines = []
     for name in names:

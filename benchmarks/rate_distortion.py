@@ -238,11 +238,15 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
     parser.add_argument("--stepped", action="store_true", help="only the curve over the quantizer's steps; the rest as kept")
     parser.add_argument("--classical", action="store_true", help="only JPEG, WebP and AVIF; our codecs as kept")
+    parser.add_argument("--codec", metavar="NAME", help="only this shipped codec of one rate; the rest as kept")
     parser.add_argument("--variable", metavar="CODEC", help="only this variable-rate codec; the rest as kept")
     args = parser.parse_args()
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
     if args.stepped:
         result = kept("rate_distortion") | {"stepped": stepped(STEPPED, paths)}
+    elif args.codec:
+        result = kept("rate_distortion")
+        result["codecs"][args.codec] = measure(args.codec, paths, result["curves"])
     elif args.variable:
         result = kept("rate_distortion")
         result["variable"] = variable(args.variable, paths, result["curves"] | {PLAIN: plain_curve(result)})

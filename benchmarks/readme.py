@@ -217,7 +217,10 @@ def _card(card: dict) -> str:
             ["commit", f"`{training['commit'][:12]}`"],
             ["Kodak", f"{kodak['bpp']:.3f} bits per pixel, {kodak['psnr']:.2f} dB, over {kodak['images']} images"]]
     if top1(card.get("classification")):
-        rows.append(["top-1", f"{top1(card['classification'])} (`{card['classification']['data']}`)"])
+        found = card["classification"]
+        low, high = found.get("interval", (None, None))
+        rows.append(["top-1", f"{top1(found)} (`{found['data']}`)" + (f", [{low:.1%}, {high:.1%}]" if low is not None else "")
+                     + (f"; started from {found['starts_from']}" if "starts_from" in found else "")])
     if "judgement" in card:
         judgement = card["judgement"]
         rows.append(["calibrated", f"{judgement['calibrated']} ({', '.join(judgement['teachers'])}); form {judgement['form']}, taps "
@@ -252,6 +255,17 @@ def family() -> str:
 
     result = kept("family")
     return f"{report(result, brief=True)}\n\n![Agreement against rate, and linear probes, of every shipped model](docs/family.png)"
+
+
+def joint() -> str:
+    from joint import report
+
+    result = kept("joint")
+    sets = ", ".join(f"{count} of {name}" for name, count in (("TID2013", result["images"]["tid2013"]), ("LIVE", result["images"]["live"]),
+                                                             ("KADID-10k, held out", result["images"]["kadid"])))
+    return (f"{report(result)}\n\n(`benchmarks/joint.py`: {result['kodak']} Kodak images from real files, {result['thumbnails']:,} held-out "
+            f"thumbnails of 200 classes, and images with human ratings: {sets}; 95 % bootstrap intervals; {machine(result)}.)\n\n"
+            "![Rate against what joint training gives: top-1, and agreement](docs/joint.png)")
 
 
 def rate_distortion() -> str:
@@ -443,6 +457,7 @@ PAGES = {
     "docs/benchmarks.md": (agreement, severity, family, fast, peak, speed, rate_distortion),
     "docs/encode.md": (opinion_scale, encode),
     "docs/browser.md": (browser,),
+    "docs/codec.md": (joint,),
     "docs/calibration.md": (judged, human_training, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses, losses_training),

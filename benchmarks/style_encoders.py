@@ -34,7 +34,7 @@ import style_transfer as st  # noqa: E402
 IMAGES = DATA / "images"
 CONTENT = IMAGES / "kodak" / "kodim21.png"
 STYLES = {"strokes": "painted", "maize": IMAGES / "bsds500_train" / "169012.jpg"}
-CODECS = ["hyperprior-q4", "hyperprior-tune", "cpips", "cpips-lite@0.1", "random"]
+CODECS = ["hyperprior-q4", "hyperprior-tune", "cpips@0.1", "cpips-lite@0.1", "random"]
 TRUNKS = ["squeeze", "alex"]
 SETTINGS = {"steps": 80, "style_weight": 30.0}
 SIZE, GRID_SIZE = 192, 128

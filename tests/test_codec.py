@@ -87,6 +87,8 @@ def test_release_of_a_tuned_model(run, data_root, tmp_path):
     assert card["training"]["init"]["model"] == "tiny" and card["training"]["init"]["steps"] == CONFIG.steps
     assert "tuned for rate, distortion and classification;" in card["description"]
     assert card["classification"]["images"] == 6 and card["classification"]["classes"] == 2
+    low, high = card["classification"]["interval"]
+    assert 0 <= low <= card["classification"]["accuracy"] <= high <= 1 and high - low > 0.3  # of six images
     shipped = tmp_path / "weights" / card["classifier_file"]
     assert classification(open_codec(tmp_path / "weights" / card["codec_file"]), shipped, labels) == card["classification"]
     assert pretrained.file_sha256(shipped) == card["classifier_sha256"]

@@ -100,19 +100,38 @@ def check_download(files, server: Path, monkeypatch, address: str) -> None:
 
 
 def test_classifiers_are_loaded(compressai, shipped_codecs):
+    from cpips.codec.classifier import TrunkClassifier
     from cpips.codec.files import load_classifier, open_codec
 
-    classifier = load_classifier("cpips")
+    classifier = load_classifier("cpips@0.1")
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(3, 3, 64, 64, generator=generator)
     logits = classifier(image)
     assert logits.shape == (3, 200) and classifier.classes == 200 and not logits.requires_grad
-    state = pretrained.read_weights(shipped_codecs / "cpips-classifier.safetensors")
-    latent = open_codec("cpips").g_a(image).round()
+    state = pretrained.read_weights(shipped_codecs / "cpips@0.1-classifier.safetensors")
+    latent = open_codec("cpips@0.1").g_a(image).round()
     assert torch.allclose(logits, latent.mean((2, 3)) @ state["weight"].float().T + state["bias"].float(), atol=1e-4)
     assert not torch.allclose(logits[0], logits[1], atol=1e-2)
-    with pytest.raises(ModelError, match="cpips-lite has no classifier: choose from cpips, hyperprior-tune"):
+    with pytest.raises(ModelError, match="cpips-lite has no classifier: choose from cpips, cpips@0.1, hyperprior-tune"):
         load_classifier("cpips-lite")
+    classifier = load_classifier("cpips")
+    assert isinstance(classifier.classifier, TrunkClassifier) and classifier.classes == 200
+    state = pretrained.read_weights(shipped_codecs / "cpips-classifier.safetensors")
+    assert torch.equal(classifier.classifier.linear.weight, state["linear.weight"].float())
+    assert classifier(image).shape == (3, 200)
+
+
+def test_what_cpips_recognizes(compressai, shipped_codecs, shared_data):
+    """Far above chance, and about what its card says, on some images of the test set."""
+    from cpips.codec.files import load_classifier
+    from cpips.training.data import Labelled
+
+    held = Labelled([shared_data / "labelled" / "tiny_imagenet_val.npz"])
+    images, labels = held.images[::15], held.labels[::15]
+    right = (load_classifier("cpips")(images).argmax(1) == labels).float().mean().item()
+    found = cpips.model_card("cpips")["classification"]
+    assert found["interval"][0] < found["accuracy"] < found["interval"][1] and found["accuracy"] >= 0.2
+    assert abs(right - found["accuracy"]) < 4 * (found["accuracy"] * (1 - found["accuracy"]) / len(labels)) ** 0.5
 
 
 # ---- configs and examples -----------------------------------------------------------------------------------------------

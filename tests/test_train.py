@@ -32,9 +32,10 @@ from cpips.cli.app import app  # noqa: E402
 from cpips.training.config import Stage, TrainConfig  # noqa: E402
 from cpips._utils.threads import prefetch
 from cpips.training.data import Crops, Labelled  # noqa: E402
+from cpips.codec.classifier import LinearClassifier  # noqa: E402
 from cpips.codec.evaluate import codec_metadata, load_codec  # noqa: E402
 from cpips.codec.model import Codec  # noqa: E402
-from cpips.training.objective import Classifier, top1_accuracy  # noqa: E402
+from cpips.training.objective import top1_accuracy  # noqa: E402
 from cpips.training.trainer import Trainer, export  # noqa: E402
 from tiny_codec import CONFIG, curve, rows, toml  # noqa: E402
 
@@ -161,7 +162,7 @@ def test_exported_classifier_tells_the_classes(classified, data_root):
     state = load_file(classified / "classifier.safetensors")
     assert {key: tuple(value.shape) for key, value in state.items()} == {"weight": (3, 12), "bias": (3,)}
     assert codec_metadata(classified / "classifier.safetensors")["name"] == "tiny"
-    classifier = Classifier(12, 3)
+    classifier = LinearClassifier(12, 3)
     classifier.load_state_dict(state)
     labelled = Labelled([data_root / "colours"])
     weight, bias = state["weight"].double().numpy(), state["bias"].double().numpy()
@@ -490,10 +491,10 @@ def test_class_folders(data_root):
 
 def test_labelled_batches_are_shifted_and_mirrored_by_the_key_alone(data_root):
     labelled = Labelled([data_root / "colours"])
-    images, labels = labelled.batch(20, 3, 1)
-    again = labelled.batch(20, 3, 1)
-    assert torch.equal(images, again[0]) and torch.equal(labels, again[1])
-    assert not torch.equal(images, labelled.batch(20, 3, 2)[0])
+    drawn, again = labelled.batch(20, 3, 1), labelled.batch(20, 3, 1)
+    assert drawn.keys() == again.keys() == {"labelled", "labels"} and all(torch.equal(drawn[key], again[key]) for key in drawn)
+    images, labels = drawn.values()
+    assert not torch.equal(images, labelled.batch(20, 3, 2)["labelled"])
     padded = np.pad(labelled.images.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)), mode="reflect")
     shifts, flips = set(), set()
     for image, label in zip(images.numpy(), labels):
@@ -504,6 +505,34 @@ def test_labelled_batches_are_shifted_and_mirrored_by_the_key_alone(data_root):
         shifts.add(found[0][:2])
         flips.add(found[0][2])
     assert len(shifts) > 10 and flips == {1, -1}
+
+
+def test_labelled_crops_colors_and_mixes_by_the_key_alone(data_root):
+    sources = [data_root / "colours"]
+    settings = {"smallest": 0.5, "color": 0.3, "mixup": 0.4}
+    plain, changed = Labelled(sources, smallest=0.5), Labelled(sources, **settings)
+    drawn, again = (Labelled(sources, **settings).batch(30, 3, 1) for _ in range(2))
+    assert all(torch.equal(drawn[key], again[key]) for key in ("labelled", "labels", "shares"))
+    assert drawn["labelled"].shape == (30, 3, 32, 32) and drawn["labelled"].dtype == torch.uint8
+    assert (drawn["shares"] >= 0.5).all() and drawn["shares"].min() < 0.8 and drawn["shares"].max() > 0.95
+    crops, colored = plain.batch(30, 3, 1), Labelled(sources, smallest=0.5, color=0.3).batch(30, 3, 1)
+    assert torch.equal(crops["labels"], drawn["labels"]) and (crops["labelled"].float().mean((2, 3)).argmax(1) == crops["labels"]).all()
+    own = drawn["shares"][:, None, None, None]
+    mixed = own * colored["labelled"] + (1 - own) * colored["labelled"].flip(0)
+    assert torch.equal(drawn["labelled"], mixed.round().byte())
+    assert changed.images is not plain.images and torch.equal(changed.images, plain.images)
+    level, colored_level = (batch["labelled"].float().mean((1, 2, 3)) for batch in (crops, colored))
+    assert ((colored_level / level - 1).abs() < 0.32).all() and (colored_level / level - 1).abs().max() > 0.1
+
+
+def test_labelled_crops_are_as_large_as_asked(tmp_path):
+    """Of a ramp, a crop of three quarters of the area or more spans at least that much of its range, on either side."""
+    ramp = np.repeat(np.arange(32, dtype=np.uint8)[None, :, None] * 8, 32, 0).repeat(3, 2)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "a" / "ramp.png")
+    images = Labelled([tmp_path], smallest=0.75).batch(40, 1)["labelled"].float()
+    spans = (images[:, 0, 0, -1] - images[:, 0, 0, 0]) / 8
+    assert (spans.abs() > 0.75 * 31 * 0.85).all() and (spans > 0).any() and (spans < 0).any() and spans.abs().min() < 29
 
 
 def test_labelled_refuses_what_it_cannot_read(tmp_path):
@@ -568,6 +597,7 @@ def test_prefetch_stops_with_its_reader():
 # ---- configs --------------------------------------------------------------------------------------------------------
 
 GOOD = "name = 'x'\ndata = ['a']\nlmbda = 0.1\n"
+LABELS = "class_weight = 1\nlabelled_data = ['b']\n"
 STAGE = "[[stages]]\nsteps = 3\ncrop = 128\nbatch = 8\n"
 
 
@@ -589,6 +619,12 @@ STAGE = "[[stages]]\nsteps = 3\ncrop = 128\nbatch = 8\n"
     (GOOD + "class_weight = 1\nlabelled_data = ['b']\n" + STAGE, "class_weight needs .* labelled = IMAGES in every"),
     (GOOD + "labelled_data = ['b']\n" + STAGE, "change nothing without class_weight"),
     (GOOD + STAGE + "labelled = 8", "change nothing without class_weight"),
+    (GOOD + "mixup = 0.2\n" + STAGE, "classifier, label_crop, .* change nothing without class_weight"),
+    (GOOD + LABELS + "label_crop = 1.5\n" + STAGE + "labelled = 8", "label_crop = 1.5, .*: the first must be above 0 and at most 1"),
+    (GOOD + LABELS + "label_smoothing = 1.0\n" + STAGE + "labelled = 8", "label_smoothing = 1.0: .* the others below 1"),
+    (GOOD + LABELS + "classifier = 'trunk'\n" + STAGE + "labelled = 8", "classifier = 'trunk' and class_trunk, .* need each other"),
+    (GOOD + LABELS + "classifier = 'trunk'\nclass_trunk = 'a'\n" + STAGE + "labelled = 8", "classifier = 'trunk' needs init, a trained codec"),
+    (GOOD + LABELS + "classifier = 'deep'\n" + STAGE + "labelled = 8", "classifier = 'deep': must be one of linear, trunk"),
     (GOOD + "rate_weight = 0\ndistortion = 'none'\n" + STAGE, "every term .* rate_weight, distortion, class_weight, judge_weight and task_weight"),
     (GOOD + "task_weight = 1\n" + STAGE, "task_weight and task_trunk"),
     (GOOD + "task_net = 'resnet'\n" + STAGE, "task_net = 'resnet': must be one of alex, squeeze, vgg"),

@@ -84,7 +84,7 @@ def default_codec() -> str:
 
 def load_classifier(model: str = "cpips") -> LatentClassifier:
     """The classifier of a shipped model that was trained with one (``cpips`` and ``hyperprior-tune``): 200 classes of Tiny
-    ImageNet from the rounded latent. It is small, see the accuracy on the card.
+    ImageNet from the rounded latent. The card has its accuracy.
 
     Raises:
         ModelError: no such model, or one without a classifier.
@@ -99,7 +99,7 @@ def load_classifier(model: str = "cpips") -> LatentClassifier:
         having = [name for name in pretrained.list_models() if "classifier_file" in pretrained.model_card(name)]
         raise ModelError(f"{model} has no classifier: choose from {', '.join(having)}")
     state = pretrained.read_weights(_part(card, "classifier"), card["classifier_sha256"])
-    return LatentClassifier(open_codec(model), state["weight"].float(), state["bias"].float())
+    return LatentClassifier(open_codec(model), state)
 
 
 def _part(card: dict[str, Any], part: str) -> Path:

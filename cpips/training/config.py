@@ -19,12 +19,13 @@ CHOICES = {
     "form": ("latent", "local", "taps", "contrast"),
     "distortion": ("mse", "ms-ssim", "none"),
     "task_net": tuple(TRUNK_TAPS),
+    "classifier": ("linear", "trunk"),
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
-POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every")
+POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every", "class_lr")
 NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "teacher_share", "task_weight", "order_weight", "shift_weight", "seed",
-                "aux_lr", "warmup_steps", "ema_decay")
+                "aux_lr", "warmup_steps", "ema_decay", "label_smoothing", "label_color", "mixup")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
 
@@ -87,6 +88,13 @@ class TrainConfig:
     distortion: str = "mse"
     class_weight: float = 0.0
     labelled_data: list[str] = field(default_factory=list)  # .npz shards, or folders of class folders
+    label_crop: float = 1.0  # smallest share of a labeled image's area that its crops have
+    label_color: float = 0.0  # how far their brightness, contrast and saturation change
+    label_smoothing: float = 0.0
+    mixup: float = 0.0  # of labeled images; see cpips.training.data.Labelled
+    classifier: str = "linear"
+    class_trunk: str = ""  # file of AlexNet's weights, under the data root, of which a classifier of kind 'trunk' is made
+    class_lr: float = 1.0  # learning rate of the classifier, as a multiple of the codec's
     judge_weight: float = 0.0
     order_weight: float = 0.2
     shift_weight: float = 0.2
@@ -151,6 +159,16 @@ class TrainConfig:
             raise ValueError("class_weight needs labelled_data, and labelled = IMAGES in every stage")
         if not self.class_weight and (self.labelled_data or any(s.labelled for s in self.stages)):
             raise ValueError("labelled_data, or labelled images in a stage, change nothing without class_weight")
+        if not self.class_weight and (self.classifier != "linear" or self.label_crop < 1 or self.label_color or self.label_smoothing
+                                      or self.mixup):
+            raise ValueError("classifier, label_crop, label_color, label_smoothing and mixup change nothing without class_weight")
+        if not 0 < self.label_crop <= 1 or self.label_color >= 1 or self.label_smoothing >= 1:
+            raise ValueError(f"label_crop = {self.label_crop}, label_color = {self.label_color}, label_smoothing = {self.label_smoothing}: "
+                             "the first must be above 0 and at most 1, the others below 1")
+        if (self.classifier == "trunk") != bool(self.class_trunk):
+            raise ValueError("classifier = 'trunk' and class_trunk, the file of AlexNet's weights, need each other")
+        if self.classifier == "trunk" and not (self.init and self.arch == "hyperprior"):
+            raise ValueError("classifier = 'trunk' needs init, a trained codec of arch = 'hyperprior', half of whose decoder comes before it")
         if self.judge_weight and not (self.judged_data and all(s.judged for s in self.stages)):
             raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
         if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,11 +96,19 @@ class Labelled:
     where the last ends; ``labels``) or a folder with a folder of images for each class, whose sorted names are the
     classes.
 
+    Args:
+        smallest: share of an image's area that a batch's crops of it have at least, each resized to the size of the whole.
+            At 1, images are shifted by up to an eighth instead.
+        color: brightness, contrast and saturation of a batch's images change by factors of up to ``1 +- color``.
+        mixup: images are mixed in pairs with shares drawn from Beta(mixup, mixup), the larger share its own label's (Zhang
+            et al., "mixup", ICLR 2018, arXiv 1710.09412); 0 for none.
+
     Raises:
         ValueError: a source is missing or is neither, or its images differ in size.
     """
 
-    def __init__(self, sources: Iterable[Path]):
+    def __init__(self, sources: Iterable[Path], smallest: float = 1.0, color: float = 0.0, mixup: float = 0.0):
+        self.smallest, self.color, self.mixup = smallest, color, mixup
         images, labels = [], []
         for source in map(Path, sources):
             found = _read_shard(source) if source.suffix == ".npz" else _read_classes(source)
@@ -121,20 +130,57 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, size: int, *key: int) -> tuple[Tensor, Tensor]:
-        """``(size,3,h,w)`` uint8 and ``(size,)``: drawn with replacement, flipped, and shifted by up to an eighth."""
+    def batch(self, size: int, *key: int) -> dict[str, Tensor]:
+        """Images drawn with replacement, flipped at random and changed as the settings say, a function of ``key`` alone.
+
+        Returns:
+            ``labelled`` uint8 ``(size,3,h,w)``, their ``labels`` ``(size,)`` and, with mixup, ``shares`` ``(size,)``: that of the
+            label in the image, above one half; the rest is the image in the mirrored place of the batch.
+        """
         rng = np.random.default_rng(key)
         index = rng.integers(len(self), size=size)
-        images = self.images[index]
+        images = self._shifted(self.images[index], rng) if self.smallest == 1 else self._cropped(self.images[index], rng)
+        if self.color:
+            images = self._colored(images, rng)
+        drawn = {"labelled": images, "labels": self.labels[index]}
+        if self.mixup:
+            share = rng.beta(self.mixup, self.mixup, size).astype(np.float32)
+            drawn["shares"] = torch.from_numpy(np.maximum(share, 1 - share))
+            own = drawn["shares"][:, None, None, None]
+            drawn["labelled"] = (own * images + (1 - own) * images.flip(0)).round().byte()
+        return drawn
+
+    @staticmethod
+    def _shifted(images: Tensor, rng: np.random.Generator) -> Tensor:
         height, width = images.shape[-2:]
         reach = (height // 8, width // 8)
         padded = np.pad(images.numpy(), ((0, 0), (0, 0), (reach[0],) * 2, (reach[1],) * 2), mode="reflect")
         out = np.empty(images.shape, np.uint8)
-        for i in range(size):
+        for i in range(len(images)):
             top, left = (int(rng.integers(2 * r + 1)) for r in reach)
             patch = padded[i, :, top : top + height, left : left + width]
             out[i] = patch[..., ::-1] if rng.random() < 0.5 else patch
-        return torch.from_numpy(out), self.labels[index]
+        return torch.from_numpy(out)
+
+    def _cropped(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        height, width = images.shape[-2:]
+        out = np.empty((len(images), height, width, 3), np.uint8)
+        for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+            area, stretch = rng.uniform(self.smallest, 1), math.exp(rng.uniform(-0.25, 0.25))
+            tall, wide = (height * min(math.sqrt(area * stretch), 1), width * min(math.sqrt(area / stretch), 1))
+            top, left = rng.uniform(0, height - tall), rng.uniform(0, width - wide)
+            patch = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC,
+                                                             (left, top, left + wide, top + tall)))
+            out[i] = patch[:, ::-1] if rng.random() < 0.5 else patch
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def _colored(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        brightness, contrast, saturation = (
+            torch.from_numpy(rng.uniform(1 - self.color, 1 + self.color, (len(images), 1, 1, 1)).astype(np.float32)) for _ in range(3))
+        changed = images.float()
+        gray, mean = changed.mean(1, keepdim=True), changed.mean((1, 2, 3), keepdim=True)
+        changed = (gray + (changed - gray) * saturation - mean) * contrast + mean * brightness
+        return changed.round().clamp(0, 255).byte()
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..codec.classifier import Classifier, LinearClassifier, TrunkClassifier, classify
 from ..codec.model import Codec, rate_distortion
 from ..codec.variable import VariableCodec
 from ..losses import ContentLoss
@@ -15,21 +16,16 @@ from .config import TrainConfig
 from .opinion_loss import TrainableContrastHead, opinion_losses
 
 
-class Classifier(nn.Linear):
-    """Global average pooling of the quantized latent, then a linear layer: ``(N,M,h,w)`` to ``(N,classes)`` logits."""
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return super().forward(latent.mean((2, 3)))
-
-
 class Objective(nn.Module):
-    """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J
-    + opinion_weight O + task_weight T``.
+    """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE
+    + judge_weight J + opinion_weight O + task_weight T``.
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
-    would pull the codec towards their statistics. Their latents get the same quantization noise. Rated groups carry J,
-    the cross-entropy of the metric's preferences, with two guards against the teachers' blind spots: the order of
-    severities (``order_weight``), and shifts by a pixel, which should cost less than what the teachers rate as bad (``shift_weight``).
+    would pull the codec towards their statistics. A linear classifier sees their latents with the quantization noise. One
+    that continues as a network for images sees them rounded, as in a file, and its gradient passes the rounding; the first half
+    of the decoder then learns from it, too. Rated groups carry J, the cross-entropy of the metric's preferences, with two
+    guards against the teachers' blind spots: the order of severities (``order_weight``), and shifts by a pixel, which should
+    cost less than what the teachers rate as bad (``shift_weight``).
     O is the sum of :func:`~cpips.training.opinion_loss.opinion_losses`, on copies with people's scores.
     T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
     """
@@ -37,7 +33,9 @@ class Objective(nn.Module):
     def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0, task: ContentLoss | None = None):
         super().__init__()
         self.config, self.codec, self.task = config, codec, task
-        self.classifier = Classifier(config.M, classes) if config.class_weight else None
+        self.classifier: Classifier | None = None
+        if config.class_weight:
+            self.classifier = LinearClassifier(config.M, classes) if config.classifier == "linear" else TrunkClassifier(config.N, classes)
         self.head: TrainableHead | TrainableContrastHead | None = None
         codec.detach_features = config.detach_features
         if config.judge_weight:
@@ -51,7 +49,7 @@ class Objective(nn.Module):
         # DDP waits for the gradient of every parameter that wants one
         codec.g_s.requires_grad_(config.distortion != "none" or task is not None)
 
-    def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None,
+    def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None, shares: Tensor | None = None,
                 references: Tensor | None = None, copies: Tensor | None = None, ladders: int = 0,
                 normal: Tensor | None = None, judged_references: Tensor | None = None, judged_copies: Tensor | None = None,
                 opinions: Tensor | None = None, guards: Tensor | None = None) -> dict[str, Tensor]:
@@ -59,7 +57,7 @@ class Objective(nn.Module):
 
         Args:
             images: uint8 ``(N,3,H,W)``, sides multiples of 64.
-            labelled: uint8 ``(L,3,h,w)``, with ``labels`` ``(L,)``.
+            labelled, labels, shares: what :class:`~cpips.training.data.Labelled` draws.
             references, copies: uint8 ``(G,3,S,S)`` and ``(G*K,3,S,S)``, K copies of each; the first ``2 * ladders`` of the
                 K are pairs of one distortion, the worse second.
             normal: the teachers' normal scores of the copies, ``(G*K,T)``.
@@ -89,8 +87,13 @@ class Objective(nn.Module):
             loss = loss + config.lmbda * (1 - terms["ms_ssim"])
         if self.classifier is not None:
             assert labelled is not None and labels is not None
-            logits = self.classifier(self.codec.noisy_latent(labelled.float() / 255)).float()
-            terms["cross_entropy"] = F.cross_entropy(logits, labels)
+            if isinstance(self.classifier, LinearClassifier):
+                latent = self.codec.noisy_latent(labelled.float() / 255)
+            else:
+                latent = self.codec.g_a(labelled.float() / 255).float()
+                latent = latent + (latent.round() - latent).detach()
+            logits = classify(self.codec, self.classifier, latent).float()
+            terms["cross_entropy"] = _cross_entropy(logits, labels, shares, config.label_smoothing)
             terms["accuracy"] = (logits.argmax(1) == labels).float().mean()
             loss = loss + config.class_weight * terms["cross_entropy"]
         if isinstance(self.head, TrainableContrastHead):
@@ -136,11 +139,20 @@ class Objective(nn.Module):
         return group_losses(head, distances.view(groups, count), shifts.view(2, groups).T, normal.view(groups, count, -1), ladders)
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor, shares: Tensor | None, smoothing: float) -> Tensor:
+    """Mean over the batch; of mixed images, the sum over both labels by their shares."""
+    own = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    if shares is None:
+        return own.mean()
+    other = F.cross_entropy(logits, labels.flip(0), label_smoothing=smoothing, reduction="none")
+    return (shares * own + (1 - shares) * other).mean()
+
+
 @torch.no_grad()
 def top1_accuracy(codec: Codec, classifier: Classifier, images: Tensor, labels: Tensor, batch: int = 100) -> float:
     """Share of ``images``, uint8 ``(N,3,h,w)``, whose class the rounded latent tells."""
-    right = 0
+    right = 0.0
     for begin in range(0, len(images), batch):
         latent = codec.g_a(images[begin : begin + batch].float() / 255).round()
-        right += (classifier(latent).argmax(1) == labels[begin : begin + batch]).sum().item()
+        right += (classify(codec, classifier, latent).argmax(1) == labels[begin : begin + batch]).sum().item()
     return right / len(images)

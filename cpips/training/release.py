@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import subprocess
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from .. import pretrained
 from .._utils.io import replace
+from ..codec.classifier import LatentClassifier
 from ..codec.evaluate import codec_metadata, evaluate_codec, load_codec
 from ..codec.model import Codec, is_table
 from ..codec.variable import VariableCodec
@@ -34,7 +36,7 @@ from .calibration.agreement import agreement, held_out
 from .calibration.judged import JudgedSet
 from .config import TrainConfig
 from .data import Labelled
-from .objective import Classifier, top1_accuracy
+from .objective import top1_accuracy
 from .opinions import TEACHERS
 from .trainer import export
 
@@ -69,7 +71,9 @@ def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path],
     parts = {f"{config.name}": encoder | head,
              f"codecs/{config.name}": codec}
     if (run / "classifier.safetensors").exists():
-        parts[f"codecs/{config.name}-classifier"] = dict(pretrained.read_weights(run / "classifier.safetensors"))
+        dtype = codec["g_a.0.weight"].dtype  # the card's accuracy is that of the file
+        parts[f"codecs/{config.name}-classifier"] = {
+            k: v.to(dtype) for k, v in pretrained.read_weights(run / "classifier.safetensors").items()}
     (weights / "codecs").mkdir(parents=True, exist_ok=True)
     for name, state in parts.items():
         _write_weights(weights / f"{name}.safetensors", state, metadata)
@@ -142,6 +146,8 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         card["judgement"] = judgement(weights / files["file"], judged, config)
     if labelled is not None and "classifier_file" in files:
         card["classification"] = classification(codec, weights / files["classifier_file"], labelled)
+        if config.classifier == "trunk":
+            card["classification"]["starts_from"] = "AlexNet of torchvision (BSD), which was trained with the labels of ImageNet"
     text = json.dumps(card, indent=2) + "\n"
     replace(weights / f"{config.name}.json", lambda path: path.write_text(text, encoding="utf-8"))
     return card
@@ -165,14 +171,14 @@ def dataset_name(folder: str) -> str:
 
 
 def classification(codec: Codec, classifier_path: Path, labelled: Path) -> dict[str, Any]:
-    """Top-1 accuracy of the rounded latent's classifier on labeled test images."""
-    state = pretrained.read_weights(classifier_path)
-    classes, channels = state["weight"].shape
-    classifier = Classifier(channels, classes)
-    classifier.load_state_dict(state)
+    """Top-1 accuracy of the rounded latent's classifier on labeled test images, with its 95 % interval (Wilson, JASA 1927)."""
+    classifier = LatentClassifier(codec, pretrained.read_weights(classifier_path))
     data = Labelled([labelled])
-    accuracy = top1_accuracy(codec, classifier, data.images, data.labels)
-    return {"accuracy": round(accuracy, 4), "images": len(data), "classes": len(state["weight"]), "data": labelled.stem}
+    accuracy = top1_accuracy(codec, classifier.classifier, data.images, data.labels)
+    n, z = len(data), 1.96
+    middle, half = accuracy + z * z / (2 * n), z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
+    interval = [round((middle + sign * half) / (1 + z * z / n), 4) for sign in (-1, 1)]
+    return {"accuracy": round(accuracy, 4), "interval": interval, "images": n, "classes": classifier.classes, "data": labelled.stem}
 
 
 def judgement(path: Path, judged: Path, config: TrainConfig) -> dict[str, Any]:

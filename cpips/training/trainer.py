@@ -28,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .._utils import config as toml
 from .._utils.io import atomic, naming, read_text, replace
+from ..codec.classifier import TrunkClassifier
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
 from ..codec.variable import VariableCodec
@@ -39,6 +40,7 @@ from ..losses import ContentLoss, FeatureExtractor
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
 from .calibration.ranking import TrainableHead
+from .classifier_start import start_classifier
 from .config import TrainConfig
 from .data import Crops, Labelled
 from .objective import Objective
@@ -75,7 +77,9 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         root = Path(data_root)
         self.data = Crops([root / name for name in config.data], max(s.crop for s in config.stages),
                           scale_jitter=config.scale_jitter)
-        self.labelled = Labelled(root / name for name in config.labelled_data) if config.class_weight else None
+        self.labelled = None
+        if config.class_weight:
+            self.labelled = Labelled((root / name for name in config.labelled_data), config.label_crop, config.label_color, config.mixup)
         self.judged = None
         if config.judge_weight:
             self.judged = JudgedSet(root / config.judged_data, teachers=config.teachers or None)
@@ -109,11 +113,16 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         if isinstance(objective.head, TrainableContrastHead) and objective.head.details and self.opinions \
                 and not any(slopes.any() for slopes in objective.head.slopes.values()):  # not taken over from init_head
             _start_slopes(objective.head, codec, self.opinions)
+        if isinstance(objective.classifier, TrunkClassifier) and self.labelled and not (self.out / self.CHECKPOINT).exists():
+            trunk = FeatureExtractor("alex", trunk=root / config.class_trunk)
+            with self.fabric.autocast():
+                start_classifier(objective.classifier, codec, trunk, self.labelled)
         objective.train()
         named = list(objective.named_parameters())
-        main = [p for name, p in named if not name.endswith(".quantiles")]
+        main = [p for name, p in named if not name.endswith(".quantiles") and not name.startswith("classifier.")]
+        classifying = [p for name, p in named if name.startswith("classifier.")]
         aux = [p for name, p in named if name.endswith(".quantiles")]
-        optimizer, aux_optimizer = _optimizer(config, main), torch.optim.Adam(aux, lr=config.aux_lr)
+        optimizer, aux_optimizer = _optimizer(config, main, classifying), torch.optim.Adam(aux, lr=config.aux_lr)
         self.module, self.optimizer, self.aux_optimizer = self.fabric.setup(objective, optimizer, aux_optimizer)
         self.ema = AveragedModel(objective, multi_avg_fn=_moving_average(config.ema_decay))
         self._resume()
@@ -134,7 +143,7 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         for part in range(self.fabric.global_rank, share, self.fabric.world_size):
             drawn: dict[str, Any] = {"images": self.data.batch(stage.batch // share, stage.crop, *key, part)}
             if self.labelled:
-                drawn["labelled"], drawn["labels"] = self.labelled.batch(stage.labelled // share, *key, part)
+                drawn |= self.labelled.batch(stage.labelled // share, *key, part)
             if self.opinions:
                 drawn |= self.opinions.batch(stage.opinions // share, config.opinion_copies, stage.opinion_crop, *key, part)
             if self.judged:
@@ -146,7 +155,7 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         """One step on what :meth:`draw` gave; returns the terms of the loss, means over all parts."""
         config, share = self.config, 1 / len(parts)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.lr_at(self.step)
+            group["lr"] = config.lr_at(self.step) * group.get("multiple", 1.0)
         self.optimizer.zero_grad()
         self.aux_optimizer.zero_grad()
         sums: dict[str, torch.Tensor] = {}
@@ -281,12 +290,15 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, codec: list[torch.nn.Parameter], classifying: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Adam, or SOAP (Vyas et al., arXiv 2409.11321): Adam in the eigenbasis of Shampoo's preconditioner.
 
     Rate and distortion pull along few, ill-scaled directions, which a diagonal preconditioner sees badly: SOAP needs a
     third of Adam's steps here, each at twice the time (``benchmarks/optimizers.py``).
     """
+    parameters: list[dict[str, Any]] = [{"params": codec}]
+    if classifying:
+        parameters.append({"params": classifying, "multiple": config.class_lr})
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, config.adam_beta2))
     from pytorch_optimizer import SOAP
@@ -369,7 +381,7 @@ def has_log(out: Path) -> bool:
 def export(checkpoint: Path, out: Path) -> None:
     """Write the moving average in a trainer's checkpoint into folder ``out``, and a plot of the log that lies there.
 
-    ``codec.safetensors`` is a CompressAI state dict, ready for coding; ``classifier.safetensors`` the linear layer.
+    ``codec.safetensors`` is a CompressAI state dict, ready for coding; ``classifier.safetensors`` the classifier.
     """
     state = read_checkpoint(checkpoint, torch.device("cpu"), "a training run", ("config", "ema", "step"))
     config = state["config"]
