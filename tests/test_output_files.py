@@ -95,7 +95,7 @@ OVERWRITES = [
     ("sweep pictures -o text.txt", "is a file"),
     ("score pairs.csv -o old.csv", "exists"),
     ("demo -o .", "reference.png exists"),
-    ("compress ref.png -o pictures", "is a folder"),
+    ("compress ref.png img.png -o img.png", "name a folder"),
     ("compress ref.png -o nowhere/a.cpz", "create it"),
 ]
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from .._utils.io import atomic, read_bytes
+from .._utils.io import atomic, exclusive, read_bytes
 from ..base import FullReferenceMetric
 from ..errors import TableError
 from . import urls
@@ -19,6 +19,7 @@ from .tables import OUTPUT_SUFFIXES, Table, added, arrow_table, import_pyarrow, 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that begin so
 _KEY, _STAMPS = b"cpips", b"cpips.stamps"
 _PART = re.compile(r"part-[0-9]{7,}\.parquet")
+held = exclusive  # its name in earlier versions
 
 
 class Parts:
