@@ -715,6 +715,7 @@ def test_command_tells_in_a_line_what_is_wrong(data_root, tmp_path, settings, me
 @pytest.mark.parametrize("package", ["lightning_fabric", "pytorch_optimizer"])
 def test_missing_package_names_the_extra(data_root, tmp_path, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("cpips.training.trainer", sys.modules["cpips.training.trainer"])  # the package's name for it, which an import sets
     monkeypatch.delitem(sys.modules, "cpips.training.trainer")
     (tmp_path / "tiny.toml").write_text(toml(dataclasses.replace(CONFIG, optimizer="soap")))
     args = ["train", tmp_path / "tiny.toml", "--data-root", data_root, "-o", tmp_path / "run"]
