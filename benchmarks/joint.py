@@ -31,7 +31,7 @@ import cpips
 from _common import DATA, save, table
 from _people import RESAMPLES, SETS, read_set
 from cpips import pretrained
-from cpips.codec.classifier import LatentClassifier, TrunkClassifier
+from cpips.codec.classifier import LatentClassifier, BackboneClassifier
 from cpips.codec.evaluate import evaluate_codec, load_codec
 from cpips.codec.files import open_codec
 from cpips.codec.model import Codec
@@ -84,7 +84,7 @@ def ratings() -> dict[str, np.ndarray]:
 
 def started(codec: Codec) -> LatentClassifier:
     """The classifier that joint training of this codec would start with."""
-    classifier = TrunkClassifier(codec.N, 200)
+    classifier = BackboneClassifier(codec.N, 200)
     with torch.autocast("cpu", torch.bfloat16):  # as in training
         start_classifier(classifier, codec, FeatureExtractor("alex", trunk=DATA / "weights" / "alexnet_features.pth"),
                          Labelled([DATA / "labelled" / "tiny_imagenet_train.npz"]))

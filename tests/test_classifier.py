@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from cpips import WeightsError  # noqa: E402
 from cpips.baselines.trunks import NETS, random_state  # noqa: E402
-from cpips.codec.classifier import LatentClassifier, LinearClassifier, TrunkClassifier, classifier_of, classify  # noqa: E402
+from cpips.codec.classifier import LatentClassifier, LinearClassifier, BackboneClassifier, classifier_of, classify  # noqa: E402
 from cpips.losses import FeatureExtractor  # noqa: E402
 from cpips.training.classifier_start import logistic_regression, start_classifier  # noqa: E402
 from cpips.training.config import Stage  # noqa: E402
@@ -26,9 +26,9 @@ from cpips.training.trainer import Trainer  # noqa: E402
 from tiny_codec import CONFIG, curve, make_codec  # noqa: E402
 
 
-def untrained(codec, classes: int = 3) -> TrunkClassifier:
+def untrained(codec, classes: int = 3) -> BackboneClassifier:
     torch.manual_seed(1)
-    return TrunkClassifier(codec.N, classes).eval()
+    return BackboneClassifier(codec.N, classes).eval()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_it_goes_on_from_half_of_the_decoder(codec):
     assert torch.equal(classify(codec, linear, latent), linear(latent))
 
 
-@pytest.mark.parametrize("make", [untrained, lambda codec: LinearClassifier(codec.M, 3)], ids=["trunk", "linear"])
+@pytest.mark.parametrize("make", [untrained, lambda codec: LinearClassifier(codec.M, 3)], ids=["backbone", "linear"])
 def test_weights_tell_the_kind(make):
     codec = make_codec()  # frozen below
     classifier = make(codec)
@@ -85,7 +85,7 @@ def test_weights_tell_the_kind(make):
 
 @pytest.mark.parametrize("state", [
     {}, {"weight": torch.zeros(3, 5), "bias": torch.zeros(3)}, {"entry.weight": torch.zeros(256, 8, 3, 3)},
-    TrunkClassifier(9, 3).state_dict(),
+    BackboneClassifier(9, 3).state_dict(),
 ], ids=["nothing", "other channels", "a part", "another N"])
 def test_weights_of_no_classifier_are_refused(codec, state):
     with pytest.raises(WeightsError, match="not the weights of a classifier for a codec with N = 8 and M = 12"):
@@ -133,7 +133,7 @@ def trunk_root(data_root, tmp_path_factory):
 
 def joint(root, **settings):
     return dataclasses.replace(CONFIG, init=str(root / "codec.safetensors"), class_weight=0.5, labelled_data=["colours"],
-                               classifier="trunk", class_trunk="alexnet.pth", stages=[Stage(6, 64, 2, labelled=4)], log_every=1,
+                               classifier="backbone", class_backbone="alexnet.pth", stages=[Stage(6, 64, 2, labelled=4)], log_every=1,
                                checkpoint_every=2, **settings)
 
 

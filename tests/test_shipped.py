@@ -100,7 +100,7 @@ def check_download(files, server: Path, monkeypatch, address: str) -> None:
 
 
 def test_classifiers_are_loaded(compressai, shipped_codecs):
-    from cpips.codec.classifier import TrunkClassifier
+    from cpips.codec.classifier import BackboneClassifier
     from cpips.codec.files import load_classifier, open_codec
 
     classifier = load_classifier("cpips@0.1")
@@ -115,7 +115,7 @@ def test_classifiers_are_loaded(compressai, shipped_codecs):
     with pytest.raises(ModelError, match="cpips-lite has no classifier: choose from cpips, cpips@0.1, hyperprior-tune"):
         load_classifier("cpips-lite")
     classifier = load_classifier("cpips")
-    assert isinstance(classifier.classifier, TrunkClassifier) and classifier.classes == 200
+    assert isinstance(classifier.classifier, BackboneClassifier) and classifier.classes == 200
     state = pretrained.read_weights(shipped_codecs / "cpips-classifier.safetensors")
     assert torch.equal(classifier.classifier.linear.weight, state["linear.weight"].float())
     assert classifier(image).shape == (3, 200)

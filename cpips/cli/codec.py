@@ -67,8 +67,9 @@ def compress(
 ) -> None:
     """Compress images to .cpz files, which can be decoded, or compared without decoding.
 
-    --quality sets a variable-rate codec; that of hyperprior-vbr is 60 by default. --target-bpp and --target search its qualities. If none meets the target, nothing is written for that image, the nearest is reported, and the exit code is 1. Of several
-    images, one that fails does not stop the others.
+    --quality sets a variable-rate codec; that of hyperprior-vbr is 60 by default. --target-bpp and --target search its qualities.
+    If none meets the target, nothing is written for that image, the nearest is reported, and the exit code is 1. Of several images,
+    one that fails does not stop the others.
     """
     from .._utils.io import check_outputs
     from ..images import load

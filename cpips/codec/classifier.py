@@ -12,6 +12,7 @@ from .. import images
 from ..errors import WeightsError
 from .model import Codec
 
+
 class LinearClassifier(nn.Linear):
     """Means over the cells of the latent, then a linear layer: ``(N,M,h,w)`` to ``(N,classes)`` logits."""
 
@@ -21,7 +22,7 @@ class LinearClassifier(nn.Linear):
         return super().forward(latent.mean((2, 3)))
 
 
-class TrunkClassifier(nn.Module):
+class BackboneClassifier(nn.Module):
     """A network for images that continues from a latent: ``(N,C,4h,4w)``, the latent behind the first half of the codec's decoder,
     to ``(N,classes)`` logits, for any number of cells.
 
@@ -34,7 +35,7 @@ class TrunkClassifier(nn.Module):
         channels: C, of the decoder inside (its N).
 
     Example:
-        >>> TrunkClassifier(channels=128, classes=200)(torch.randn(2, 128, 16, 16)).shape
+        >>> BackboneClassifier(channels=128, classes=200)(torch.randn(2, 128, 16, 16)).shape
         torch.Size([2, 200])
     """
 
@@ -64,7 +65,7 @@ class TrunkClassifier(nn.Module):
         return logits
 
 
-Classifier = Union[LinearClassifier, TrunkClassifier]
+Classifier = Union[LinearClassifier, BackboneClassifier]
 
 
 def classify(codec: Codec, classifier: Classifier, latent: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def classifier_of(codec: Codec, state: Mapping[str, Tensor]) -> Classifier:
     try:
         classifier: Classifier
         if "entry.weight" in state:
-            classifier = TrunkClassifier(codec.N, len(state["linear.bias"]))
+            classifier = BackboneClassifier(codec.N, len(state["linear.bias"]))
         else:
             classifier = LinearClassifier(codec.M, len(state["bias"]))
         classifier.load_state_dict({name: value.float() for name, value in state.items()})
@@ -96,7 +97,7 @@ class LatentClassifier(nn.Module):
 
     Args:
         codec: whose latents are looked at.
-        state: weights of a :class:`LinearClassifier` or a :class:`TrunkClassifier`.
+        state: weights of a :class:`LinearClassifier` or a :class:`BackboneClassifier`.
 
     Raises:
         WeightsError: they are of no classifier, or of one of another codec.

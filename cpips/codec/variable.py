@@ -109,10 +109,9 @@ class VariableCodec(Codec):
         known = torch.tensor(self.lambdas, dtype=torch.float64).log()
         wanted = torch.tensor(lambdas, dtype=torch.float64).log()
         after = torch.searchsorted(known, wanted).clamp(1, self.levels - 1)
-        share = ((wanted - known[after - 1]) / (known[after] - known[after - 1]))[:, None]  # below 0 and above 1 beyond the levels
+        position = after - 1 + (wanted - known[after - 1]) / (known[after] - known[after - 1])  # below 0 or above L-1 beyond the levels
         for name in GAINS:
-            values = state[f"log_{name}"].double()
-            state[f"log_{name}"] = (values[after - 1] + share * (values[after] - values[after - 1])).float()
+            state[f"log_{name}"] = _between(state[f"log_{name}"].double(), position).float()
         nn.Module.load_state_dict(made, state, strict=False)
         made.name, made.lambdas, made.lmbda = self.name, tuple(lambdas), self.lmbda
         return made
@@ -220,7 +219,7 @@ class VariableCodec(Codec):
 
 
 def _between(levels: Tensor, position: Tensor) -> Tensor:
-    """Rows of ``levels`` ``(L,C)`` at ``position`` ``(B,)``, linear between two of them: ``(B,C)``."""
+    """Rows of ``levels`` ``(L,C)`` at ``position`` ``(B,)``, linear between two of them and on beyond the ends: ``(B,C)``."""
     below = position.floor().clamp(0, max(len(levels) - 2, 0)).long()
     share = (position - below).to(levels.dtype)[:, None]
     return levels[below] * (1 - share) + levels[(below + 1).clamp(max=len(levels) - 1)] * share

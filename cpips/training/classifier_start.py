@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..codec.classifier import TrunkClassifier
+from ..codec.classifier import BackboneClassifier
 from ..codec.model import Codec
 from ..losses import FeatureExtractor
 from .data import Labelled
@@ -20,7 +20,7 @@ PART = 100  # images at once
 
 
 @torch.no_grad()
-def start_classifier(classifier: TrunkClassifier, codec: Codec, trunk: FeatureExtractor, labelled: Labelled, images: int = 600,
+def start_classifier(classifier: BackboneClassifier, codec: Codec, trunk: FeatureExtractor, labelled: Labelled, images: int = 600,
                      labels: int = 4800) -> None:
     """Give ``classifier`` AlexNet's last four convolutions. Its first one is the least-squares fit of AlexNet's first convolution
     on the images to ``codec``'s half-decoded rounded latents of them; its linear layer, a multinomial logistic regression on top.

@@ -19,7 +19,7 @@ CHOICES = {
     "form": ("latent", "local", "taps", "contrast"),
     "distortion": ("mse", "ms-ssim", "none"),
     "task_net": tuple(TRUNK_TAPS),
-    "classifier": ("linear", "trunk"),
+    "classifier": ("linear", "backbone"),
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
@@ -93,7 +93,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     mixup: float = 0.0  # of labeled images; see cpips.training.data.Labelled
     classifier: str = "linear"
-    class_trunk: str = ""  # file of AlexNet's weights, under the data root, of which a classifier of kind 'trunk' is made
+    class_backbone: str = ""  # file of AlexNet's weights, under the data root, of which a classifier of kind 'backbone' is made
     class_lr: float = 1.0  # learning rate of the classifier, as a multiple of the codec's
     judge_weight: float = 0.0
     order_weight: float = 0.2
@@ -165,10 +165,10 @@ class TrainConfig:
         if not 0 < self.label_crop <= 1 or self.label_color >= 1 or self.label_smoothing >= 1:
             raise ValueError(f"label_crop = {self.label_crop}, label_color = {self.label_color}, label_smoothing = {self.label_smoothing}: "
                              "the first must be above 0 and at most 1, the others below 1")
-        if (self.classifier == "trunk") != bool(self.class_trunk):
-            raise ValueError("classifier = 'trunk' and class_trunk, the file of AlexNet's weights, need each other")
-        if self.classifier == "trunk" and not (self.init and self.arch == "hyperprior"):
-            raise ValueError("classifier = 'trunk' needs init, a trained codec of arch = 'hyperprior', half of whose decoder comes before it")
+        if (self.classifier == "backbone") != bool(self.class_backbone):
+            raise ValueError("classifier = 'backbone' and class_backbone, the file of AlexNet's weights, need each other")
+        if self.classifier == "backbone" and not (self.init and self.arch == "hyperprior"):
+            raise ValueError("classifier = 'backbone' needs init, a trained codec of arch = 'hyperprior', half of whose decoder comes before it")
         if self.judge_weight and not (self.judged_data and all(s.judged for s in self.stages)):
             raise ValueError("judge_weight needs judged_data, and judged = GROUPS in every stage")
         if not self.judge_weight and (self.judged_data or any(s.judged for s in self.stages)):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codec.classifier import Classifier, LinearClassifier, TrunkClassifier, classify
+from ..codec.classifier import Classifier, LinearClassifier, BackboneClassifier, classify
 from ..codec.model import Codec, rate_distortion
 from ..codec.variable import VariableCodec
 from ..losses import ContentLoss
@@ -35,7 +35,7 @@ class Objective(nn.Module):
         self.config, self.codec, self.task = config, codec, task
         self.classifier: Classifier | None = None
         if config.class_weight:
-            self.classifier = LinearClassifier(config.M, classes) if config.classifier == "linear" else TrunkClassifier(config.N, classes)
+            self.classifier = LinearClassifier(config.M, classes) if config.classifier == "linear" else BackboneClassifier(config.N, classes)
         self.head: TrainableHead | TrainableContrastHead | None = None
         codec.detach_features = config.detach_features
         if config.judge_weight:

@@ -146,7 +146,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         card["judgement"] = judgement(weights / files["file"], judged, config)
     if labelled is not None and "classifier_file" in files:
         card["classification"] = classification(codec, weights / files["classifier_file"], labelled)
-        if config.classifier == "trunk":
+        if config.classifier == "backbone":
             card["classification"]["starts_from"] = "AlexNet of torchvision (BSD), which was trained with the labels of ImageNet"
     text = json.dumps(card, indent=2) + "\n"
     replace(weights / f"{config.name}.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .._utils import config as toml
 from .._utils.io import atomic, naming, read_text, replace
-from ..codec.classifier import TrunkClassifier
+from ..codec.classifier import BackboneClassifier
 from ..codec.evaluate import load_codec
 from ..codec.model import Codec, create_codec
 from ..codec.variable import VariableCodec
@@ -113,8 +113,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         if isinstance(objective.head, TrainableContrastHead) and objective.head.details and self.opinions \
                 and not any(slopes.any() for slopes in objective.head.slopes.values()):  # not taken over from init_head
             _start_slopes(objective.head, codec, self.opinions)
-        if isinstance(objective.classifier, TrunkClassifier) and self.labelled and not (self.out / self.CHECKPOINT).exists():
-            trunk = FeatureExtractor("alex", trunk=root / config.class_trunk)
+        if isinstance(objective.classifier, BackboneClassifier) and self.labelled and not (self.out / self.CHECKPOINT).exists():
+            trunk = FeatureExtractor("alex", trunk=root / config.class_backbone)
             with self.fabric.autocast():
                 start_classifier(objective.classifier, codec, trunk, self.labelled)
         objective.train()
@@ -306,7 +306,6 @@ def _optimizer(config: TrainConfig, codec: list[torch.nn.Parameter], classifying
     return SOAP(parameters, lr=config.lr, weight_decay=0.0, precondition_frequency=10, max_precondition_dim=256)
 
 
-@torch.no_grad()
 def _codec_of(config: TrainConfig) -> Codec:
     """The codec that a run begins with: a new one, or the one that ``init`` names.
 
@@ -347,6 +346,7 @@ def _start_head(objective: Objective, codec: Codec, config: TrainConfig) -> None
         objective.head.start_from(head)
 
 
+@torch.no_grad()
 def _start_slopes(head: TrainableContrastHead, codec: Codec, opinions: OpinionSet, count: int = 12) -> None:
     images = torch.stack([torch.from_numpy(np.array(images[0])).permute(2, 0, 1)[:, :288, :288] for images, _ in opinions.references[:count]])
     images = images.to(next(codec.parameters()).device).float() / 255
