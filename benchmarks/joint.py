@@ -3,13 +3,13 @@
     python benchmarks/joint.py RUNS [--plot docs/joint.png]
 
 RUNS holds a trainer's output folders: ``plain``, of ``configs/cpips.toml`` without its classification (class_weight 0 and what
-only counts with it), and perhaps others with another class_weight, as ``weight-4``. They are compared with ``cpips``, and with
-``hyperprior-q4``, from which all of them start.
+only counts with it), and perhaps others: with another class_weight, as ``weight-4``, or with people's scores of KADID-10k as a
+further term (opinion_weight), as ``people-2``. They are compared with ``cpips``, and with ``hyperprior-q4``, from which all of them start.
 
 Rate and distortion are of Kodak's real files. A model's rate loss against ``plain`` is taken at equal quality: the difference
 of the Lagrangians (bits per pixel, and lambda times the squared error, as both were trained for), over plain's bits per pixel. Agreement is
-|SRCC| with human ratings of the latent as it is (full) and as a file holds it (rounded), on the TID2013 and LIVE subsets and on
-200 copies of the ten references of KADID-10k that no training sees. Top-1 on held-out thumbnails is that of the card; for
+|SRCC| with human ratings of the latent as it is (full) and as a file holds it (rounded), and of the head that a training with
+people's scores makes (head), on the TID2013 and LIVE subsets and on 200 copies of the ten references of KADID-10k that no training sees. Top-1 on held-out thumbnails is that of the card; for
 ``plain``, of the classifier that joint training of it would start with.
 All intervals are 95 % bootstrap intervals over images (of the card's top-1, Wilson's), of differences paired. What was measured of a run is kept in
 its folder, and of a shipped model in ``RUNS/NAME``, so that a run that was interrupted goes on.
@@ -41,25 +41,27 @@ from cpips.losses import FeatureExtractor
 from cpips.training.calibration.opinion_labels import HELD_OUT, read_opinions
 from cpips.training.classifier_start import start_classifier
 from cpips.training.data import Labelled
+from human_training import model as trained_model
 
 START, PLAIN, JOINT = "hyperprior-q4", "plain", "cpips"
-FORMS = ("full", "rounded")
+FORMS, HEAD = ("full", "rounded"), "head"
 SHOWN = {"tid2013": "TID2013", "live": "LIVE", "kadid": "KADID-10k"}
 EVERY = 6  # of KADID's 120 conditions, for each reference: 20 copies, of all levels
 
 
 @torch.inference_mode()
-def distances(model: str | Path) -> dict[str, list[float]]:
-    """Of each set, in the full and in the rounded form; every image is encoded once."""
+def distances(model: str | Path, head: cpips.CPIPS | None = None) -> dict[str, list[float]]:
+    """Of each set, in the full and in the rounded form, and by ``head`` if there is one."""
     full, rounded = cpips.CPIPS(model, form="latent"), cpips.CPIPS(model, form="latent", quantize=True)
-    found: dict[str, list[float]] = {f"{name} {form}": [] for name in SHOWN for form in FORMS}
+    metrics = dict(zip(FORMS, (full, rounded))) | ({HEAD: head} if head else {})
+    found: dict[str, list[float]] = {f"{name} {form}": [] for name in SHOWN for form in metrics}
 
-    def both(image: Any) -> tuple[cpips.Embedding, cpips.Embedding]:
+    def both(image: Any) -> list[cpips.Embedding]:
         embedding = full.embed(image)
-        return embedding, rounded.embed_latent(embedding.features[0].round(), embedding.size)
+        return [embedding, rounded.embed_latent(embedding.features[0].round(), embedding.size), *([head.embed(image)] if head else [])]
 
-    def add(name: str, reference: tuple[cpips.Embedding, cpips.Embedding], image: Any) -> None:
-        for form, metric, a, b in zip(FORMS, (full, rounded), reference, both(image)):
+    def add(name: str, reference: list[cpips.Embedding], image: Any) -> None:
+        for (form, metric), a, b in zip(metrics.items(), reference, both(image)):
             found[f"{name} {form}"].append(metric.distance(a, b).item())
 
     for name in SETS:
@@ -106,7 +108,8 @@ def measure(name: str, runs: Path) -> dict[str, Any]:
             found[key] = make()
             kept.write_text(json.dumps(found))
 
-    part("distances", lambda: distances(name if shipped else run / "codec.safetensors"))
+    head = trained_model(run) if (run / "head.safetensors").exists() else None
+    part("distances", lambda: distances(name if shipped else run / "codec.safetensors", head))
     part("kodak", lambda: evaluate_codec(codec, sorted((DATA / "images" / "kodak").glob("*.png")))["images"])
     if (run / "classifier.safetensors").exists():
         part("right", lambda: right(LatentClassifier(codec, pretrained.read_weights(run / "classifier.safetensors"))))
@@ -171,7 +174,7 @@ def compare(found: dict[str, dict[str, Any]], lmbda: float) -> dict[str, Any]:
             row["top1"] = paired(np.mean, np.array(own["right"]))
         if name != PLAIN:
             row["rate_loss"] = paired(rate_loss, codes(own, lmbda), codes(plain, lmbda))
-            row["gained"] = {key: agreement(people[key.split()[0]], values, plain["distances"][key])
+            row["gained"] = {key: agreement(people[key.split()[0]], values, plain["distances"][key.replace(HEAD, FORMS[0])])
                              for key, values in own["distances"].items()}
         result[name] = row
     return result
@@ -186,11 +189,11 @@ def report(result: dict[str, Any]) -> str:
     models = result["models"]
     first = [[f"`{name}`" if name in (START, JOINT) else name, f"{m['bpp']:.3f}", f"{m['psnr']:.2f}", amount(m.get("rate_loss"), "+.1%"),
               amount(m.get("top1"), ".1%"), *(amount(m["srcc"][f"{s} full"], ".3f") for s in SHOWN)] for name, m in models.items()]
-    gains = [[f"`{name}`" if name in (START, JOINT) else name, *(amount(m["gained"][f"{s} {form}"]) for form in FORMS for s in SHOWN)]
-             for name, m in models.items() if name != PLAIN]
+    gains = [[f"`{name}`" if name in (START, JOINT) else name, form, *(amount(m["gained"][f"{s} {form}"]) for s in SHOWN)]
+             for form in (*FORMS, HEAD) for name, m in models.items() if name != PLAIN and f"tid2013 {form}" in m["gained"]]
     return (table(["model", "bits per pixel", "PSNR (dB)", "rate at equal quality", "top-1", *(f"{shown}, SRCC" for shown in SHOWN.values())], first)
-            + f"\n\nSRCC minus that of {PLAIN}:\n\n"
-            + table(["model", *(f"{shown}, {form}" for form in FORMS for shown in SHOWN.values())], gains))
+            + f"\n\nSRCC minus that of {PLAIN} (of a head, minus {PLAIN}'s full latent):\n\n"
+            + table(["model", "distance", *SHOWN.values()], gains))
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -208,8 +211,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
         left.errorbar(100 * loss["value"], 100 * top["value"], reach(top, 100), reach(loss, 100), marker="o", capsize=2, color="#0b4f8a")
         left.annotate(name, (100 * loss["value"], 100 * top["value"]), (7, 5), textcoords="offset points", fontsize="small")
     for i, (name, m) in enumerate((name, m) for name, m in models.items() if name != PLAIN):
-        for k, (form, color) in enumerate(zip(FORMS, ("#0b4f8a", "#c1440e"))):
-            for place, s in enumerate(SHOWN):
+        for k, (form, color) in enumerate(zip((*FORMS, HEAD), ("#0b4f8a", "#c1440e", "#5b8c5a"))):
+            for place, s in enumerate(SHOWN if f"tid2013 {form}" in m["gained"] else ()):
                 gained = m["gained"][f"{s} {form}"]
                 right.errorbar(place + 0.12 * k + 0.3 * i - 0.06, gained["value"], reach(gained), marker="o", capsize=2, color=color,
                                label=f"{name}, {form}" if not place else None)
@@ -233,7 +236,7 @@ def main() -> None:
     if args.measure:
         measure(args.measure, args.runs)
         return
-    others = sorted(path.parent.name for path in args.runs.glob("weight-*/codec.safetensors"))
+    others = sorted(path.parent.name for kind in ("weight", "people") for path in args.runs.glob(f"{kind}-*/codec.safetensors"))
     found = {name: measure(name, args.runs) for name in (START, PLAIN, JOINT, *others)}
     result = {"what": "joint training against plain training of the same steps", "resamples": RESAMPLES,
               "thumbnails": cpips.model_card(JOINT)["classification"]["images"], "kodak": len(found[JOINT]["kodak"]),

@@ -61,11 +61,10 @@ class CpzImageFile(ImageFile.ImageFile):
 def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     from .codec.files import default_codec, open_codec
     from .images import from_pil
-    from .pretrained import VARIABLE_CODEC
 
     asked = image.encoderinfo
     quality = asked.get("quality")
-    codec = asked.get("codec") or (default_codec() if quality is None else VARIABLE_CODEC)
+    codec = asked.get("codec") or default_codec(quality)
     model = open_codec(codec, quality)
     stream.write(container.pack(model.encode(from_pil(image)), model.name, model.digest, model.quality))
 

@@ -379,8 +379,21 @@ def test_wider_run_starts_from_a_narrower_model(run, root, tmp_path):
     assert all(torch.allclose(b[:, : a.shape[1]], a, atol=1e-5) for a, b in zip(narrow, wide))
 
 
+def test_head_has_its_own_learning_rate(root, run):
+    trainer = Trainer(config(head_lr=4.0), root, run.parent / "rates")
+    before = {name: p.clone() for name, p in trainer.module.module.named_parameters()}
+    trainer.train_step(trainer.draw(0))
+    rate, own = (group["lr"] for group in trainer.optimizer.param_groups)
+    assert own == 4 * rate == 4 * trainer.config.lr_at(0)
+    moved = {name.split(".")[0]: (p - before[name]).abs().max().item() for name, p in trainer.module.module.named_parameters()
+             if not name.endswith("quantiles") and not torch.equal(p, before[name])}
+    assert moved["head"] == pytest.approx(own, rel=0.01) and moved["codec"] < 2 * rate  # Adam's first step has the size of its rate
+
+
 @pytest.mark.parametrize("settings, message", [
     ({"kadid": ""}, "needs kadid"),
+    ({"opinion_weight": 0.0, "rate_weight": 1.0, "kadid": "", "head_lr": 2.0, "form": "local", "tied": False,
+      "stages": [Stage(steps=1, crop=64, batch=1)]}, "head_lr change nothing"),
     ({"form": "local"}, "form = 'contrast'"),
     ({"stages": [Stage(steps=1, crop=64, batch=1)]}, "in every stage"),
     ({"opinion_weight": 0.0, "rate_weight": 1.0}, "change nothing without opinion_weight"),

@@ -22,8 +22,9 @@ from cpips import CPIPS, ImageError, ModelError, WeightsError  # noqa: E402
 from cpips.codec import container, files  # noqa: E402
 from cpips.codec.annealing import soft_round, temperature  # noqa: E402
 from cpips.codec.evaluate import psnr_8bit  # noqa: E402
-from cpips.codec.refine import perceptual_term, refine  # noqa: E402
+from cpips.codec.refine import near_rate, perceptual_term, refine  # noqa: E402
 from cpips.codec.roi import foreground, pixel_weights  # noqa: E402
+from cpips.codec.variable import VariableCodec  # noqa: E402
 from cpips.errors import RateError  # noqa: E402
 from cpips.losses import CharbonnierLoss  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
@@ -416,6 +417,44 @@ def test_command_goes_on_after_an_interruption(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert torch.load("a.cpz.refining", weights_only=True)["step"] == 25
     assert call(*arguments).exit_code == 0 and (folder / "a.cpz").read_bytes() == expected
+
+
+def variable() -> VariableCodec:
+    start = tame_codec()
+    start.lmbda = 0.01
+    return VariableCodec.from_fixed(start, (0.001, 0.01, 0.2)).eval()
+
+
+def test_a_variable_codec_starts_near_the_target(image):
+    codec = variable()
+    rates = {quality: 8 * len(container.pack(at.encode(image), at.name, at.digest, at.quality)) / image[0].numel()
+             for quality in (0, 35.25, 100) for at in [codec.at(quality)]}
+    assert rates[0] < rates[35.25] < rates[100]
+    near = near_rate(image, codec.at(60), rates[35.25])
+    own = 8 * len(container.pack(near.encode(image), near.name, near.digest, near.quality)) / image[0].numel()
+    assert own == rates[35.25]
+    assert near_rate(image, codec, 1e-3).quality == 0 and near_rate(image, codec, 1e3).quality == 100
+    for target in (0.0, float("nan")):
+        with pytest.raises(ModelError, match="target_bpp is"):
+            near_rate(image, codec, target)
+    with pytest.raises(ModelError, match="one rate only"):
+        near_rate(image, tame_codec(), 0.3)
+
+
+def test_command_with_a_quality_and_with_a_target_of_a_variable_codec(image, folder):
+    codec = variable()
+    save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, folder / "vbr.safetensors",
+              {"lmbda": "0.01", "lambdas": "0.001 0.01 0.2"})
+    done = call("-c", "vbr.safetensors", "--quality", 20, "--steps", 2, "-o", "q.cpz", "--json")
+    assert done.exit_code == 0, done.output
+    assert container.read("q.cpz").quality == json.loads(done.stdout)["setting"] == 20
+    target = json.loads(done.stdout)["bits_per_pixel"] * 1.3
+    done = call("-c", "vbr.safetensors", "--target-bpp", target, "--steps", 12, "-o", "t.cpz")
+    assert done.exit_code == 0, done.output
+    found = container.read("t.cpz")
+    assert found.quality > 20 and f"at quality {found.quality:g}" in done.stderr
+    assert (folder / "t.cpz").stat().st_size * 8 / image[0].numel() == pytest.approx(target, rel=0.02)
+    assert "one rate only" in call("-c", "tiny.safetensors", "--quality", 20).stderr
 
 
 def test_command_errors_are_one_line(folder):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CodecOption = Annotated[Optional[str], typer.Option(
     "--codec", "-c", metavar="NAME", show_default=False,
     help="A model that `cpips models` lists, or a codec's weights file.")]
+QualityOption = Annotated[Optional[float], typer.Option(
+    "--quality", "-q", min=0, max=100, metavar="Q", show_default=False,
+    help="Of a variable-rate codec: 0 is the smallest file, 100 the best image; any number between.")]
 JobsOption = Annotated[Optional[int], typer.Option(
     "--jobs", "-j", min=1, metavar="N", show_default=False, help="Of several files: how many at a time. Default: as many as torch has threads.")]
 
@@ -51,9 +54,7 @@ def compress(
     output: Annotated[Optional[Path], typer.Option(
         "--output", "-o", metavar="FILE|FOLDER", show_default=False,
         help="Default: the image's name with .cpz, beside it. Of several images, a folder.")] = None,
-    quality: Annotated[Optional[float], typer.Option(
-        "--quality", "-q", min=0, max=100, metavar="Q", show_default=False,
-        help="Of a variable-rate codec: 0 is the smallest file, 100 the best image; any number between.")] = None,
+    quality: QualityOption = None,
     target_bpp: Annotated[Optional[float], typer.Option(
         metavar="BPP", show_default=False, help="The most bits per pixel: the best quality that fits.")] = None,
     target: Annotated[Optional[float], typer.Option(
@@ -73,7 +74,6 @@ def compress(
     """
     from .._utils.io import check_outputs
     from ..images import load
-    from ..pretrained import VARIABLE_CODEC
 
     asked = [option for option, value in (("--quality", quality), ("--target-bpp", target_bpp), ("--target", target)) if value is not None]
     if len(asked) > 1:
@@ -84,7 +84,7 @@ def compress(
     if target is not None or target_bpp is not None:
         made = _search(codec, target, target_bpp)
     else:
-        model = files.open_codec(codec or (files.default_codec() if quality is None else VARIABLE_CODEC), quality)
+        model = files.open_codec(codec or files.default_codec(quality), quality)
 
         def made(image: Tensor, path: Path) -> dict[str, Any]:
             size = files.compress(image, path, model)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Callable, Iterator, Optional
 import typer
 
 from .._utils.console import BackgroundOption, ForceOption, JsonOption, console, fail, print_json, say, step_bar
-from .codec import CodecOption, codec_files
+from .codec import CodecOption, QualityOption, codec_files
 
 
 def refine(
@@ -17,10 +17,11 @@ def refine(
     output: Annotated[Optional[Path], typer.Option(
         "--output", "-o", metavar="FILE", show_default=False, help="Default: the image's name with .cpz.")] = None,
     codec: CodecOption = None,
+    quality: QualityOption = None,
     target_bpp: Annotated[Optional[float], typer.Option(
         metavar="BPP", show_default=False,
-        help="Bits per pixel that the whole file is to have, within 2 %. Default: what rate and quality together ask "
-        "for.")] = None,
+        help="Bits per pixel that the whole file is to have, within 2 %; without --quality, a variable-rate codec starts at the nearest. "
+        "Default: what rate and quality together ask for.")] = None,
     alpha: Annotated[Optional[float], typer.Option(
         metavar="A", show_default=False,
         help="Weight of the squared error, in bits per pixel per squared gray level. Default: that of the codec's training.")] = None,
@@ -71,13 +72,15 @@ def refine(
     before = stamp(kept)
     tensor = load(image, background)
     files = codec_files()
-    from ..codec.refine import BG_WEIGHT, FG_WEIGHT, TERMS, perceptual_term, refine as run
+    from ..codec.refine import BG_WEIGHT, FG_WEIGHT, TERMS, described, near_rate, perceptual_term, refine as run
 
     if loss not in TERMS:
         raise typer.BadParameter(f"--loss {loss}: choose from {', '.join(TERMS)}")
     if loss != TERMS[0] and not beta:
         raise typer.BadParameter(f"--loss {loss} has no weight: give --beta, too")
-    model = files.open_codec(codec or files.default_codec())
+    model = files.open_codec(codec or files.default_codec(quality), quality)
+    if target_bpp is not None and quality is None and model.variable is not None:
+        model = near_rate(tensor, model, target_bpp)
     with _progress(steps) as show:
         try:
             refined = run(
@@ -97,10 +100,10 @@ def refine(
     kept.unlink(missing_ok=True)
     first, last = refined.history[0], next(row for row in reversed(refined.history) if row["step"] == refined.step)
     if as_json:
-        print_json({"file": str(path), "codec": model.name, "bytes": size, "bits_per_pixel": refined.bpp,
+        print_json({"file": str(path), "codec": model.name, "setting": model.quality, "bytes": size, "bits_per_pixel": refined.bpp,
                     "target": target_bpp, "step": refined.step, "steps": steps, "unrefined": first, "refined": last})
     else:
-        say(f"{path}: {size} bytes, {_told(last)}; unrefined {_told(first)}; {model.name}")
+        say(f"{path}: {size} bytes, {_told(last)}; unrefined {_told(first)}; {described(model)}")
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -74,9 +74,11 @@ def _open_codec(model: str | Path) -> Codec:
     return codec
 
 
-def default_codec() -> str:
+def default_codec(quality: float | None = None) -> str:
     """The model that compresses where none is named: ``hyperprior-vbr``, whose rate varies, where its codec is here or can be
-    downloaded, else ``cpips-lite``, whose codec is part of the package."""
+    downloaded, or a ``quality`` is asked for; else ``cpips-lite``, whose codec is part of the package."""
+    if quality is not None:
+        return pretrained.VARIABLE_CODEC
     card = pretrained.model_card(pretrained.VARIABLE_CODEC)
     here = any(path.is_file() for path in _places(card, "codec")) or "CPIPS_CODECS_URL" in os.environ
     return pretrained.VARIABLE_CODEC if here else pretrained.WHEEL_CODEC

@@ -15,7 +15,9 @@ import dataclasses
 import math
 import os
 import zlib
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable
 
@@ -28,7 +30,7 @@ from ..errors import ImageError, ModelError, RateError, WeightsError
 from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss, TextureLoss
 from ..pretrained import DEFAULT_MODEL, read_checkpoint
 from .annealing import soft_round, temperature
-from .container import Bitstream, pack
+from .container import QUALITIES, Bitstream, pack
 from .evaluate import psnr_8bit
 from .model import Codec
 from .roi import Region, foreground, pixel_weights
@@ -190,6 +192,37 @@ def refine(
     return run.result()
 
 
+def near_rate(image: Tensor, codec: Codec, target_bpp: float) -> Codec:
+    """A variable-rate codec at the quality, to a quarter, whose own file of ``image`` comes nearest to a rate: where
+    :func:`refine` to that rate best starts.
+
+    Args:
+        image: ``(3,H,W)`` in [0,1].
+        codec: at any quality.
+        target_bpp: bits per pixel of the whole ``.cpz`` file.
+
+    Raises:
+        ModelError: the codec has one rate only, or the target is not a positive number.
+
+    Example:
+        >>> from cpips.codec.refine import near_rate
+        >>> from cpips.codec.variable import VariableCodec  # needs compressai (extra codec)
+        >>> near_rate(torch.rand(3, 48, 64), VariableCodec(8, 12, levels=3).at(60), 1e-3).quality  # the least there is
+        0.0
+    """
+    _check_positive(target_bpp)
+
+    @lru_cache(maxsize=None)
+    def excess(place: int) -> float:
+        chosen = codec.at(place / 4)
+        size = len(pack(chosen.encode(image), chosen.name, chosen.digest, chosen.quality))
+        return math.log(8 * size / (image.shape[-2] * image.shape[-1] * target_bpp))
+
+    places = range(4 * int(QUALITIES) + 1)
+    above = bisect_left(places, 0.0, key=excess)
+    return codec.at(min(places[max(above - 1, 0) : above + 1], key=lambda place: abs(excess(place))) / 4)
+
+
 class _Run:
     """The state between two steps, all of which is in a checkpoint."""
 
@@ -297,9 +330,9 @@ class _Run:
             rates = [r["bpp"] for r in self.history]
             raise RateError(
                 f"{target:g} bits per pixel cannot be met within {self.settings.tolerance:.0%} in {self.settings.steps} steps "
-                f"with {self.codec.name}: its own file has {rates[0]:.4g}, the refined ones had {min(rates):.4g} to "
+                f"with {described(self.codec)}: its own file has {rates[0]:.4g}, the refined ones had {min(rates):.4g} to "
                 f"{max(rates):.4g}; take more steps, a target nearer to its own rate, or a codec of "
-                f"{'higher' if target > row['bpp'] else 'lower'} quality (cpips models)")
+                f"{'higher' if target > row['bpp'] else 'lower'} quality{'' if self.codec.variable else ' (cpips models)'}")
         stream = self.codec.encode_latents(self.best["y"], self.best["z"], self.size)
         return Refined(stream, row["bpp"], row["step"], self.history)
 
@@ -335,6 +368,11 @@ class _Run:
         self.generator.set_state(state["noise"].cpu())
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.rate_weight, self.gap, self.soft_bpp = state["rate_weight"], state["gap"], state["soft_bpp"]
+
+
+def described(codec: Codec) -> str:
+    """Its name, and its quality if it has one."""
+    return codec.name if codec.quality is None else f"{codec.name} at quality {codec.quality:g}"
 
 
 def perceptual_term(name: str) -> Loss | None:
@@ -383,9 +421,13 @@ def _check_numbers(**values: float) -> None:
             raise ModelError(f"{name} is {value!r}: expected a finite number of 0 or more")
 
 
-def _check_target(target: float, tolerance: float, codec: Codec, batch: Tensor) -> None:
+def _check_positive(target: float) -> None:
     if not 0 < target < math.inf:
         raise ModelError(f"target_bpp is {target!r}: expected a positive number of bits per pixel")
+
+
+def _check_target(target: float, tolerance: float, codec: Codec, batch: Tensor) -> None:
+    _check_positive(target)
     if not 0 < tolerance < 1:
         raise ModelError(f"tolerance is {tolerance!r}: expected a part, such as 0.02")
     height, width = batch.shape[-2:]

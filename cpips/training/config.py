@@ -23,7 +23,7 @@ CHOICES = {
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
-POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every", "class_lr")
+POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every", "class_lr", "head_lr")
 NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "teacher_share", "task_weight", "order_weight", "shift_weight", "seed",
                 "aux_lr", "warmup_steps", "ema_decay", "label_smoothing", "label_color", "mixup")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
@@ -95,6 +95,7 @@ class TrainConfig:
     classifier: str = "linear"
     class_backbone: str = ""  # file of AlexNet's weights, under the data root, of which a classifier of kind 'backbone' is made
     class_lr: float = 1.0  # learning rate of the classifier, as a multiple of the codec's
+    head_lr: float = 1.0  # likewise that of the head of judge_weight or opinion_weight
     judge_weight: float = 0.0
     order_weight: float = 0.2
     shift_weight: float = 0.2
@@ -191,8 +192,8 @@ class TrainConfig:
             raise ValueError(f"focus = {self.focus}: unknown {', '.join(sorted(unknown_kinds))}; cpips.distortions.DISTORTIONS has the names")
         if self.focus and not self.photographs:
             raise ValueError("focus changes nothing without photographs to distort")
-        if self.init_head and not (self.judge_weight or self.opinion_weight):
-            raise ValueError("init_head changes nothing without judge_weight or opinion_weight")
+        if (self.init_head or self.head_lr != 1) and not (self.judge_weight or self.opinion_weight):
+            raise ValueError("init_head and head_lr change nothing without judge_weight or opinion_weight")
         if bool(self.task_weight) != bool(self.task_trunk):
             raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other")
         if unknown := set(self.task_taps) - set(TRUNK_TAPS[self.task_net]):

@@ -119,10 +119,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
                 start_classifier(objective.classifier, codec, trunk, self.labelled)
         objective.train()
         named = list(objective.named_parameters())
-        main = [p for name, p in named if not name.endswith(".quantiles") and not name.startswith("classifier.")]
-        classifying = [p for name, p in named if name.startswith("classifier.")]
         aux = [p for name, p in named if name.endswith(".quantiles")]
-        optimizer, aux_optimizer = _optimizer(config, main, classifying), torch.optim.Adam(aux, lr=config.aux_lr)
+        optimizer, aux_optimizer = _optimizer(config, named), torch.optim.Adam(aux, lr=config.aux_lr)
         self.module, self.optimizer, self.aux_optimizer = self.fabric.setup(objective, optimizer, aux_optimizer)
         self.ema = AveragedModel(objective, multi_avg_fn=_moving_average(config.ema_decay))
         self._resume()
@@ -290,15 +288,19 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _optimizer(config: TrainConfig, codec: list[torch.nn.Parameter], classifying: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
     """Adam, or SOAP (Vyas et al., arXiv 2409.11321): Adam in the eigenbasis of Shampoo's preconditioner.
 
     Rate and distortion pull along few, ill-scaled directions, which a diagonal preconditioner sees badly: SOAP needs a
     third of Adam's steps here, each at twice the time (``benchmarks/optimizers.py``).
     """
+    rates = {"classifier.": config.class_lr}
+    if config.head_lr != 1:  # with the codec's parameters else, as checkpoints have it
+        rates["head."] = config.head_lr
+    own = {part: [p for name, p in named if name.startswith(part)] for part in rates}
+    codec = [p for name, p in named if not name.endswith(".quantiles") and not name.startswith(tuple(rates))]
     parameters: list[dict[str, Any]] = [{"params": codec}]
-    if classifying:
-        parameters.append({"params": classifying, "multiple": config.class_lr})
+    parameters += [{"params": own[part], "multiple": rate} for part, rate in rates.items() if own[part]]
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, config.adam_beta2))
     from pytorch_optimizer import SOAP
