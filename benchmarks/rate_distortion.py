@@ -1,6 +1,7 @@
 """Rate and distortion of the shipped codecs on Kodak, compared with JPEG, WebP, AVIF and the official codec.
 
     python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped | --classical | --variable CODEC]
+    python benchmarks/rate_distortion.py --refined CODEC --runs DIR [--steps N] [--bf16]
 
 Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
 at one setting. Values at an equal rate are read off the curves: monotone cubic interpolation over the log of the rate.
@@ -9,12 +10,15 @@ many dB more they have at equal rate, over the range that both curves cover. `cp
 curve is that of its quantizer's steps, files all the same. JPEG, WebP and AVIF are those of the codec table of
 :mod:`cpips.encoding.formats`, which `cpips encode` and `cpips sweep` share: JPEG and AVIF with and without chroma subsampling, AVIF
 slow. ``--classical`` measures these again and keeps the rest. ``--variable`` measures a variable-rate codec (a name, or the file of its
-weights) at the qualities of its levels, and keeps the rest.
+weights) at the qualities of its levels, and keeps the rest. ``--refined`` refines its latents (`cpips refine`, by rate and squared error at
+the weight that each level was trained with) on the central squares of the images, where it stands beside itself and the other formats;
+files in DIR are not made again. With ``--bf16`` gradients go through a decoder in bfloat16; coding and decoding do not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -25,9 +29,12 @@ from PIL import __version__ as pillow
 
 import cpips
 from _common import DATA, at_rate, codec_file, is_plain, kept, save, shipped, table
+from cpips._utils.io import replace
+from cpips.codec.container import Bitstream, pack
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
-from cpips.codec.files import open_codec
+from cpips.codec.files import open_codec, save_picture
 from cpips.codec.model import Codec
+from cpips.codec.refine import refine
 from cpips.encoding import list_formats, open_encoder
 from cpips.images import from_pil
 from cpips.training import official
@@ -43,6 +50,7 @@ CLASSICAL = {  # name: format of the codec table, qualities
 PLAIN = "plain"
 STEPPED = "cpips-lite@0.1"
 STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of its quantizer
+SQUARE = 256  # px, of the images that are refined
 UNDERTRAINED = 0.5  # dB below the official codec at the same rate
 
 
@@ -144,6 +152,48 @@ def variable(name: str, paths: list[Path], curves: dict[str, list[dict]]) -> dic
             "bd": {other: bjontegaard(points, there) for other, there in curves.items()}}
 
 
+def refined(name: str, paths: list[Path], runs: Path, steps: int, bf16: bool) -> dict:
+    """A variable-rate codec's curve at the qualities of every second level with and without refined latents, on the central squares of
+    the images, from bitstreams that are decoded again; the other formats on the same squares; and the BD-rates."""
+    codec, squares = open_codec(name), [square(path, runs) for path in paths]
+    curves: dict[str, list[dict]] = {"refined": [], name: []}
+    for quality in codec.variable.qualities[::2]:
+        at = codec.at(quality)
+        rows = [one_refined(at, path, runs / f"{codec.digest}-{quality:g}-{steps}-{path.stem}.json", steps, bf16) for path in squares]
+        for which, points in curves.items():
+            points.append({"quality": quality, **{key: round(sum(row[which][key] for row in rows) / len(rows), digits)
+                                                  for key, digits in (("bpp", 4), ("psnr", 3))}})
+        print(quality, *(points[-1] for points in curves.values()), flush=True)
+    others = {other: curve(*CLASSICAL[other], squares) for other in CLASSICAL if CLASSICAL[other][0] in list_formats()}
+    return {"codec": name, "digest": codec.digest, "images": len(paths), "side": SQUARE, "steps": steps, "bf16": bf16, "curves": curves | others,
+            "bd": {which: {other: bjontegaard(curves[which], points) for other, points in ({name: curves[name]} | others).items() if other != which}
+                   for which in curves}}
+
+
+def square(path: Path, folder: Path) -> Path:
+    """The central square of an image, as a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image, out = cpips.images.load(path), folder / f"{path.stem}.png"
+    top, left = ((side - SQUARE) // 2 for side in image.shape[1:])
+    save_picture(image[:, top : top + SQUARE, left : left + SQUARE], out)
+    return out
+
+
+def one_refined(codec: Codec, path: Path, kept_row: Path, steps: int, bf16: bool) -> dict:
+    """Rate and PSNR of an image's own file and of the refined one, measured at most once."""
+    if not kept_row.exists():
+        image = cpips.images.load(path)
+        stream = refine(image, codec, steps=steps, bfloat16=bf16).stream
+
+        def facts(stream: Bitstream) -> dict:
+            size = len(pack(stream, codec.name, codec.digest, codec.quality))
+            return {"bpp": 8 * size / SQUARE**2, "psnr": psnr_8bit(image, codec.decode(stream))}
+
+        row = {"refined": facts(stream), codec.name: facts(codec.encode(image))}
+        replace(kept_row, lambda partial: partial.write_text(json.dumps(row)))
+    return json.loads(kept_row.read_text())
+
+
 def plain_curve(result: dict) -> list[dict]:
     """The codecs of one rate, as a curve."""
     return sorted((c for name, c in result["codecs"].items() if is_plain(name)), key=lambda point: point["bpp"])
@@ -164,6 +214,10 @@ def report(result: dict) -> str:
     if found := result.get("variable"):
         lines += [f"- BD-rate of `{found['codec']}`, one model for all rates, against {'`hyperprior-q*`' if other == PLAIN else other}: "
                   f"{_told(bd)}" for other, bd in found["bd"].items()]
+    if found := result.get("refined"):
+        lines += [f"- BD-rate of `{found['codec']}` with {f'latents refined in {found["steps"]} steps' if which == 'refined' else 'its own latents'}, "
+                  f"on central squares of {found['side']} px, against {'itself' if other == found['codec'] else other}: {_told(bd)}"
+                  for which, all_bd in found["bd"].items() for other, bd in all_bd.items()]
     lines.append(f"- `{STEPPED}` at other steps of its quantizer (1: as trained): {curve}")
     header = ["codec", "bits per pixel", "PSNR (dB)", "MS-SSIM", *(f"{other} at this rate" for other in others), ""]
     return table(header, rows) + "\n\n" + "\n".join(lines)
@@ -223,7 +277,7 @@ def measured(paths: list[Path], kept_codecs: dict | None = None) -> dict:
         result |= {"codecs": {name: measure(name, paths, curves) for name in shipped() if codec_file(name) and "lambdas" not in cpips.model_card(name)},
                    "stepped": stepped(STEPPED, paths)}
     else:
-        result |= {key: kept_codecs[key] for key in ("codecs", "stepped", "variable") if key in kept_codecs}
+        result |= {key: kept_codecs[key] for key in ("codecs", "stepped", "variable", "refined") if key in kept_codecs}
         for codec in result["codecs"].values():
             there = {other: at_rate(codec["bpp"], points) for other, points in curves.items()}
             codec["psnr_at_our_rate"] = {other: value and round(value, 3) for other, value in there.items()}
@@ -240,7 +294,13 @@ def main() -> None:
     parser.add_argument("--classical", action="store_true", help="only JPEG, WebP and AVIF; our codecs as kept")
     parser.add_argument("--codec", metavar="NAME", help="only this shipped codec of one rate; the rest as kept")
     parser.add_argument("--variable", metavar="CODEC", help="only this variable-rate codec; the rest as kept")
+    parser.add_argument("--refined", metavar="CODEC", help="only this variable-rate codec with refined latents; the rest as kept")
+    parser.add_argument("--runs", type=Path, help="folder of what is refined")
+    parser.add_argument("--steps", type=int, default=200, help="of a refinement")
+    parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
+    if args.refined and not args.runs:
+        parser.error("--refined needs --runs")
     paths = sorted((DATA / "images" / "kodak").glob("*.png"))[: args.limit]
     if args.stepped:
         result = kept("rate_distortion") | {"stepped": stepped(STEPPED, paths)}
@@ -250,6 +310,8 @@ def main() -> None:
     elif args.variable:
         result = kept("rate_distortion")
         result["variable"] = variable(args.variable, paths, result["curves"] | {PLAIN: plain_curve(result)})
+    elif args.refined:
+        result = kept("rate_distortion") | {"refined": refined(args.refined, paths, args.runs, args.steps, args.bf16)}
     else:
         result = measured(paths, kept("rate_distortion") if args.classical else None)
     print(report(result))

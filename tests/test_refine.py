@@ -155,6 +155,23 @@ def test_one_seed_one_file(codec, image, plain):
     assert packed(other, codec) != packed(plain, codec)
 
 
+def test_gradients_in_bfloat16_give_nearly_the_same_file(codec, image, plain):
+    found = refine(image, codec, alpha=ALPHA, steps=STEPS, bfloat16=True)
+    objective, expected = kept(found)["objective"], kept(plain)["objective"]
+    assert objective == pytest.approx(expected, rel=0.02) and objective < plain.history[0]["objective"]
+    assert found.history[0] == plain.history[0]  # what is coded and decoded is so in float32
+    assert kept(found)["psnr"] == pytest.approx(psnr_8bit(image, codec.decode(found.stream)), abs=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 2.0**24])
+def test_latents_that_no_file_holds_are_refused(codec, wrong):
+    y, z = torch.zeros(1, codec.M, 4, 4), torch.zeros(1, codec.N, 1, 1)
+    for name, bad in (("latent", y.clone()), ("hyper-latent", z.clone())):
+        bad[0, 1, 0, 0] = wrong
+        with pytest.raises(ModelError, match=f"the {name} has numbers"):
+            codec.encode_latents(*((bad, z) if name == "latent" else (y, bad)), (64, 64))
+
+
 def test_the_codec_is_left_as_it_was(image):
     codec = tame_codec()
     before = {name: value.clone() for name, value in codec.state_dict().items()}
@@ -392,7 +409,7 @@ def test_command(codec, image, folder):
     by_box = call("-c", "tiny.safetensors", "--steps", 6, "--roi-box", "10,5,30,20", "--bg-weight", 0.01, "--force")
     assert by_mask.exit_code == by_box.exit_code == 0 and "inside the region" in by_box.stderr
     assert (folder / "a.cpz").read_bytes() == first
-    assert call("-c", "tiny.safetensors", "-o", "c.cpz", "--steps", 2, "--beta", 5, "--loss", "texture").exit_code == 0
+    assert call("-c", "tiny.safetensors", "-o", "c.cpz", "--steps", 2, "--beta", 5, "--loss", "texture", "--bfloat16").exit_code == 0
     assert not list(folder.glob("*.refining*"))
 
 

@@ -42,6 +42,8 @@ def refine(
     steps: Annotated[int, typer.Option(
         min=1, metavar="N", help="More are better and slower; the literature takes 2000.")] = 500,
     seed: Annotated[int, typer.Option(min=0, metavar="SEED", help="Of the draws; the same one gives the same file.")] = 0,
+    bfloat16: Annotated[bool, typer.Option(
+        "--bfloat16", help="Take gradients through a decoder in bfloat16: faster on processors with instructions for it, nearly the same file.")] = False,
     checkpoint: Annotated[Optional[Path], typer.Option(
         metavar="CKPT", show_default=False,
         help="File to go on from when interrupted. Default: the output's name with .refining; it goes when that is "
@@ -87,7 +89,7 @@ def refine(
                 tensor, model, target_bpp=target_bpp, alpha=alpha, beta=beta, gamma=gamma, roi=roi or box,
                 fg_weight=FG_WEIGHT if fg_weight is None else fg_weight,
                 bg_weight=BG_WEIGHT if bg_weight is None else bg_weight, steps=steps, seed=seed,
-                perceptual=perceptual_term(loss), checkpoint=kept, progress=show)
+                perceptual=perceptual_term(loss), bfloat16=bfloat16, checkpoint=kept, progress=show)
         except RateError as error:
             if stamp(kept) != before:  # this run wrote it
                 kept.unlink(missing_ok=True)

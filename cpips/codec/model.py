@@ -31,6 +31,7 @@ GDN = import_compressai("compressai.layers").GDN
 ans = import_compressai("compressai.ans")
 
 _REACH = 4  # cells of the latent above and below a pixel that decide on it: with kernels of 5 that double the size, less than 3
+LARGEST = 2.0**24  # of a latent: integers that float32 holds
 HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to train on are multiples of it
 
 
@@ -150,7 +151,14 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
             y: ``(1,M,ceil(H/16),ceil(W/16))``, of integers.
             z: ``(1,N,ceil(H/64),ceil(W/64))``, rounded here as :meth:`rounded_hyper` does.
             size: (H,W) of the image.
+
+        Raises:
+            ModelError: numbers that are not finite, or beyond what a file holds, on which the coder would never end.
         """
+        for name, latent in (("latent", y), ("hyper-latent", z)):
+            if not (latent.abs() < LARGEST).all():  # nor is NaN
+                raise ModelError(f"the {name} has numbers that are not finite, or of {LARGEST:g} or more: the codec's weights, or what refined "
+                                 "it, are out of order")
         (z_string,) = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress([z_string], z.shape[-2:])
         indexes = self._indexes(z_hat, y.shape[-2:])

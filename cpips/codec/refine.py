@@ -76,6 +76,7 @@ class _Settings:
     lr: float
     tolerance: float
     seed: int
+    bfloat16: bool = False
 
 
 def refine(
@@ -95,6 +96,7 @@ def refine(
     tolerance: float = 0.02,
     perceptual: Loss | None = None,
     style: Loss | None = None,
+    bfloat16: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 25,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -122,6 +124,8 @@ def refine(
         perceptual, style: losses to use instead of :class:`~cpips.losses.PerceptualLoss` and
             :class:`~cpips.losses.StyleLoss` of the default model; they see images before these are clamped to [0,1], so
             make them with ``check="off"``.
+        bfloat16: whether gradients go through a decoder in bfloat16, which is faster on processors with instructions for it; files
+            are coded, decoded and compared in float32 all the same.
         checkpoint: a file that is written every ``checkpoint_every`` steps, and from which the same call goes on.
         progress: called with each row of the history as it comes.
 
@@ -171,7 +175,7 @@ def refine(
     loss = _quality(weights.to(batch), alpha, beta, gamma, perceptual, style)
     digest = codec.digest if codec.quality is None else f"{codec.digest} at quality {codec.quality:g}"
     settings = _Settings(digest, _crc(batch), _crc(weights), target_bpp, alpha, beta, gamma, _names(loss), steps, rate,
-                         tolerance, seed)
+                         tolerance, seed, bfloat16)
     run = _Run(batch, codec, settings, loss, mask)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(Path(checkpoint))
@@ -270,7 +274,9 @@ class _Run:
         y = soft_round(self.y, tau, self._noise(self.y))
         z = soft_round(self.offset, tau, self._noise(self.offset)) + self.codec.medians
         bpp = self.codec.bits(y, z) / self.pixels
-        quality, _ = self.loss(self._picture(y), self.wanted)
+        with torch.autocast(y.device.type, torch.bfloat16, enabled=settings.bfloat16):
+            picture = self._picture(y)
+        quality, _ = self.loss(picture.float(), self.wanted)
         self.soft_bpp = bpp.item()
         if settings.target_bpp is None:
             rate = bpp
@@ -358,7 +364,7 @@ class _Run:
     def load(self, path: Path) -> None:
         state = read_checkpoint(path, self.y.device, "a refinement", ("settings", "step", "y", "offset", "optimiser", "best", "history"))
         theirs = state["settings"]
-        if changed := [name for name, value in dataclasses.asdict(self.settings).items() if theirs.get(name) != value]:
+        if changed := [name for name, value in dataclasses.asdict(self.settings).items() if theirs.get(name, False) != value]:
             raise WeightsError(f"{path} is the checkpoint of another refinement (its {', '.join(changed)} differ"
                                f"{'s' * (len(changed) == 1)}): delete it, or name another file")
         with torch.no_grad():
