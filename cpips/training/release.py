@@ -97,7 +97,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         labelled: labeled test images (as :class:`~cpips.training.data.Labelled` reads them), for a model with a classifier.
         judged: the groups with teacher labels, for a model with a head.
         features, features_config: folder and config of the run that trained the features and the head with people's scores.
-        kadid: folder of KADID-10k's references and scores, for such a model.
+        kadid: folder of KADID-10k's references and scores, for such a model, or one that was trained with them itself.
     """
     config = TrainConfig.load(config_path)
     init = _ancestor(config, weights)  # before its file may be replaced
@@ -124,7 +124,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
             "data": [dataset_name(folder) for folder in config.data + config.labelled_data], "config": f"configs/{config_path.name}",
             "steps": int(metadata["steps"]), "planned_steps": config.steps, "init": init,
             "loss": {"rate": config.rate_weight, config.distortion: config.lmbda, "cross_entropy": config.class_weight,
-                     "judgement": config.judge_weight, "task": config.task_weight},
+                     "judgement": config.judge_weight, "opinions": config.opinion_weight, "task": config.task_weight},
             "optimizer": config.optimizer, "stages": [vars(stage) for stage in config.stages],
             "hours": round(float(metadata["seconds"]) / 3600, 2),
             "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})", "torch": torch.__version__,
@@ -142,6 +142,8 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         card["description"] = ("encoder trained with people's scores (KADID-10k) to measure, then with the rest of a scale "
                                "hyperprior (Ballé et al. 2018) to compress; the metric compares its features")
         card["opinions"] = opinions(weights / files["file"], features, features_config, kadid)
+    elif config.opinion_weight and kadid is not None:
+        card["opinions"] = opinions(weights / files["file"], run, config_path, kadid)
     if judged is not None and config.judge_weight:
         card["judgement"] = judgement(weights / files["file"], judged, config)
     if labelled is not None and "classifier_file" in files:
@@ -156,7 +158,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
 def describe(config: TrainConfig) -> str:
     terms = [name for name, on in (("rate", config.rate_weight), ("distortion", config.distortion != "none"),
                                    ("classification", config.class_weight),
-                                   ("agreement with teachers", config.judge_weight),
+                                   ("agreement with teachers", config.judge_weight), ("people's scores", config.opinion_weight),
                                    ("the features of a task network", config.task_weight)) if on]
     goal = f"{', '.join(terms[:-1])} and {terms[-1]}" if len(terms) > 1 else terms[0]
     kind = "scale hyperprior (Ballé et al. 2018)" + ", one model for all rates (gains for each channel)," * bool(config.lambdas)
@@ -194,8 +196,9 @@ def opinions(path: Path, run: Path, config_path: Path, kadid: Path) -> dict[str,
     config = TrainConfig.load(config_path)
     curve = _read_curve(run)
     every = max(1, len(curve) // 50)
-    return {"labels": "KADID-10k: mean opinions of 70 references' copies, condition means for copies of further photographs",
-            "teachers": list(TEACHERS), "teacher_share": config.teacher_share, "focus": list(config.focus),
+    further = ", condition means for copies of further photographs" if config.photographs else ""
+    return {"labels": f"KADID-10k: mean opinions of 70 references' copies{further}",
+            "teachers": list(TEACHERS) if config.photographs or config.teacher_share else [], "teacher_share": config.teacher_share, "focus": list(config.focus),
             "photographs": [dataset_name(name) for name in config.photographs],
             "config": f"configs/{config_path.name}", "steps": int(curve[-1]["step"]), "hours": round(curve[-1]["seconds"] / 3600, 2),
             "seed": config.seed, "stages": [vars(stage) for stage in config.stages],
