@@ -1,10 +1,10 @@
-"""Joint training against plain training of the same steps: what classification costs the codec, and what it gives.
+"""Joint training against plain training of the same steps: what classification and people's scores cost the codec, and what they give.
 
     python benchmarks/joint.py RUNS [--plot docs/joint.png]
 
-RUNS holds a trainer's output folders: ``plain``, of ``configs/cpips.toml`` without its classification (class_weight 0 and what
-only counts with it), and perhaps others: with another class_weight, as ``weight-4``, or with people's scores of KADID-10k as a
-further term (opinion_weight), as ``people-2``. They are compared with ``cpips``, and with ``hyperprior-q4``, from which all of them start.
+RUNS holds a trainer's output folders: ``plain``, of ``configs/cpips.toml`` with class_weight and opinion_weight 0 (and without what only
+counts with them), ``class-1``, with opinion_weight 0 alone, and perhaps others with another class_weight, as ``class-4``, or another
+opinion_weight, as ``people-8``. They are compared with ``cpips``, and with ``hyperprior-q4``, from which all of them start.
 
 Rate and distortion are of Kodak's real files. A model's rate loss against ``plain`` is taken at equal quality: the difference
 of the Lagrangians (bits per pixel, and lambda times the squared error, as both were trained for), over plain's bits per pixel. Agreement is
@@ -108,7 +108,8 @@ def measure(name: str, runs: Path) -> dict[str, Any]:
             found[key] = make()
             kept.write_text(json.dumps(found))
 
-    head = trained_model(run) if (run / "head.safetensors").exists() else None
+    own = cpips.CPIPS(name) if shipped else trained_model(run) if (run / "head.safetensors").exists() else None
+    head = own if own is not None and own.form == "contrast" else None
     part("distances", lambda: distances(name if shipped else run / "codec.safetensors", head))
     part("kodak", lambda: evaluate_codec(codec, sorted((DATA / "images" / "kodak").glob("*.png")))["images"])
     if (run / "classifier.safetensors").exists():
@@ -184,12 +185,19 @@ def amount(value: dict[str, Any] | None, form: str = "+.3f") -> str:
     return "-" if value is None else f"{value['value']:{form}} [{value['interval'][0]:{form}}, {value['interval'][1]:{form}}]"
 
 
+def title(name: str) -> str:
+    """Of a row: a model, or a run by the one term that has a weight."""
+    kind, _, weight = name.partition("-")
+    terms = {"class": "classification", "people": "people's scores"}
+    return f"{terms[kind]} alone, weight {weight}" if kind in terms else name if name == PLAIN else f"`{name}`"
+
+
 def report(result: dict[str, Any]) -> str:
     """Markdown: a row for each model, then what it gained against plain training."""
     models = result["models"]
-    first = [[f"`{name}`" if name in (START, JOINT) else name, f"{m['bpp']:.3f}", f"{m['psnr']:.2f}", amount(m.get("rate_loss"), "+.1%"),
+    first = [[title(name), f"{m['bpp']:.3f}", f"{m['psnr']:.2f}", amount(m.get("rate_loss"), "+.1%"),
               amount(m.get("top1"), ".1%"), *(amount(m["srcc"][f"{s} full"], ".3f") for s in SHOWN)] for name, m in models.items()]
-    gains = [[f"`{name}`" if name in (START, JOINT) else name, form, *(amount(m["gained"][f"{s} {form}"]) for s in SHOWN)]
+    gains = [[title(name), form, *(amount(m["gained"][f"{s} {form}"]) for s in SHOWN)]
              for form in (*FORMS, HEAD) for name, m in models.items() if name != PLAIN and f"tid2013 {form}" in m["gained"]]
     return (table(["model", "bits per pixel", "PSNR (dB)", "rate at equal quality", "top-1", *(f"{shown}, SRCC" for shown in SHOWN.values())], first)
             + f"\n\nSRCC minus that of {PLAIN} (of a head, minus {PLAIN}'s full latent):\n\n"
@@ -209,13 +217,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for name, m in models.items():
         loss, top = m.get("rate_loss", none), m["top1"]
         left.errorbar(100 * loss["value"], 100 * top["value"], reach(top, 100), reach(loss, 100), marker="o", capsize=2, color="#0b4f8a")
-        left.annotate(name, (100 * loss["value"], 100 * top["value"]), (7, 5), textcoords="offset points", fontsize="small")
+        left.annotate(title(name).strip("`"), (100 * loss["value"], 100 * top["value"]), (7, 5), textcoords="offset points", fontsize="small")
     for i, (name, m) in enumerate((name, m) for name, m in models.items() if name != PLAIN):
         for k, (form, color) in enumerate(zip((*FORMS, HEAD), ("#0b4f8a", "#c1440e", "#5b8c5a"))):
             for place, s in enumerate(SHOWN if f"tid2013 {form}" in m["gained"] else ()):
                 gained = m["gained"][f"{s} {form}"]
                 right.errorbar(place + 0.12 * k + 0.3 * i - 0.06, gained["value"], reach(gained), marker="o", capsize=2, color=color,
-                               label=f"{name}, {form}" if not place else None)
+                               label=f"{title(name).strip('`')}, {form}" if not place else None)
     right.axhline(0, color="#777777", linewidth=1)
     left.set(xlabel="rate at equal quality against plain training (%)", ylabel="top-1 of 200 classes (%)")
     right.set(ylabel="SRCC minus that of plain training")
@@ -236,7 +244,7 @@ def main() -> None:
     if args.measure:
         measure(args.measure, args.runs)
         return
-    others = sorted(path.parent.name for kind in ("weight", "people") for path in args.runs.glob(f"{kind}-*/codec.safetensors"))
+    others = sorted(path.parent.name for kind in ("class", "people") for path in args.runs.glob(f"{kind}-*/codec.safetensors"))
     found = {name: measure(name, args.runs) for name in (START, PLAIN, JOINT, *others)}
     result = {"what": "joint training against plain training of the same steps", "resamples": RESAMPLES,
               "thumbnails": cpips.model_card(JOINT)["classification"]["images"], "kodak": len(found[JOINT]["kodak"]),

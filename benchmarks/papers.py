@@ -143,7 +143,7 @@ def study_claims() -> list[Claim]:
         return {name: with_interval(row) for name in SETS for row in family
                 if (row["a"], row["b"], row["of"]) == (a, ENCODER, f"{name} {of}")}
 
-    joint = kept("joint")["models"]["cpips"]
+    joint = kept("joint")["models"]["class-1"]
     named = SETS | {"kadid": "KADID-10k"}
     tuned = {shown: (found["value"], *found["interval"]) for name, shown in named.items() for found in (joint["gained"][f"{name} full"],)}
     same, better = ([shown for shown, (_, above, _) in tuned.items() if (above > 0) is higher] for higher in (False, True))
@@ -171,8 +171,8 @@ def study_claims() -> list[Claim]:
               "The same, minus DISTS by its published scores of the same images. `benchmarks/papers.py`",
               text(minus("dists (ZS-IQA)")), no_worse(*minus("dists (ZS-IQA)").values())),
         Claim("Tuning for classification does not improve perceptual judgments (summary).",
-              f"SRCC of `cpips`, which tells {joint['top1']['value']:.0%} of thumbnails of 200 classes, minus that of the same codec after "
-              "as many steps without classification. `benchmarks/joint.py`",
+              f"SRCC of a codec that is trained for classification, too, and tells {joint['top1']['value']:.0%} of thumbnails of 200 classes, "
+              "minus that of the same codec after as many steps without. `benchmarks/joint.py`",
               "; ".join(f"{shown}: {between(*values)}" for shown, values in tuned.items()),
               AGREES if not better else CONTRADICTS if not same else
               f"{AGREES} on {' and '.join(same)}, {CONTRADICTS} on {' and '.join(better)}"),
