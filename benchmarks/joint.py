@@ -206,7 +206,7 @@ def report(result: dict[str, Any]) -> str:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Top-1 against the rate that it costs; and agreement gained on each set."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     none = {"value": 0.0, "interval": [0.0, 0.0]}
     models = {name: m for name, m in result["models"].items() if "top1" in m}
@@ -215,20 +215,21 @@ def plot(result: dict[str, Any], path: Path) -> None:
         return [[times * abs(value["value"] - end)] for end in value["interval"]]
 
     for name, m in models.items():
-        loss, top = m.get("rate_loss", none), m["top1"]
+        loss, top, side = m.get("rate_loss", none), m["top1"], 1 if name in (PLAIN, JOINT) else -1
         left.errorbar(100 * loss["value"], 100 * top["value"], reach(top, 100), reach(loss, 100), marker="o", capsize=2, color="#0b4f8a")
-        left.annotate(title(name).strip("`"), (100 * loss["value"], 100 * top["value"]), (7, 5), textcoords="offset points", fontsize="small")
+        left.annotate(title(name).strip("`"), (100 * loss["value"], 100 * top["value"]), (7 * side, 5),
+                      textcoords="offset points", ha="left" if side > 0 else "right", fontsize="small")
     for i, (name, m) in enumerate((name, m) for name, m in models.items() if name != PLAIN):
         for k, (form, color) in enumerate(zip((*FORMS, HEAD), ("#0b4f8a", "#c1440e", "#5b8c5a"))):
             for place, s in enumerate(SHOWN if f"tid2013 {form}" in m["gained"] else ()):
                 gained = m["gained"][f"{s} {form}"]
-                right.errorbar(place + 0.12 * k + 0.3 * i - 0.06, gained["value"], reach(gained), marker="o", capsize=2, color=color,
+                right.errorbar(place + 0.1 * k + 0.35 * i - 0.25, gained["value"], reach(gained), marker="os^D"[i % 4], capsize=2, color=color,
                                label=f"{title(name).strip('`')}, {form}" if not place else None)
     right.axhline(0, color="#777777", linewidth=1)
     left.set(xlabel="rate at equal quality against plain training (%)", ylabel="top-1 of 200 classes (%)")
     right.set(ylabel="SRCC minus that of plain training")
     right.set_xticks(range(len(SHOWN)), list(SHOWN.values()))
-    right.legend(fontsize="small", loc="upper left")
+    figure.legend(*right.get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=3)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.margins(0.2)

@@ -11,7 +11,7 @@ curve is that of its quantizer's steps, files all the same. JPEG, WebP and AVIF 
 :mod:`cpips.encoding.formats`, which `cpips encode` and `cpips sweep` share: JPEG and AVIF with and without chroma subsampling, AVIF
 slow. ``--classical`` measures these again and keeps the rest. ``--variable`` measures a variable-rate codec (a name, or the file of its
 weights) at the qualities of its levels, and keeps the rest. ``--refined`` refines its latents (`cpips refine`, by rate and squared error at
-the weight that each level was trained with) on the central squares of the images, where it stands beside itself and the other formats;
+the weight that each level was trained with) on the central squares of every second image, where it stands beside itself and the other formats;
 files in DIR are not made again. With ``--bf16`` gradients go through a decoder in bfloat16; coding and decoding do not.
 """
 
@@ -312,7 +312,7 @@ def main() -> None:
         result = kept("rate_distortion")
         result["variable"] = variable(args.variable, paths, result["curves"] | {PLAIN: plain_curve(result)})
     elif args.refined:
-        result = kept("rate_distortion") | {"refined": refined(args.refined, paths, args.runs, args.steps, args.bf16)}
+        result = kept("rate_distortion") | {"refined": refined(args.refined, paths[::2], args.runs, args.steps, args.bf16)}
     else:
         result = measured(paths, kept("rate_distortion") if args.classical else None)
     print(report(result))
