@@ -39,7 +39,7 @@ TABLES = {
     "refinement": ("objectives.rows",),
     "semantic_ensemble": ("rows",),
     "speed": ("cases*.metrics",),
-    "style_encoders": ("models",),
+    "style_encoders": ("models.rows", "layers.images"),
 }
 
 
