@@ -49,7 +49,7 @@ IMAGES = [f"kodim{i:02}" for i in (5, 13, 8, 1, 14, 20, 23, 4, 24, 7, 18, 11, 21
 TEXTURES = "cpips-lite@0.1"  # of the style term, as in SemanticEnsembleLoss
 ABSOLUTE = 16.0  # alpha of the absolute error in lambdas: it then weighs as much as the squared one at these errors
 NONE, CONTROL = "none", "distortion"
-WEIGHTS = (0.5, 2.0, 8.0)
+WEIGHTS = (1.0, 4.0)
 OBJECTIVES: dict[str, dict[str, Any]] = {
     CONTROL: {}, **{f"weight {weight:g}": {"beta": weight, "gamma": weight} for weight in WEIGHTS},
     "region, L2": {"roi": True}, "L1": {"error": "l1"}, "region, L1": {"error": "l1", "roi": True},
@@ -61,6 +61,22 @@ COLUMNS = {"bits": ("bits", 0), "psnr": ("PSNR (dB)", 2), "lpips": ("LPIPS-Alex"
 REGIONS = {"psnr_fg": ("PSNR inside (dB)", 2), "psnr_bg": ("PSNR outside (dB)", 2), "bits_fg": ("bits inside", 0), "bits_bg": ("bits outside", 0)}
 SHOWN = ["kodim05", "kodim13", "kodim08"]
 LITERATURE = -15.2  # percent: whole Kodak, 2000 steps, read off the published points of Yang, Bamler and Mandt (2020)
+
+
+class Perceptual(PerceptualLoss):
+    """Its gradients in bfloat16, as the decoder's; what is measured of files is so in float32."""
+
+    def forward(self, output: Tensor, target: Any) -> Tensor:
+        with torch.autocast(output.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
+            return super().forward(output, target)
+
+
+class Style(StyleLoss):
+    """Likewise."""
+
+    def forward(self, output: Tensor, target: Any, **known: Any) -> Tensor:
+        with torch.autocast(output.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
+            return super().forward(output, target, **known)
 
 
 def busy_crop(name: str, side: int) -> Tensor:
@@ -116,8 +132,8 @@ def refined_crop(name: str, codec: Codec, side: int, steps: int, folder: Path) -
             if settings.pop("roi", False):
                 settings["roi"] = region
             if "beta" in settings:
-                settings |= {"perceptual": PerceptualLoss(check="off"), "style": StyleLoss(TEXTURES, check="off")}
-            found = refine(image, codec, target_bpp=own, steps=steps, bf16=True, **settings)
+                settings |= {"perceptual": Perceptual(check="off"), "style": Style(TEXTURES, check="off")}
+            found = refine(image, codec, target_bpp=own, steps=steps, bfloat16=True, **settings)
             stream, step = found.stream, found.step
         size, decoded, predicted = len(pack(stream, codec.name, codec.digest, codec.quality)), codec.decode(stream), bits_of_cells(codec, stream)
         own = own or 8 * size / side**2

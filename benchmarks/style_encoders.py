@@ -18,6 +18,7 @@ contents and styles, the same ones for all encoders. The layers are compared in 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -62,8 +63,7 @@ MEASURES = {"style left": ("style_left alex", "style_left squeeze"), "texture le
 LAYERS_SIZE, LAYERS_MODEL = 192, TUNED
 TAPS = ["gdn1", "gdn2", "gdn3", "y"]
 STYLE_TAPS = [*([tap] for tap in TAPS), TAPS]
-LAYERS_PAIRS = [("kodim21", "strokes"), ("kodim23", "maize"), ("kodim08", "marbling"), ("kodim20", "pebbles"), ("kodim04", "strokes"),
-                ("kodim14", "maize")]
+LAYERS_PAIRS = [("kodim21", "strokes"), ("kodim23", "maize"), ("kodim08", "marbling")]
 NETWORKS = ["cpips-lite@0.1", "random-lite", "squeeze"]
 NETWORK = {"steps": 400, "batch": 4, "size": 128}
 
@@ -88,6 +88,14 @@ def drawn(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
         st.write(image, path)
         replace(times, lambda partial: partial.write_text(json.dumps(seconds)))
     return st.picture(path, Image.open(path).width), json.loads(times.read_text())
+
+
+def folder_of(runs: Path, size: int, names: Sequence[str], plain: Path | None = None) -> Path:
+    """Where images of these settings and weights are kept: others have another folder."""
+    keys = "".join(extractor(name, plain).key for name in names)
+    found = runs / f"{size}-px-{SETTINGS['steps']}-steps-{hashlib.sha256(keys.encode()).hexdigest()[:8]}"
+    found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def colors_alone(content: Tensor, style: Tensor) -> Tensor:
@@ -165,7 +173,8 @@ class Judges:
 def measures(row: dict) -> dict[str, float]:
     """A row's :data:`MEASURES`, each the mean of the judges that it has, and the sum of style left and content lost."""
     found = {name: statistics.mean(row[key] for key in keys if key in row) for name, keys in MEASURES.items()}
-    return found | {"sum": found["style left"] + found["content lost"]} | {key: row[key] for keys in MEASURES.values() for key in keys if key in row}
+    by_judge = {key: row[key] for name in ("style left", "content lost") for key in MEASURES[name] if key in row}
+    return found | {"sum": found["style left"] + found["content lost"]} | by_judge
 
 
 def difference(a: dict, b: dict) -> dict[str, float]:
@@ -177,34 +186,44 @@ def difference(a: dict, b: dict) -> dict[str, float]:
 # ---- encoders -------------------------------------------------------------------------------------------------------
 
 
+def pair(content_name: str, style_name: str, folder: Path, plain: Path | None, size: int) -> tuple[dict[str, Tensor], list[dict]]:
+    """A pair by every encoder: the images, and the rows of what the judges see; both are made at most once."""
+    content, style = st.picture(IMAGES / "kodak" / f"{content_name}.png", size), st.picture(IMAGES / STYLES[style_name], size)
+    shown = {"content": content, "style": style, CONTROL: colors_alone(content, style)}
+    path, rows = folder / f"pair-{content_name}-{style_name}.json", {}
+    for name in ENCODERS:
+        settings = SETTINGS if name not in TRUNKS else SETTINGS | {"bf16": False}
+        shown[name], seconds = drawn(folder / f"{content_name}-{style_name}-{name}.png", lambda: st.optimise(
+            extractor(name, plain), content, style, start=shown[CONTROL], **settings)[0])
+        rows[name] = {"cpu_seconds": seconds}
+    if not path.exists():
+        judges = Judges(content, style)
+        found = [{"content": content_name, "style": style_name, "encoder": name, **rows.get(name, {}), **judges(shown[name], but=name)}
+                 for name in (CONTROL, *ENCODERS)]
+        replace(path, lambda partial: partial.write_text(json.dumps(found)))
+    return shown, json.loads(path.read_text())
+
+
 def models(runs: Path, path: Path, plain: Path | None, contents: Sequence[str], names: Sequence[str], size: int, count: int | None) -> dict:
     """Every pair (or the first ``count``) by every encoder, judged; a figure of some."""
-    rows, pictures = [], {}
+    rows, pictures, folder = [], {}, folder_of(runs, size, ENCODERS, plain)
     for number in range(count or len(contents) * len(names)):
         # neighbors differ in both, so that a run that is stopped early has seen all of them
-        content_name, style_name = contents[number % len(contents)], names[(number + number // len(contents)) % len(names)]
-        content, style = st.picture(IMAGES / "kodak" / f"{content_name}.png", size), st.picture(IMAGES / STYLES[style_name], size)
-        shown, judges = {"content": content, "style": style}, Judges(content, style)
-        for name in [CONTROL, *ENCODERS]:
-            row = {"content": content_name, "style": style_name, "encoder": name}
-            if name == CONTROL:
-                shown[name] = colors_alone(content, style)
-            else:
-                settings = SETTINGS if name not in TRUNKS else SETTINGS | {"bf16": False}
-                shown[name], row["cpu_seconds"] = drawn(runs / f"{content_name}-{style_name}-{name}.png", lambda: st.optimise(
-                    extractor(name, plain), content, style, start=shown[CONTROL], **settings)[0])
-            rows.append(row | judges(shown[name], but=name))
-            print(rows[-1], file=sys.stderr, flush=True)
-        pictures[content_name, style_name] = shown
+        chosen_pair = contents[number % len(contents)], names[(number + number // len(contents)) % len(names)]
+        pictures[chosen_pair], found = pair(*chosen_pair, folder, plain, size)
+        rows += found
+        print(*chosen_pair, file=sys.stderr, flush=True)
     columns = ["content", "style", *ENCODERS]
-    pairs = [pair for pair in SHOWN if pair in pictures] or list(pictures)[:8]
+    pairs = [shown for shown in SHOWN if shown in pictures][:6] or list(pictures)[:6]
     figure = Figure(figsize=(2.0 * len(columns), 2.04 * len(pairs) + 0.2), layout="constrained")
     axes = figure.subplots(len(pairs), len(columns), squeeze=False)
-    for line, pair in zip(axes, pairs):
-        for axis, key in zip(line, columns):
-            show(axis, pictures[pair][key], key if line is axes[0] else "")
-    save_picture(figure, path, dpi=100, colours=256)
-    return {"contents": list(contents), "styles": list(names), "plain": UNTUNED if plain else "hyperprior-q4", "rows": rows,
+    titles = {TUNED: "cpips, tuned", UNTUNED: "untuned", UNTRAINED: "untrained", "squeeze": "SqueezeNet", "alex": "AlexNet"}
+    for i, chosen_pair in enumerate(pairs):
+        for axis, key in zip(axes[i], columns):
+            show(axis, pictures[chosen_pair][key], titles.get(key, key) if i == 0 else "")
+    save_picture(figure, path, dpi=100, colours=256, dither=True)
+    return {"contents": list(contents), "styles": list(names), "plain": UNTUNED if plain else "hyperprior-q4",
+            "weights": {name: extractor(name, plain).key for name in ENCODERS}, "rows": rows,
             **summarized(rows, contents, names)}
 
 
@@ -242,14 +261,14 @@ def show(axis, image: Tensor | None, title: str) -> None:
 
 def layers(runs: Path, path: Path, pairs: Sequence[tuple[str, str]], size: int) -> dict:
     """Content taps by style taps, one encoder, judged by both backbones and the filters; a figure of the first pair."""
-    rows, pictures = [], {}
+    rows, pictures, folder = [], {}, folder_of(runs, size, [LAYERS_MODEL])
     for content_name, style_name in pairs:
         content, style = st.picture(IMAGES / "kodak" / f"{content_name}.png", size), st.picture(IMAGES / STYLES[style_name], size)
         judges, start = Judges(content, style), colors_alone(content, style)
         for content_tap in TAPS:
             for style_taps in STYLE_TAPS:
                 label = "all" if len(style_taps) > 1 else style_taps[0]
-                image, _ = drawn(runs / f"layers-{content_name}-{style_name}-{content_tap}-{label}.png", lambda: st.optimise(
+                image, _ = drawn(folder / f"layers-{content_name}-{style_name}-{content_tap}-{label}.png", lambda: st.optimise(
                     extractor(LAYERS_MODEL), content, style, start=start, content_taps=[content_tap], style_taps=style_taps,
                     **SETTINGS)[0])
                 pictures.setdefault((content_tap, label), image)
@@ -334,8 +353,9 @@ def told(value: list[float], sign: str = "") -> str:
 
 def report(result: dict) -> str:
     """Markdown: what the judges see of each encoder's images, the differences, and the layers."""
-    m, parts = result["machine"], []
+    parts = []
     if found := result.get("models"):
+        m = found.get("machine", result["machine"])
         titles = {CONTROL: CONTROL, TUNED: "`cpips`, tuned", UNTUNED: f"{found['plain']}, untuned", UNTRAINED: "untrained",
                   "squeeze": "SqueezeNet", "alex": "AlexNet"}
         seconds = {name: [row["cpu_seconds"] for row in found["rows"] if row["encoder"] == name and "cpu_seconds" in row] for name in titles}
@@ -369,7 +389,7 @@ def report(result: dict) -> str:
                      "differences with 95 % intervals over the pairs, averaged over the other term's layers.)")
     if n := result.get("networks"):
         training = ", ".join(f"{name} {n[name]:.0f} s" for name in NETWORKS)
-        parts.append(f"Training a network: {training} of CPU time ({n.get('machine', m)['cpu']}); an image of 512 px then takes "
+        parts.append(f"Training a network: {training} of CPU time ({n.get('machine', result['machine'])['cpu']}); an image of 512 px then takes "
                      f"{n['cpu_seconds_an_image']:.1f} s.")
     return "\n\n".join(parts)
 
@@ -399,7 +419,8 @@ def main() -> None:
         result["networks"] = networks(args.runs, args.plots / "style_networks.png")
     if not args.smoke:
         before = kept("style_encoders") if (RESULTS / "style_encoders.json").exists() else {}  # parts that this run left out
-        result |= {part: before[part] for part in ("models", "layers", "networks") if part in before and part not in result}
+        result |= {part: {"machine": before["machine"], **before[part]} for part in ("models", "layers", "networks")
+                   if part in before and part not in result}
     path = save("style_encoders", result, args.runs if args.smoke else None)
     print(report(kept(path.stem, path.parent)))
     print(path)
