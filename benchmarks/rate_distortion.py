@@ -215,7 +215,8 @@ def report(result: dict) -> str:
         lines += [f"- BD-rate of `{found['codec']}`, one model for all rates, against {'`hyperprior-q*`' if other == PLAIN else other}: "
                   f"{_told(bd)}" for other, bd in found["bd"].items()]
     if found := result.get("refined"):
-        lines += [f"- BD-rate of `{found['codec']}` with {f'latents refined in {found["steps"]} steps' if which == 'refined' else 'its own latents'}, "
+        latents = {"refined": f"latents refined in {found['steps']} steps"}
+        lines += [f"- BD-rate of `{found['codec']}` with {latents.get(which, 'its own latents')}, "
                   f"on central squares of {found['side']} px, against {'itself' if other == found['codec'] else other}: {_told(bd)}"
                   for which, all_bd in found["bd"].items() for other, bd in all_bd.items()]
     lines.append(f"- `{STEPPED}` at other steps of its quantizer (1: as trained): {curve}")
