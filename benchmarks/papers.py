@@ -213,15 +213,12 @@ def study_claims() -> list[Claim]:
 
 
 def necessary(gained: dict, alone: dict) -> str:
-    """Of the claim that only a tuned encoder stylizes: tuning must leave less style and texture, and without it there must be no
-    less of them left than of colors alone."""
-    helps = [falls(gained[key]) for key in ("style left", "texture left")]
-    if all(found == AGREES for found in helps):
-        return f"{AGREES}: tuning leaves less" + (
-            "" if alone["texture left"][2] >= 0 else f"; that it is necessary, {CONTRADICTS}: untuned has less texture left than colors alone")
-    if all(found == CONTRADICTS for found in helps) or alone["texture left"][2] < 0:
-        return f"{CONTRADICTS}: the untuned encoder transfers texture, too" if alone["texture left"][2] < 0 else CONTRADICTS
-    return OPEN
+    """Of the claim that only a tuned encoder stylizes, from intervals of tuned minus untuned and of untuned minus the colors alone:
+    it does not agree where the untuned one has less texture left than the colors alone, and agrees where only tuning leaves less."""
+    helps = all(falls(gained[key]) == AGREES for key in ("style left", "texture left"))
+    if falls(alone["texture left"]) == AGREES:
+        return f"{CONTRADICTS}: the untuned encoder transfers texture, too, and tuning {'adds to it' if helps else 'adds nothing'}"
+    return AGREES if helps else OPEN
 
 
 def ensemble_claims() -> list[Claim]:

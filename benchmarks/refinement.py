@@ -241,7 +241,7 @@ def report(result: dict) -> str:
         mean_seconds = float(np.mean([row["cpu_seconds"] for row in found["rows"] if row["refinement"] == CURVE[-1]]))
         m = result.get("machine")
         where = f"{m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}, " if m else ""
-        parts.append(f"({crops(len(found['images']))} of {found['side']} px, one of each Kodak image, `{found['codec']}` at quality "
+        parts.append(f"({crops(len(found['images']))} of {found['side']} px, each of another Kodak image, `{found['codec']}` at quality "
                      f"{found['quality']:g}, {found['bpp']:.2f} bits per pixel with the header, {found['steps']} steps; kernel distances "
                      f"x 1000, of patches of {found['patch']} px; differences with 95 % intervals over the crops. Bits inside and outside are "
                      f"those that the entropy model predicts for the latent. {where}bfloat16 in the steps: {mean_seconds:.0f} s of CPU time for a "
@@ -277,10 +277,10 @@ def draw(original: list[Tensor], decoded: dict[str, list[Tensor]], names: list[s
         axis.plot(own["psnr"]["value"][0], own[key]["value"][0], "s", color="tab:gray", markersize=5)
         axis.annotate(NONE, (own["psnr"]["value"][0], own[key]["value"][0]), textcoords="offset points", xytext=(4, 4), fontsize=7)
         for label, (x, y) in zip(CURVE, points):
-            axis.annotate(label.removeprefix("weight "), (x, y[0]), textcoords="offset points", xytext=(4, 4), fontsize=7)
+            axis.annotate("0" if label == CONTROL else label.removeprefix("weight "), (x, y[0]), textcoords="offset points", xytext=(4, 4), fontsize=7)
         axis.set_title(COLUMNS[key][0] + (" x 1000" if key.startswith("kernel") else ""), fontsize=9)
         axis.set_xlabel("PSNR (dB)", fontsize=8)
-        axis.margins(0.12)
+        axis.margins(0.15)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     side, quarter = found["side"], found["side"] // 4
