@@ -170,7 +170,7 @@ def run_metric(run: Path) -> cpips.CPIPS:
 
 def save_picture(figure: Figure, path: Path, dpi: int = 120, colours: int = 200, dither: bool = False) -> None:
     """As a PNG of few colors, a third of the bytes: in more, images and noise would make files of megabytes. ``dither`` for
-    pictures of many hues, which would show bands."""
+    images of many hues, which would show bands."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi, format="png")
     whole = Image.open(drawn).convert("RGB")

@@ -111,7 +111,7 @@ def bits_of_cells(codec: Codec, stream: Bitstream) -> Tensor:
 
 
 def refined_crop(name: str, codec: Codec, side: int, steps: int, folder: Path) -> list[dict]:
-    """A crop by each objective at the bits of the codec's own file; made at most once, its pictures beside it."""
+    """A crop by each objective at the bits of the codec's own file; made at most once, its images beside it."""
     path = folder / f"{name}.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -152,7 +152,7 @@ def write(image: Tensor, path: Path) -> None:
 
 
 def objectives(side: int, steps: int, names: list[str], runs: Path, figure: Path) -> dict:
-    """Each objective on each crop at the bits of the codec's own file, judged; draws what comes out."""
+    """Each objective on each crop at the bits of the codec's own file, evaluated; draws what comes out."""
     codec = open_codec(CODEC, QUALITY)
     folder = runs / f"{side}-px-{steps}-steps"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ for classification; ``plain``, the same codec after as many steps without it (CO
 start from the content with the mean and covariance of the style's colors (*colors alone*, the control). The encoders' convolutions
 run in bfloat16, Gram matrices in float32.
 
-Judged blind, on the same scales for all. *Style left*: squared difference of Gram matrices from the style's, 1 for the
+Evaluated blind, on the same scales for all. *Style left*: squared difference of Gram matrices from the style's, 1 for the
 content image, 0 for the style. *Content lost*: squared difference of features, 0 for the content image, 1 for the style. Both
 by two classifiers' backbones, neither of which judges its own images. *Texture left*: what neither backbone sees, squared
 differences of the statistics of oriented filters (:func:`filtered`), 1 for the content image, 0 for the style. Intervals resample
@@ -37,6 +37,7 @@ from torch import Tensor
 import cpips
 from _common import DATA, RESULTS, kept, save, save_picture, table
 from cpips._utils.io import replace
+from papers import paired
 from cpips.encoders import AnalysisTransform
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -205,7 +206,7 @@ def pair(content_name: str, style_name: str, folder: Path, plain: Path | None, s
 
 
 def models(runs: Path, path: Path, plain: Path | None, contents: Sequence[str], names: Sequence[str], size: int, count: int | None) -> dict:
-    """Every pair (or the first ``count``) by every encoder, judged; a figure of some."""
+    """Every pair (or the first ``count``) by every encoder, evaluated; a figure of some."""
     rows, pictures, folder = [], {}, folder_of(runs, size, ENCODERS, plain)
     for number in range(count or len(contents) * len(names)):
         # neighbors differ in both, so that a run that is stopped early has seen all of them
@@ -260,7 +261,7 @@ def show(axis, image: Tensor | None, title: str) -> None:
 
 
 def layers(runs: Path, path: Path, pairs: Sequence[tuple[str, str]], size: int) -> dict:
-    """Content taps by style taps, one encoder, judged by both backbones and the filters; a figure of the first pair."""
+    """Content taps by style taps, one encoder, evaluated by both backbones and the filters; a figure of the first pair."""
     rows, pictures, folder = [], {}, folder_of(runs, size, [LAYERS_MODEL])
     for content_name, style_name in pairs:
         content, style = st.picture(IMAGES / "kodak" / f"{content_name}.png", size), st.picture(IMAGES / STYLES[style_name], size)
@@ -285,10 +286,8 @@ def layers(runs: Path, path: Path, pairs: Sequence[tuple[str, str]], size: int) 
 
 def chosen(rows: list[dict]) -> dict:
     """Of the layers: means over the pairs, and for each tap minus the tap before it the difference of what it changes, averaged
-    over the other terms' taps, with a 95 % interval over the pairs (bootstrap)."""
+    over the other terms' taps, with a 95 % interval over the pairs by Student's t, as they are few."""
     pairs = list(dict.fromkeys((row["content"], row["style"]) for row in rows))
-    drawn_pairs = np.random.default_rng(0).multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), DRAWS)
-    weights = np.concatenate([np.ones((1, len(pairs))), drawn_pairs])
     by: dict[tuple, dict] = {}
     for row in rows:
         by[row["content_tap"], row["style_taps"], (row["content"], row["style"])] = measures(row)
@@ -296,8 +295,7 @@ def chosen(rows: list[dict]) -> dict:
     def with_interval(values: list[dict[str, float]]) -> dict[str, list[float]]:
         found = {}
         for key in values[0]:
-            means = weights @ np.array([value[key] for value in values]) / weights.sum(1)
-            found[key] = [float(means[0]), *np.percentile(means[1:], [2.5, 97.5]).tolist()]
+            found[key] = list(paired([value[key] for value in values])) if len(values) > 1 else [values[0][key]] * 3
         return found
 
     def averaged(cells: list[dict[str, float]]) -> dict[str, float]:
@@ -409,7 +407,7 @@ def main() -> None:
         SETTINGS["steps"] = 2
         contents, names, size, layers_size, layers_pairs = CONTENTS[:2], names[:1], 48, 48, LAYERS_PAIRS[:1]
         args.only, args.plots = ["models", "layers"], args.runs
-    result: dict = {"what": "style transfer through each encoder, judged by two backbones and by statistics; see the docstring", "size": size,
+    result: dict = {"what": "style transfer through each encoder, evaluated by two backbones and by statistics; see the docstring", "size": size,
                     "settings": SETTINGS}
     if "models" in args.only:
         result["models"] = models(args.runs, args.plots / "style_models.png", args.plain, contents, names, size, args.pairs)
