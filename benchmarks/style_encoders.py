@@ -88,7 +88,9 @@ def drawn(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
         seconds = time.process_time() - start
         st.write(image, path)
         replace(times, lambda partial: partial.write_text(json.dumps(seconds)))
-    return st.picture(path, Image.open(path).width), json.loads(times.read_text())
+    with Image.open(path) as file:
+        width = file.width
+    return st.picture(path, width), json.loads(times.read_text())
 
 
 def folder_of(runs: Path, size: int, names: Sequence[str], plain: Path | None = None) -> Path:

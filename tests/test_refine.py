@@ -419,12 +419,8 @@ def test_command(codec, image, folder):
     by_box = call("-c", "tiny.safetensors", "--steps", 6, "--roi-box", "10,5,30,20", "--bg-weight", 0.01, "--force")
     assert by_mask.exit_code == by_box.exit_code == 0 and "inside the region" in by_box.stderr
     assert (folder / "a.cpz").read_bytes() == first
-<<<<<<< HEAD
     assert call("-c", "tiny.safetensors", "-o", "c.cpz", "--steps", 2, "--beta", 5, "--loss", "texture", "--bfloat16").exit_code == 0
-=======
-    assert call("-c", "tiny.safetensors", "-o", "c.cpz", "--steps", 2, "--beta", 5, "--loss", "texture").exit_code == 0
     assert call("-c", "tiny.safetensors", "-o", "d.cpz", "--steps", 2, "--error", "l1", "--alpha", 0.2).exit_code == 0
->>>>>>> 6b71704 (Refinement weighs an absolute error and takes steps in bfloat16; benchmarks of style transfer and refinement at a scale with intervals)
     assert not list(folder.glob("*.refining*"))
 
 
