@@ -39,7 +39,7 @@ TABLES = {
     "refinement": ("objectives.rows",),
     "semantic_ensemble": ("rows",),
     "speed": ("cases*.metrics",),
-    "style_encoders": ("models",),
+    "style_encoders": ("models.rows", "layers.images"),
 }
 
 
@@ -168,11 +168,15 @@ def run_metric(run: Path) -> cpips.CPIPS:
     return cpips.CPIPS(state)
 
 
-def save_picture(figure: Figure, path: Path, dpi: int = 120, colours: int = 200) -> None:
-    """As a PNG of few colors, a third of the bytes: in more, images and noise would make files of megabytes."""
+def save_picture(figure: Figure, path: Path, dpi: int = 120, colours: int = 200, dither: bool = False) -> None:
+    """As a PNG of few colors, a third of the bytes: in more, images and noise would make files of megabytes. ``dither`` for
+    images of many hues, which would show bands."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi, format="png")
-    small = Image.open(drawn).convert("RGB").quantize(colours)
+    whole = Image.open(drawn).convert("RGB")
+    small = whole.quantize(colours)
+    if dither:
+        small = whole.quantize(palette=small)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, lambda partial: small.save(partial, "PNG", optimize=True))
 

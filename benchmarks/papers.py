@@ -160,8 +160,10 @@ def study_claims() -> list[Claim]:
     psnr, ssim, detail = (span(key, encoders, backbones) for key in ("psnr", "ssim", "lpips-alex"))
     sharper = span("lpips-alex", ["l1"], encoders)
     style = kept("style_encoders")
-    left = lambda name: [judge["style_left"] for found in style["models"][name].values() for judge in found["judges"].values()]
-    plain, tune = left(ENCODER), left("hyperprior-tune")
+    stylized, by_layer = style["models"], style["layers"]["choices"]
+    pairs = len({(row["content"], row["style"]) for row in stylized["rows"]})
+    gained = stylized["differences"]["cpips - plain"]
+    untuned, alone = stylized["encoders"]["plain"], stylized["differences"]["plain - colors alone"]
     return [
         Claim("The compressed latent predicts people's judgments about as accurately as a custom-made metric based on a deep network "
               "(abstract).",
@@ -192,13 +194,31 @@ def study_claims() -> list[Claim]:
         Claim("All encoders give visually sharper images (summary).", "The same runs: LPIPS-Alex of L1 alone minus that of the encoders.",
               f"{sharper[0]:+.3f} to {sharper[1]:+.3f}, no interval", CONTRADICTS if max(map(abs, sharper)) < 0.005 else OPEN),
         Claim("In style transfer, fine-tuning the encoder is necessary to get stylized output (summary).",
-              f"One content, two styles, {style['size']} px: style left (1 of the content image, 0 of the style) by two judges, of "
-              f"`{ENCODER}` and of `hyperprior-tune`. `benchmarks/style_encoders.py`",
-              f"{np.mean(plain):.2f} untuned, {np.mean(tune):.2f} tuned, means of {len(plain)} values, no interval",
-              f"{UNTESTED}: one content, and a weak tuning"),
+              f"{pairs} pairs of {len(stylized['contents'])} contents and {len(stylized['styles'])} styles at {style['size']} px: `cpips`, tuned "
+              "for classification, minus the same codec after as many steps without it. Style left is 1 of the content image and 0 of the "
+              "style, by two classifiers' backbones; texture left the same by oriented filters. `benchmarks/style_encoders.py`",
+              f"style left {between(*gained['style left'], 2)}, texture left {between(*gained['texture left'], 2)}, content lost "
+              f"{between(*gained['content lost'], 2)}; untuned, style left {untuned['style left'][0]:.2f} and texture left "
+              f"{untuned['texture left'][0]:.2f}",
+              necessary(gained, alone)),
         Claim("Lower layers serve the content loss and higher ones the style loss (summary; its wording is doubtful).",
-              "A figure with one image a layer, by eye. `benchmarks/style_encoders.py`", "", UNTESTED),
+              f"`{style['layers']['model']}`, {len(style['layers']['pairs'])} pairs at {style['layers']['size']} px, each content layer by each style "
+              "layer, at one weight: the highest layer minus the lowest, averaged over the other term's layers; style left and content lost "
+              "by two backbones. `benchmarks/style_encoders.py`",
+              "; ".join(f"{term}: style left {between(*by_layer[term]['y - gdn1']['style left'], 2)}, content lost "
+                        f"{between(*by_layer[term]['y - gdn1']['content lost'], 2)}, their sum {between(*by_layer[term]['y - gdn1']['sum'], 2)}"
+                        for term in ("content", "style")),
+              f"content, {rises(by_layer['content']['y - gdn1']['sum'])}; style, {falls(by_layer['style']['y - gdn1']['sum'])} (by the sum)"),
     ]
+
+
+def necessary(gained: dict, alone: dict) -> str:
+    """Of the claim that only a tuned encoder stylizes, from intervals of tuned minus untuned and of untuned minus the colors alone:
+    it does not agree where the untuned one has less texture left than the colors alone, and agrees where only tuning leaves less."""
+    helps = all(falls(gained[key]) == AGREES for key in ("style left", "texture left"))
+    if falls(alone["texture left"]) == AGREES:
+        return f"{CONTRADICTS}: the untuned encoder transfers texture, too, and tuning {'adds to it' if helps else 'adds nothing'}"
+    return AGREES if helps else OPEN
 
 
 def ensemble_claims() -> list[Claim]:
@@ -233,34 +253,40 @@ def ensemble_claims() -> list[Claim]:
 
 
 def refinement_claims() -> list[Claim]:
-    result = kept("refinement")
-    rows: dict[str, dict[str, dict]] = {}
-    for row in result["objectives"]["rows"]:
-        rows.setdefault(row["refinement"], {})[row["image"]] = row
-    minus = lambda a, b, key: paired([rows[a][image][key] - rows[b][image][key] for image in rows[a]])
-    share = lambda a, b: paired([100 * (rows[a][image]["bits"] / rows[b][image]["bits"] - 1) for image in rows[a]])
-    heavy, plain = "fidelity-heavy", "distortion-heavy"
-    inside, outside = minus("region", plain, "psnr_fg"), minus("region", plain, "psnr_bg")
-    settings = result["objectives"]
-    ran = f"{len(rows['none'])} crops of {settings['side']} px, {settings['steps']} steps. `benchmarks/refinement.py`"
-    beyond = [abs(rows[name][image]["bits"] / rows["none"][image]["bits"] - 1) for name in rows for image in rows[name]]
+    result = kept("refinement")["objectives"]
+    scores, count = result["scores"], len(result["images"])
+    bits: dict[tuple[str, str], float] = {(row["refinement"], row["image"]): row["bits"] for row in result["rows"]}
+    beyond = {name: [100 * (bits[name, image] / bits["none", image] - 1) for image in result["images"]] for name in scores if name != "none"}
+    worst = max(abs(value) for values in beyond.values() for value in values) / 100
+    curve = [name for name in scores if name.startswith("weight ")]
+    minus = lambda name, key: scores[name][key]["minus"]
+    kernels = ["kernel alex", "kernel squeeze"]
+    titles = {"psnr": ("PSNR", 2, " dB"), "kernel alex": ("kernel distance of AlexNet's features x 1000", 1, ""),
+              "kernel squeeze": ("of SqueezeNet's", 1, ""), "lpips": ("LPIPS-Alex", 4, ""), "stlpips": ("ST-LPIPS", 4, "")}
+    text = lambda name, keys: ", ".join(f"{titles[key][0]} {between(*minus(name, key), *titles[key][1:])}" for key in keys)
+    ran = (f"{count} crops of {result['side']} px, `{result['codec']}` at quality {result['quality']:g}, {result['steps']} steps. "
+           "`benchmarks/refinement.py`")
+    traded = falls(*(minus(name, "psnr") for name in curve))
+    realism = {key: falls(*(minus(name, key) for name in curve)) for key in [*kernels, "lpips", "stlpips"]}
+    regions = {"squared": "region, L2", "absolute": "region, L1"}
     return [
         Claim("Refining the latents of an image meets a bit rate (abstract of the first version).",
               f"Bits of refined files beyond those asked for, in per cent: {ran}",
-              "; ".join(f"{name} {between(*share(name, 'none'), 1)}" for name in (plain, heavy, "region")),
-              f"{AGREES}: within {max(beyond):.1%} for each" if max(beyond) < 0.02 else OPEN),
+              "; ".join(f"{name} {between(*paired(values), 1)}" for name, values in beyond.items()),
+              f"{AGREES}: within {worst:.1%} for each" if worst < 0.02 else OPEN),
         Claim("Its weights balance distortion against fidelity (the same; figure 5, by the summary).",
-              "The fidelity-heavy objective minus the distortion-heavy one, at equal bits: PSNR, the metric that it minimizes, and "
-              "LPIPS-Alex, which neither does.",
-              f"PSNR {between(*minus(heavy, plain, 'psnr'), 2, ' dB')}; CPIPS {between(*minus(heavy, plain, 'cpips-lite@0.1'), 4)}; "
-              f"LPIPS-Alex {between(*minus(heavy, plain, 'lpips-alex'), 3)}",
-              "agrees by the metric that it minimizes, does not agree by LPIPS-Alex" if minus(heavy, plain, "cpips-lite@0.1")[2] < 0
-              and minus(heavy, plain, "lpips-alex")[1] > 0 else OPEN),
+              f"Perceptual and style term with {len(curve)} weights, minus distortion alone, at equal bits. None of the judges is a term. {ran}",
+              "; ".join(f"{name}: {text(name, ['psnr', 'lpips', 'stlpips'])}" for name in curve),
+              f"PSNR falls: {traded}; LPIPS-Alex falls: {realism['lpips']}; ST-LPIPS falls: {realism['stlpips']}"),
         Claim("It favors important regions (the same; figure 6, by the summary).",
-              "With a region minus without, at equal bits: PSNR inside and outside.",
-              f"inside {between(*inside, 2, ' dB')}; outside {between(*outside, 2, ' dB')}", rises(inside)),
-        Claim("The curve of PSNR against FID for several weights (figure 5, by the summary).",
-              "none: two objectives are no curve, and six crops no distribution.", "", UNTESTED),
+              "With a region minus without, at equal bits, of a squared and of an absolute error: PSNR and bits inside and outside. The same crops.",
+              "; ".join(f"{error} error: inside {between(*minus(name, 'psnr_fg'), 2, ' dB')}, {between(*minus(name, 'bits_fg'), 0)} bits; outside "
+                        f"{between(*minus(name, 'psnr_bg'), 2, ' dB')}, {between(*minus(name, 'bits_bg'), 0)} bits" for error, name in regions.items()),
+              rises(*(minus(name, "psnr_fg") for name in regions.values()))),
+        Claim("The curve of PSNR against FID for several weights (figure 5, by the summary): less PSNR, less distance.",
+              "The same runs: kernel distance of patches in FID's place, minus that of distortion alone.",
+              "; ".join(f"{name}: {text(name, ['psnr', *kernels])}" for name in curve),
+              f"PSNR falls: {traded}; AlexNet's distance falls: {realism['kernel alex']}; SqueezeNet's: {realism['kernel squeeze']}"),
     ]
 
 

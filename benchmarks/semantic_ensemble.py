@@ -108,14 +108,14 @@ def centre(path: Path) -> Tensor:
     return image[:, top : top + SIDE, left : left + SIDE]
 
 
-def described(images: list[Tensor], trunk: str) -> Tensor:
+def described(images: list[Tensor], trunk: str, patch: int = PATCH) -> Tensor:
     """Features of the patches of 8-bit images, of HiFiC's two grids, ``(images,patches,D)``: means over the places."""
     file, tap = TRUNKS[trunk]
     net = FeatureExtractor(trunk, trunk=DATA / "weights" / file)
     found = []
     for image in images:
-        grids = [image, image[:, PATCH // 2 : -PATCH // 2, PATCH // 2 : -PATCH // 2]]
-        patches = torch.cat([grid.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).flatten(1, 2).transpose(0, 1) for grid in grids])
+        grids = [image, image[:, patch // 2 : -patch // 2, patch // 2 : -patch // 2]]
+        patches = torch.cat([grid.unfold(1, patch, patch).unfold(2, patch, patch).flatten(1, 2).transpose(0, 1) for grid in grids])
         with torch.inference_mode():
             found.append(net((patches * 255).round() / 255, tap)[tap].mean((2, 3)))
     return torch.stack(found)

@@ -115,25 +115,31 @@ def transfer_loss(extractor: FeatureExtractor, content: Tensor, style: Tensor, *
             "total variation": (tv / smooth(content).item(), smooth)})
 
 
-def optimise(extractor: FeatureExtractor, content: Tensor, style: Tensor, steps: int = 150,
-             **settings) -> tuple[Tensor, dict]:
-    """Gatys et al. (CVPR 2016): the image itself is optimized, by L-BFGS, from the content. The image, and its losses.
+def optimise(extractor: FeatureExtractor, content: Tensor, style: Tensor, steps: int = 150, bf16: bool = False,
+             start: Tensor | None = None, **settings) -> tuple[Tensor, dict]:
+    """Gatys et al. (CVPR 2016): the image itself is optimized, by L-BFGS, from the content (or from ``start``). The image,
+    and its losses.
 
-    The image is a sigmoid of what is optimized, which keeps it in [0,1].
+    The image is a sigmoid of what is optimized, which keeps it in [0,1]. ``bf16``: convolutions in bfloat16, which some
+    processors have instructions for; Gram matrices and sums stay in float32.
     """
     loss = transfer_loss(extractor, content, style, **settings)
-    targets = {"content": loss.terms["content"].embed(content), "style": loss.terms["style"].embed(style)}
-    z = content.clamp(0.02, 0.98).logit().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        targets = {"content": loss.terms["content"].embed(content), "style": loss.terms["style"].embed(style)}
+    start = content if start is None else start
+    unit = 0.03 * start.numel()  # L-BFGS' first step is as long as the gradient over its sum: of a visible size, in this unit
+    z = (start.clamp(0.02, 0.98).logit() / unit).requires_grad_()
     optimizer = torch.optim.LBFGS([z], max_iter=steps, max_eval=steps, history_size=20, tolerance_grad=0,
                                   tolerance_change=0, line_search_fn="strong_wolfe")
     best = {}
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        total, parts = loss(z.sigmoid(), targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            total, parts = loss((unit * z).sigmoid(), targets)
         total.backward()
         if not best or total < best["total"]:
-            best.update(total=total.item(), image=z.detach().sigmoid(), parts=parts)
+            best.update(total=total.item(), image=(unit * z.detach()).sigmoid(), parts=parts)
         return total
 
     optimizer.step(closure)
@@ -172,8 +178,8 @@ class Residual(nn.Sequential):
 
 
 def train(extractor: FeatureExtractor, photos: list[Path], style: Tensor, out: Path, *, steps: int = 600,
-          batch: int = 4, size: int = 128, seed: int = 0, **settings) -> StyleNet:
-    """Train a network for one style, on middle squares of photographs; kept in ``out``."""
+          batch: int = 4, size: int = 128, seed: int = 0, bf16: bool = False, **settings) -> StyleNet:
+    """Train a network for one style, on middle squares of photographs; kept in ``out``. ``bf16`` as in :func:`optimise`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     net = StyleNet()
@@ -184,7 +190,8 @@ def train(extractor: FeatureExtractor, photos: list[Path], style: Tensor, out: P
         if loss is None:
             loss = transfer_loss(extractor, content, F.interpolate(style, size=(size, size), mode="area"), **settings)
             known = loss.terms["style"].embed(style)
-        total, parts = loss(net(content), {"content": content, "style": known})
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            total, parts = loss(net(content), {"content": content, "style": known})
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -226,6 +233,7 @@ def main(argv: list[str]) -> None:
             command.add_argument("--style-weight", type=float, default=30.0)
             command.add_argument("--tv", type=float, default=0.0)
             command.add_argument("--steps", type=int, default=steps)
+            command.add_argument("--bf16", action="store_true", help="convolutions in bfloat16")
         if name == "train":
             command.add_argument("--photos", type=Path, nargs="+", required=True, help="folders of photographs")
         command.add_argument("--size", type=int, default=size, help="px, each side")
@@ -256,7 +264,7 @@ def smoke() -> None:
         photos.mkdir()
         write(painted(64, seed=1), photos / "a.png")
         small = "--model cpips-lite --size 32"
-        main(f"optimise {photos}/a.png painted -o {name}/a.png --steps 5 {small}".split())
+        main(f"optimise {photos}/a.png painted -o {name}/a.png --steps 5 --bf16 {small}".split())
         main(f"train painted --photos {photos} -o {name}/net.pt --steps 2 {small}".split())
         main(f"apply {name}/net.pt {photos}/a.png -o {name}/b.png --size 64".split())
 

@@ -143,6 +143,18 @@ def test_normalised_features_are_the_metrics_taps(pair):
     assert torch.allclose(ContentLoss(net, distance="normalized")(*pair), CPIPS(net, form="taps")(*pair).mean())
 
 
+def test_the_gradient_of_gram_matrices_is_that_of_two_products():
+    """Of gradients that are not symmetric, too, of a batch by vmap, and a second time."""
+    f, upstream = torch.rand(2, 3, 4, 5, dtype=torch.double, requires_grad=True), torch.rand(2, 1, 3, 3, dtype=torch.double)
+    cells = f.flatten(2)[:, None]
+    (expected,) = torch.autograd.grad((cells @ cells.transpose(2, 3) / 20 * upstream).sum(), f)
+    (found,) = torch.autograd.grad((gram_matrix(f) * upstream).sum(), f)
+    assert torch.allclose(found, expected)
+    one = torch.func.vmap(torch.func.grad(lambda x, u: (gram_matrix(x[None]) * u).sum()))(f.detach(), upstream)
+    assert torch.allclose(one, expected)
+    assert torch.autograd.gradgradcheck(gram_matrix, (f,))
+
+
 @pytest.mark.parametrize("patch", [None, 1, 2, 3, 9])
 def test_gram_matrices_by_hand(patch):
     f = torch.randn(2, 3, 5, 7, dtype=torch.float64)

@@ -35,6 +35,15 @@ def test_the_interval_of_few_differences_is_student_s(papers):
     assert mean == 2 and high - mean == pytest.approx(mean - low) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
 
 
+def test_what_makes_tuning_necessary(papers):
+    below, across = [-0.2, -0.3, -0.1], [0.0, -0.1, 0.1]
+    both = lambda interval: {"style left": interval, "texture left": interval}
+    assert papers.necessary(both(below), both(across)) == papers.AGREES
+    assert papers.necessary(both(across), both(across)) == papers.OPEN
+    assert papers.necessary(both(across), both(below)).startswith(papers.CONTRADICTS)
+    assert papers.necessary(both(below), both(below)).endswith("tuning adds to it")
+
+
 def test_verdicts_are_counted_by_kind(papers):
     assert [papers.kind(verdict) for verdict in (
         papers.AGREES, f"{papers.CONTRADICTS}: why", papers.UNTESTED, f"{papers.OPEN}: an interval includes 0",

@@ -202,6 +202,15 @@ def test_losses_of_the_callers_own(codec, image):
     assert row["perceptual"] == pytest.approx((decoded - image).square().add(1e-6).sqrt().mean().item(), rel=1e-4)
 
 
+def test_an_absolute_error(codec, image, plain):
+    refined = refine(image, codec, alpha=0.2, error="l1", roi=(10, 5, 30, 20), bg_weight=0.5, steps=STEPS)
+    row, decoded = kept(refined), codec.decode(refined.stream)
+    weights = pixel_weights(foreground((10, 5, 30, 20), image), 1.0, 0.5)
+    assert row["distortion"] == pytest.approx(255 * (weights * (decoded - image).abs()).mean().item(), rel=1e-4)
+    assert row["objective"] == pytest.approx(row["bpp"] + 0.2 * row["distortion"], rel=1e-5)
+    assert row["objective"] < refined.history[0]["objective"] and packed(refined, codec) != packed(plain, codec)
+
+
 @pytest.mark.parametrize("name", ["texture", "wasserstein"])
 def test_losses_by_name(codec, image, name):
     loss = perceptual_term(name)
@@ -356,6 +365,7 @@ def test_checkpoints_of_others(codec, image, tmp_path):
     ({"alpha": None}, "give alpha"), ({"alpha": -1.0}, "alpha is -1.0"), ({"beta": math.nan}, "beta is nan"),
     ({"alpha": 0.0}, "all 0"), ({"steps": 0}, "steps is 0"), ({"lr": 0.0}, "lr is 0.0"), ({"fg_weight": 2.0}, "give roi"),
     ({"roi": (0, 0, 5, 5), "fg_weight": 0.0, "bg_weight": 0.0}, "no pixel that counts"),
+    ({"error": "l3"}, "error is 'l3': choose from l2, l1"), ({"error": "l1", "alpha": None}, "no default for an absolute error"),
     ({"target_bpp": -1.0}, "target_bpp is -1.0"), ({"target_bpp": 1.0, "tolerance": 2.0}, "tolerance is 2.0"),
 ], ids=str)
 def test_bad_settings(codec, image, settings, said):
@@ -410,6 +420,7 @@ def test_command(codec, image, folder):
     assert by_mask.exit_code == by_box.exit_code == 0 and "inside the region" in by_box.stderr
     assert (folder / "a.cpz").read_bytes() == first
     assert call("-c", "tiny.safetensors", "-o", "c.cpz", "--steps", 2, "--beta", 5, "--loss", "texture", "--bfloat16").exit_code == 0
+    assert call("-c", "tiny.safetensors", "-o", "d.cpz", "--steps", 2, "--error", "l1", "--alpha", 0.2).exit_code == 0
     assert not list(folder.glob("*.refining*"))
 
 
@@ -489,6 +500,7 @@ def test_command_errors_are_one_line(folder):
         ((*tiny, "-o", "c.cpz"), 2, "no checkpoint of a refinement"),
         ((*tiny, "--loss", "vgg", "--beta", "1"), 2, "choose from cpips, texture, wasserstein"),
         ((*tiny, "--loss", "wasserstein"), 2, "give --beta"),
+        ((*tiny, "--error", "l1"), 2, "alpha has no default"),
         (("-c", "eye.safetensors"), 2, "not a scale hyperprior codec"),
         (("-c", "lpips-alex"), 2, "lpips-alex is a metric without a codec"),
     ]:
@@ -498,14 +510,38 @@ def test_command_errors_are_one_line(folder):
     assert not list(folder.glob("*.cpz"))
 
 
-def test_smoke_of_the_benchmark(shared_data, shipped_codecs, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def benchmark(monkeypatch):
+    pytest.importorskip("pandas")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("refinement", ROOT / "benchmarks" / "refinement.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_smoke_of_the_benchmark(benchmark, shared_data, shipped_codecs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["refinement.py", "--smoke", "--figure", str(tmp_path / "figure.png")])
-    module.main()
+    benchmark.main()
     printed = capsys.readouterr().out
-    assert "| region" in printed and "BD-rate of refined against unrefined" in printed
+    assert "| weight 4 " in printed and "region, L1, minus L1" in printed and "BD-rate of refined against unrefined" in printed
     with Image.open(tmp_path / "figure.png") as figure:
         figure.load()
+
+
+def test_bits_of_cells_are_those_of_the_file(benchmark, codec, image):
+    stream = codec.encode(image)
+    cells = benchmark.bits_of_cells(codec, stream)
+    assert cells.shape == (4, 5)
+    assert cells.sum().item() == pytest.approx(8 * len(stream.y), abs=64 + 0.1 * cells.sum().item())
+
+
+def test_scores_of_refined_crops(benchmark):
+    """Of two crops, one twice as far: means, and differences to the row that each is compared with."""
+    keys = [key for key in (*benchmark.COLUMNS, *benchmark.REGIONS)]
+    base = {key: np.array([[0.0, 2.0], [2.0, 0.0]]) if key.startswith("kernel") else np.array([1.0, 2.0]) for key in keys}
+    scores = {label: {key: score + (label == "L1") for key, score in base.items()} for label in (benchmark.NONE, *benchmark.OBJECTIVES)}
+    found = benchmark.summarized(scores)
+    assert found["distortion"]["psnr"]["value"][0] == 1.5 and "minus" not in found["distortion"]["psnr"]
+    assert found["distortion"]["kernel alex"]["value"][0] == 2  # the diagonal, of one image with itself, does not count
+    assert found["L1"]["psnr"]["minus"] == pytest.approx([1, 1, 1]) and found["region, L1"]["psnr"]["minus"] == pytest.approx([-1, -1, -1])

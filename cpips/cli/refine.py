@@ -24,7 +24,9 @@ def refine(
         "Default: what rate and quality together ask for.")] = None,
     alpha: Annotated[Optional[float], typer.Option(
         metavar="A", show_default=False,
-        help="Weight of the squared error, in bits per pixel per squared gray level. Default: that of the codec's training.")] = None,
+        help="Weight of the squared error, in bits per pixel per squared gray level. Default: that of the codec's training. With --error l1, "
+        "per gray level; it has no default then.")] = None,
+    error: Annotated[str, typer.Option(metavar="NAME", help="Of pixels: l2, squared, or l1, absolute.")] = "l2",
     beta: Annotated[float, typer.Option(metavar="B", help="The same of a unit of the perceptual loss, see --loss.")] = 0.0,
     loss: Annotated[str, typer.Option(
         metavar="NAME", help="What --beta weighs: cpips, the metric; texture (TextureLoss), which asks for contrast; or wasserstein "
@@ -88,7 +90,7 @@ def refine(
             refined = run(
                 tensor, model, target_bpp=target_bpp, alpha=alpha, beta=beta, gamma=gamma, roi=roi or box,
                 fg_weight=FG_WEIGHT if fg_weight is None else fg_weight,
-                bg_weight=BG_WEIGHT if bg_weight is None else bg_weight, steps=steps, seed=seed,
+                bg_weight=BG_WEIGHT if bg_weight is None else bg_weight, error=error, steps=steps, seed=seed,
                 perceptual=perceptual_term(loss), bfloat16=bfloat16, checkpoint=kept, progress=show)
         except RateError as error:
             if stamp(kept) != before:  # this run wrote it

@@ -36,6 +36,7 @@ from .model import Codec
 from .roi import Region, foreground, pixel_weights
 
 WHITE = 255**2  # squared gray levels: the unit of the distortion
+ERRORS = ("l2", "l1")  # of pixels; the first is the default
 TERMS = ("cpips", "texture", "wasserstein")  # what beta weighs; the first is the default
 OFFICIAL_STEPS, OFFICIAL_RATE = 2000, 5e-3
 FG_WEIGHT, BG_WEIGHT = 1.0, 0.1
@@ -77,6 +78,7 @@ class _Settings:
     tolerance: float
     seed: int
     bfloat16: bool = False
+    absolute: bool = False  # the error of pixels
 
 
 def refine(
@@ -90,6 +92,7 @@ def refine(
     roi: Region | None = None,
     fg_weight: float = FG_WEIGHT,
     bg_weight: float = BG_WEIGHT,
+    error: str = ERRORS[0],
     steps: int = 500,
     lr: float | None = None,
     seed: int = 0,
@@ -109,15 +112,18 @@ def refine(
         rate = R                                       without a target: rate and distortion
         rate = lambda_r max(0, R - target_bpp)         with one; lambda_r rises while files are too large, and falls
 
+    With ``error="l1"``, the mean absolute error takes the place of the MSE: ``alpha 255 MAE``.
+
     Args:
         codec: what :func:`cpips.codec.files.open_codec` gives.
         target_bpp: bits per pixel of the whole ``.cpz`` file, header and all.
         alpha: bits per pixel that a squared gray level of error is worth; default: what the codec was trained with
-            (``codec.lmbda``).
+            (``codec.lmbda``). With ``error="l1"``, that a gray level is worth; it has no default.
         beta, gamma: the same of a unit of ``perceptual`` and of ``style``.
         roi: the foreground: a mask, its file, a box, or a function, see :func:`cpips.codec.roi.foreground`. The MSE is
             then weighted by ``fg_weight`` and ``bg_weight``, over their mean: equal ones change nothing, to the last bit.
             The perceptual and style terms see the whole image.
+        error: of pixels, ``'l2'`` (squared) or ``'l1'`` (absolute); a region weighs either.
         steps: of Adam. The official code takes 2000; the temperature's schedule is theirs, over these steps.
         lr: of Adam; default: the official 5e-3 at 2000 steps, and more at fewer, so that as much can move.
         tolerance: largest part by which a file may miss the target.
@@ -153,6 +159,10 @@ def refine(
         raise ImageError("expected one image, a tensor (3,H,W) or (1,3,H,W) in [0,1]: cpips.load_image(path)")
     batch = images.as_batch(image[None])
     images.check_values(batch)
+    if error not in ERRORS:
+        raise ModelError(f"error is {error!r}: choose from {', '.join(ERRORS)}")
+    if alpha is None and error == "l1":
+        raise ModelError("alpha has no default for an absolute error: give it, the worth of a gray level in bits per pixel (0.02 to 0.5, say)")
     if alpha is None and (alpha := codec.lmbda) is None:
         raise ModelError(f"the codec {codec.name!r} does not tell the lambda that it was trained with: give alpha, the worth "
                          "of a squared gray level in bits per pixel (0.0016 to 0.05, say)")
@@ -172,10 +182,10 @@ def refine(
     if target_bpp is not None:
         _check_target(target_bpp, tolerance, codec, batch)
     weights = torch.ones(batch.shape[-2:]) if mask is None else _weights(mask, fg_weight, bg_weight)
-    loss = _quality(weights.to(batch), alpha, beta, gamma, perceptual, style)
+    loss = _quality(weights.to(batch), alpha, beta, gamma, perceptual, style, error)
     digest = codec.digest if codec.quality is None else f"{codec.digest} at quality {codec.quality:g}"
     settings = _Settings(digest, _crc(batch), _crc(weights), target_bpp, alpha, beta, gamma, _names(loss), steps, rate,
-                         tolerance, seed, bfloat16)
+                         tolerance, seed, bfloat16, error == "l1")
     run = _Run(batch, codec, settings, loss, mask)
     if checkpoint is not None and Path(checkpoint).exists():
         run.load(Path(checkpoint))
@@ -400,10 +410,12 @@ def perceptual_term(name: str) -> Loss | None:
 
 
 def _quality(weights: Tensor, alpha: float, beta: float, gamma: float, perceptual: Loss | None,
-             style: Loss | None) -> CombinedLoss:
+             style: Loss | None, error: str) -> CombinedLoss:
     """The weighted terms of an output and its target; one encoder sees both for perceptual and style, where it can."""
 
     def distortion(output: Tensor, target: Tensor) -> Tensor:
+        if error == "l1":
+            return WHITE**0.5 * (weights * (output - target).abs()).mean()
         return WHITE * (weights * (output - target).square()).mean()
 
     terms: dict[str, Any] = {"distortion": (alpha, distortion)}

@@ -51,13 +51,38 @@ def gram_matrix(features: Tensor, patch: int | None = None) -> Tensor:
     with no_autocast(f):  # these sums would pass the range of float16
         if patch is None:
             cells = f.flatten(2)[:, None]
-            return cells @ cells.transpose(2, 3) / (h * w)
+            return _products(cells) / (h * w)
         rows, columns = -(-h // patch), -(-w // patch)
         f = F.pad(f, (0, columns * patch - w, 0, rows * patch - h))
         cells = f.view(n, c, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, c, -1)
         high = (h - torch.arange(rows, device=f.device) * patch).clamp(max=patch)
         broad = (w - torch.arange(columns, device=f.device) * patch).clamp(max=patch)
-        return cells @ cells.transpose(2, 3) / torch.outer(high, broad).flatten()[:, None, None]
+        return _products(cells) / torch.outer(high, broad).flatten()[:, None, None]
+
+
+class _Products(torch.autograd.Function):
+    """``a @ a.T`` of the last two axes, with one product in the backward pass where torch takes two, and adds them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor) -> Tensor:
+        return a @ a.transpose(-2, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return (gradient + gradient.transpose(-2, -1)) @ a
+
+
+def _products(cells: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # which cannot look into the function, and removes the second product itself
+        return cells @ cells.transpose(-2, -1)
+    return _Products.apply(cells)  # type: ignore[no-untyped-call]
 
 
 def style_loss(output: Features, target: Features, *, weights: TapWeights | None = None,
