@@ -162,7 +162,7 @@ def study_claims() -> list[Claim]:
     style = kept("style_encoders")
     stylized, by_layer = style["models"], style["layers"]["choices"]
     pairs = len({(row["content"], row["style"]) for row in stylized["rows"]})
-    gained = stylized["differences"]["cpips - plain"]
+    gained = stylized["differences"]["tuned - plain"]
     untuned, alone = stylized["encoders"]["plain"], stylized["differences"]["plain - colors alone"]
     return [
         Claim("The compressed latent predicts people's judgments about as accurately as a custom-made metric based on a deep network "
@@ -194,7 +194,7 @@ def study_claims() -> list[Claim]:
         Claim("All encoders give visually sharper images (summary).", "The same runs: LPIPS-Alex of L1 alone minus that of the encoders.",
               f"{sharper[0]:+.3f} to {sharper[1]:+.3f}, no interval", CONTRADICTS if max(map(abs, sharper)) < 0.005 else OPEN),
         Claim("In style transfer, fine-tuning the encoder is necessary to get stylized output (summary).",
-              f"{pairs} pairs of {len(stylized['contents'])} contents and {len(stylized['styles'])} styles at {style['size']} px: `cpips`, tuned "
+              f"{pairs} pairs of {len(stylized['contents'])} contents and {len(stylized['styles'])} styles at {style['size']} px: a codec tuned "
               "for classification, minus the same codec after as many steps without it. Style left is 1 of the content image and 0 of the "
               "style, by two classifiers' backbones; texture left the same by oriented filters. `benchmarks/style_encoders.py`",
               f"style left {between(*gained['style left'], 2)}, texture left {between(*gained['texture left'], 2)}, content lost "
@@ -202,7 +202,7 @@ def study_claims() -> list[Claim]:
               f"{untuned['texture left'][0]:.2f}",
               necessary(gained, alone)),
         Claim("Lower layers serve the content loss and higher ones the style loss (summary; its wording is doubtful).",
-              f"`{style['layers']['model']}`, {len(style['layers']['pairs'])} pairs at {style['layers']['size']} px, each content layer by each style "
+              f"The encoder tuned for classification, {len(style['layers']['pairs'])} pairs at {style['layers']['size']} px, each content layer by each style "
               "layer, at one weight: the highest layer minus the lowest, averaged over the other term's layers; style left and content lost "
               "by two backbones. `benchmarks/style_encoders.py`",
               "; ".join(f"{term}: style left {between(*by_layer[term]['y - gdn1']['style left'], 2)}, content lost "

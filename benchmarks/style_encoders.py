@@ -1,10 +1,10 @@
 """Style transfer with a tuned, an untuned and an untrained encoder, and with classifiers' backbones; which layers; networks.
 
-    python benchmarks/style_encoders.py --runs DIR [--plain CODEC] [--only models layers networks] [--plots docs]
+    python benchmarks/style_encoders.py --runs DIR [--joint RUNS] [--only models layers networks] [--plots docs]
 
-Six contents by four styles at 384 px, each pair optimized by `examples/style_transfer.py` with every encoder: ``cpips``, tuned
-for classification; ``plain``, the same codec after as many steps without it (CODEC, the file that `benchmarks/joint.py` calls
-``plain/codec.safetensors``; else ``hyperprior-q4``, from which both started); ``random``, untrained; SqueezeNet; AlexNet. All
+Six contents by four styles at 384 px, each pair optimized by `examples/style_transfer.py` with every encoder: tuned
+for classification; plain, the same codec after as many steps without it (``class-1`` and ``plain`` in RUNS, the folder of
+`benchmarks/joint.py`; else ``cpips``, and ``hyperprior-q4``, from which all started); ``random``, untrained; SqueezeNet; AlexNet. All
 start from the content with the mean and covariance of the style's colors (*colors alone*, the control). The encoders' convolutions
 run in bfloat16, Gram matrices in float32.
 
@@ -47,7 +47,8 @@ IMAGES = DATA / "images"
 CONTENTS = ["kodim21", "kodim23", "kodim04", "kodim08", "kodim20", "kodim14"]  # a lighthouse, parrots, a face, houses, a plane, a raft
 STYLES = {"strokes": "cid22_512/2693208.jpg", "maize": "bsds500_train/169012.jpg", "marbling": "cid22_512/2693212.jpg",
           "pebbles": "cid22_512/1029604.jpg"}  # two paintings, two photographs
-TUNED, UNTUNED, UNTRAINED = "cpips", "plain", "random"
+TUNED, UNTUNED, UNTRAINED = "tuned", "plain", "random"
+JOINT = {TUNED: ("class-1", "cpips"), UNTUNED: ("plain", "hyperprior-q4")}  # folders of joint.py, and shipped models in their place
 TRUNKS = ["squeeze", "alex"]
 ENCODERS = [TUNED, UNTUNED, UNTRAINED, *TRUNKS]
 CONTROL = "colors alone"
@@ -70,9 +71,12 @@ NETWORK = {"steps": 400, "batch": 4, "size": 128}
 
 
 @cache
-def extractor(name: str, plain: Path | None = None) -> st.FeatureExtractor:
+def extractor(name: str, joint: Path | None = None) -> st.FeatureExtractor:
     """By name, rectified where it is an encoder; ``random-lite`` is an untrained encoder of the shape of `cpips-lite@0.1`."""
-    model: str | Path | AnalysisTransform = (plain or "hyperprior-q4") if name == UNTUNED else name
+    model: str | Path | AnalysisTransform = name
+    if name in JOINT:
+        folder, shipped = JOINT[name]
+        model = joint / folder / "codec.safetensors" if joint else shipped
     if name == "random-lite":
         lite = cpips.CPIPS("cpips-lite@0.1").encoder
         model = AnalysisTransform.random(N=lite.N, M=lite.M, architecture=lite.architecture)
@@ -93,9 +97,9 @@ def drawn(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
     return st.picture(path, width), json.loads(times.read_text())
 
 
-def folder_of(runs: Path, size: int, names: Sequence[str], plain: Path | None = None) -> Path:
+def folder_of(runs: Path, size: int, names: Sequence[str], joint: Path | None = None) -> Path:
     """Where images of these settings and weights are kept: others have another folder."""
-    keys = "".join(extractor(name, plain).key for name in names)
+    keys = "".join(extractor(name, joint).key for name in names)
     found = runs / f"{size}-px-{SETTINGS['steps']}-steps-{hashlib.sha256(keys.encode()).hexdigest()[:8]}"
     found.mkdir(parents=True, exist_ok=True)
     return found
@@ -189,7 +193,7 @@ def difference(a: dict, b: dict) -> dict[str, float]:
 # ---- encoders -------------------------------------------------------------------------------------------------------
 
 
-def pair(content_name: str, style_name: str, folder: Path, plain: Path | None, size: int) -> tuple[dict[str, Tensor], list[dict]]:
+def pair(content_name: str, style_name: str, folder: Path, joint: Path | None, size: int) -> tuple[dict[str, Tensor], list[dict]]:
     """A pair by every encoder: the images, and the rows of what the judges see; both are made at most once."""
     content, style = st.picture(IMAGES / "kodak" / f"{content_name}.png", size), st.picture(IMAGES / STYLES[style_name], size)
     shown = {"content": content, "style": style, CONTROL: colors_alone(content, style)}
@@ -197,7 +201,7 @@ def pair(content_name: str, style_name: str, folder: Path, plain: Path | None, s
     for name in ENCODERS:
         settings = SETTINGS if name not in TRUNKS else SETTINGS | {"bf16": False}
         shown[name], seconds = drawn(folder / f"{content_name}-{style_name}-{name}.png", lambda: st.optimise(
-            extractor(name, plain), content, style, start=shown[CONTROL], **settings)[0])
+            extractor(name, joint), content, style, start=shown[CONTROL], **settings)[0])
         rows[name] = {"cpu_seconds": seconds}
     if not path.exists():
         judges = Judges(content, style)
@@ -207,26 +211,26 @@ def pair(content_name: str, style_name: str, folder: Path, plain: Path | None, s
     return shown, json.loads(path.read_text())
 
 
-def models(runs: Path, path: Path, plain: Path | None, contents: Sequence[str], names: Sequence[str], size: int, count: int | None) -> dict:
+def models(runs: Path, path: Path, joint: Path | None, contents: Sequence[str], names: Sequence[str], size: int, count: int | None) -> dict:
     """Every pair (or the first ``count``) by every encoder, evaluated; a figure of some."""
-    rows, pictures, folder = [], {}, folder_of(runs, size, ENCODERS, plain)
+    rows, pictures, folder = [], {}, folder_of(runs, size, ENCODERS, joint)
     for number in range(count or len(contents) * len(names)):
         # neighbors differ in both, so that a run that is stopped early has seen all of them
         chosen_pair = contents[number % len(contents)], names[(number + number // len(contents)) % len(names)]
-        pictures[chosen_pair], found = pair(*chosen_pair, folder, plain, size)
+        pictures[chosen_pair], found = pair(*chosen_pair, folder, joint, size)
         rows += found
         print(*chosen_pair, file=sys.stderr, flush=True)
     columns = ["content", "style", *ENCODERS]
     pairs = [shown for shown in SHOWN if shown in pictures][:6] or list(pictures)[:6]
     figure = Figure(figsize=(2.0 * len(columns), 2.04 * len(pairs) + 0.2), layout="constrained")
     axes = figure.subplots(len(pairs), len(columns), squeeze=False)
-    titles = {TUNED: "cpips, tuned", UNTUNED: "untuned", UNTRAINED: "untrained", "squeeze": "SqueezeNet", "alex": "AlexNet"}
+    titles = {TUNED: "tuned", UNTUNED: "untuned", UNTRAINED: "untrained", "squeeze": "SqueezeNet", "alex": "AlexNet"}
     for i, chosen_pair in enumerate(pairs):
         for axis, key in zip(axes[i], columns):
             show(axis, pictures[chosen_pair][key], titles.get(key, key) if i == 0 else "")
     save_picture(figure, path, dpi=100, colours=256, dither=True)
-    return {"contents": list(contents), "styles": list(names), "plain": UNTUNED if plain else "hyperprior-q4",
-            "weights": {name: extractor(name, plain).key for name in ENCODERS}, "rows": rows,
+    return {"contents": list(contents), "styles": list(names), "plain": UNTUNED if joint else "hyperprior-q4",
+            "weights": {name: extractor(name, joint).key for name in ENCODERS}, "rows": rows,
             **summarized(rows, contents, names)}
 
 
@@ -262,9 +266,9 @@ def show(axis, image: Tensor | None, title: str) -> None:
 # ---- layers ---------------------------------------------------------------------------------------------------------
 
 
-def layers(runs: Path, path: Path, pairs: Sequence[tuple[str, str]], size: int) -> dict:
+def layers(runs: Path, path: Path, joint: Path | None, pairs: Sequence[tuple[str, str]], size: int) -> dict:
     """Content taps by style taps, one encoder, evaluated by both backbones and the filters; a figure of the first pair."""
-    rows, pictures, folder = [], {}, folder_of(runs, size, [LAYERS_MODEL])
+    rows, pictures, folder = [], {}, folder_of(runs, size, [LAYERS_MODEL], joint)
     for content_name, style_name in pairs:
         content, style = st.picture(IMAGES / "kodak" / f"{content_name}.png", size), st.picture(IMAGES / STYLES[style_name], size)
         judges, start = Judges(content, style), colors_alone(content, style)
@@ -272,7 +276,7 @@ def layers(runs: Path, path: Path, pairs: Sequence[tuple[str, str]], size: int) 
             for style_taps in STYLE_TAPS:
                 label = "all" if len(style_taps) > 1 else style_taps[0]
                 image, _ = drawn(folder / f"layers-{content_name}-{style_name}-{content_tap}-{label}.png", lambda: st.optimise(
-                    extractor(LAYERS_MODEL), content, style, start=start, content_taps=[content_tap], style_taps=style_taps,
+                    extractor(LAYERS_MODEL, joint), content, style, start=start, content_taps=[content_tap], style_taps=style_taps,
                     **SETTINGS)[0])
                 pictures.setdefault((content_tap, label), image)
                 rows.append({"content": content_name, "style": style_name, "content_tap": content_tap, "style_taps": label,
@@ -356,7 +360,7 @@ def report(result: dict) -> str:
     parts = []
     if found := result.get("models"):
         m = found.get("machine", result["machine"])
-        titles = {CONTROL: CONTROL, TUNED: "`cpips`, tuned", UNTUNED: f"{found['plain']}, untuned", UNTRAINED: "untrained",
+        titles = {CONTROL: CONTROL, TUNED: "tuned for classification", UNTUNED: f"{found['plain']}, untuned", UNTRAINED: "untrained",
                   "squeeze": "SqueezeNet", "alex": "AlexNet"}
         seconds = {name: [row["cpu_seconds"] for row in found["rows"] if row["encoder"] == name and "cpu_seconds" in row] for name in titles}
         of = found["encoders"]
@@ -397,7 +401,7 @@ def report(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--plain", type=Path, help="the codec that was trained as long without classification; default: hyperprior-q4")
+    parser.add_argument("--joint", type=Path, metavar="RUNS", help="folder of benchmarks/joint.py, with class-1 and plain; default: shipped models")
     parser.add_argument("--only", nargs="+", choices=("models", "layers", "networks"), default=["models", "layers", "networks"])
     parser.add_argument("--pairs", type=int, help="of contents and styles, the first; default: all 24")
     parser.add_argument("--smoke", action="store_true", help="one pair at 48 px, two steps; nothing is kept but in DIR")
@@ -412,9 +416,9 @@ def main() -> None:
     result: dict = {"what": "style transfer through each encoder, evaluated by two backbones and by statistics; see the docstring", "size": size,
                     "settings": SETTINGS}
     if "models" in args.only:
-        result["models"] = models(args.runs, args.plots / "style_models.png", args.plain, contents, names, size, args.pairs)
+        result["models"] = models(args.runs, args.plots / "style_models.png", args.joint, contents, names, size, args.pairs)
     if "layers" in args.only:
-        result["layers"] = layers(args.runs, args.plots / "style_taps.png", layers_pairs, layers_size)
+        result["layers"] = layers(args.runs, args.plots / "style_taps.png", args.joint, layers_pairs, layers_size)
     if "networks" in args.only:
         result["networks"] = networks(args.runs, args.plots / "style_networks.png")
     if not args.smoke:

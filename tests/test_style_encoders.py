@@ -73,7 +73,7 @@ def test_differences_are_paired(benchmark):
     assert found["encoders"]["plain"]["style left"][0] == pytest.approx(0.75)  # the mean of both judges
     low, high = found["encoders"]["plain"]["texture left"][1:]
     assert low < 0.4 and high > 0.6
-    assert found["differences"]["cpips - plain"]["style left"] == pytest.approx([-0.1] * 3)
+    assert found["differences"]["tuned - plain"]["style left"] == pytest.approx([-0.1] * 3)
     # a backbone is compared by the other one alone, so what that adds to both is no difference
     assert found["differences"]["plain - squeeze"]["style left"] == pytest.approx([0.0] * 3, abs=1e-12)
     assert found["differences"]["plain - alex"]["sum"] == pytest.approx([0.0] * 3, abs=1e-12)
@@ -103,5 +103,5 @@ def test_smoke(benchmark, shared_data, shipped_codecs, tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["style_encoders.py", "--runs", str(tmp_path), "--smoke"])
     benchmark.main()
     printed = capsys.readouterr().out
-    assert "`cpips`, tuned minus hyperprior-q4, untuned" in printed and "content layer `y` minus `gdn1`" in printed
+    assert "tuned for classification minus hyperprior-q4, untuned" in printed and "content layer `y` minus `gdn1`" in printed
     assert all((tmp_path / name).exists() for name in ("style_models.png", "style_taps.png", "style_encoders.json"))
