@@ -1,6 +1,6 @@
 """Variants of the loss of texture: what each makes of two networks, beside the losses of classifiers.
 
-    python benchmarks/texture_candidates.py --runs DIR [--losses NAME@FACTOR ...] [--tasks sr autoencoder] [--seeds 0]
+    python benchmarks/texture_candidates.py --runs DIR [--losses NAME ...] [--tasks sr autoencoder] [--seeds 0]
 
 DIR is that of ``texture_loss.py``, whose start of each task, whose batches and whose rows of L1 and of the other losses serve here. Gains
 over L1 are given as shares of those of LPIPS-Alex, over the judges that share no backbone with it. Checkpoints and scores are kept in
@@ -28,7 +28,7 @@ sr = bench.sr
 JUDGES = ("lpips-squeeze", "stlpips-alex")  # and the kernel distance of SqueezeNet's features
 KEYS = (*JUDGES, "kernel-squeeze")
 REFERENCE = "lpips-alex"
-OTHERS = (REFERENCE, "cpips-lite")  # rows of texture_loss.py that these judges can judge
+OTHERS = (REFERENCE, "cpips-lite", "texture@=1")  # rows of texture_loss.py, the last with TextureLoss()
 
 
 class Sum(nn.Module):
@@ -44,18 +44,21 @@ class Sum(nn.Module):
 
 
 about0 = partial(TextureLoss, centered=False)
-CANDIDATES: dict[str, Callable[[], Any]] = {
-    "TextureLoss()": TextureLoss,
-    "contrasts about 0, patterns 1": partial(about0, patterns=1.0),
-    "contrasts about 0, patterns 0.25": partial(about0, patterns=0.25),
-    "contrasts about 0, patterns 0": partial(about0, patterns=0.0),
-    "patterns 0.25": partial(TextureLoss, patterns=0.25),
-    "patterns 0.25, means 0": partial(TextureLoss, patterns=0.25, means=0.0),
-    "patterns 0.5": partial(TextureLoss, patterns=0.5),
-    "contrasts about 0, patterns 0.25, and PerceptualLoss('cpips-base')": lambda: Sum(about0(patterns=0.25), 2.5),
-    "PerceptualLoss('cpips-base')": partial(PerceptualLoss, "cpips-base"),
+# and how hard it pulls at the start of each task, L1 being 1; or its weight, after "="
+CANDIDATES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
+    "one scale": (partial(TextureLoss, scales=1), {"sr": "2.3", "autoencoder": "3"}),
+    "one scale, patterns 1": (partial(TextureLoss, scales=1, patterns=1.0, unit=1.9), {"sr": "=1", "autoencoder": "=1"}),
+    "one scale, patterns 1, eps 0.1": (partial(TextureLoss, scales=1, patterns=1.0, eps=0.1), {"sr": "2", "autoencoder": "3"}),
+    "eps 0.1": (partial(TextureLoss, eps=0.1), {"sr": "2.3"}),
+    "windows 2, 4, 8": (partial(TextureLoss, windows=(2, 4, 8)), {"sr": "2.3"}),
+    "without the fine filters": (partial(TextureLoss, fine=False), {"sr": "2.3"}),
+    "patterns 0.25": (partial(TextureLoss, patterns=0.25), {"sr": "3", "autoencoder": "3"}),
+    "patterns 0.25, means 0": (partial(TextureLoss, patterns=0.25, means=0.0), {"sr": "3"}),
+    "contrasts about 0, patterns 0": (partial(about0, patterns=0.0), {"sr": "3", "autoencoder": "3"}),
+    "contrasts about 0, patterns 0.25": (partial(about0, patterns=0.25), {"sr": "3", "autoencoder": "3"}),
+    "contrasts about 0, patterns 1": (partial(about0, patterns=1.0), {"sr": "3", "autoencoder": "6"}),
+    "contrasts about 0, patterns 0.25, and PerceptualLoss('cpips-base')": (lambda: Sum(about0(patterns=0.25), 2.19), {"sr": "3", "autoencoder": "3"}),
 }
-ROWS = [f"{name}@{factor}" for name in CANDIDATES if name != "TextureLoss()" for factor in (3,)] + ["contrasts about 0, patterns 1@6"]
 
 
 def gain(rows: list[dict], found: dict) -> tuple[float, list[float]]:
@@ -74,16 +77,18 @@ def report(result: dict) -> str:
     rows = []
     for loss in dict.fromkeys(loss for found in tasks.values() for loss in found if loss != "l1"):
         cells = []
-        for found in tasks.values():
+        for name, found in tasks.items():
             if loss not in found:
-                cells += ["", "", "", ""]
+                cells += [""] * 5
                 continue
             lost, gains = gain(found[loss], found)
-            cells += [f"{lost:.2f}", f"{statistics.fmean(gains):.2f}", " / ".join(f"{share:.2f}" for share in gains),
-                      f"{statistics.fmean(row['grid'] - base['grid'] for row, base in zip(found[loss], found['l1'])):.2f}"]
-        name, _, factor = loss.partition("@")
-        rows.append([name, f"{float(factor or 3):g}", *cells])
-    header = ["loss", "pull", *(f"{bench.NAMES[name]}: {text}" for name in tasks for text in ("PSNR lost", "gain", "by judge", "grid"))]
+            grid = statistics.fmean(row["grid"] - base["grid"] for row, base in zip(found[loss], found["l1"]))
+            own = "=1" if loss == "texture" else "3"
+            cells += [result["pulls"][name].get(loss, own).replace("=", "weight "), f"{lost:.2f}", f"{statistics.fmean(gains):.2f}",
+                      " / ".join(f"{share:.2f}" for share in gains), f"{grid:+.1f}"]
+        rows.append([loss, *cells])
+    header = ["loss", *(f"{bench.NAMES[name]}: {text}" if text == "pull" else text for name in tasks
+                        for text in ("pull", "PSNR lost, dB", "gain", "by judge", "grid"))]
     s, m = result["settings"], result["machine"]
     return table(header, rows) + (
         f"\n\n({len(s['seeds'])} seed{'s' * (len(s['seeds']) > 1)}; the networks, starts and batches of the tables above; *pull*: how hard a loss "
@@ -95,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints of texture_loss.py")
     parser.add_argument("--tasks", nargs="+", default=["sr", "autoencoder"])
-    parser.add_argument("--losses", nargs="*", default=ROWS, help="NAME@FACTOR of CANDIDATES")
+    parser.add_argument("--losses", nargs="*", default=list(CANDIDATES), help="names of CANDIDATES")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=6)
@@ -109,23 +114,24 @@ def main() -> None:
     extractors = {net: FeatureExtractor(net, trunk=weights / NETS[net].file) for net, _ in bench.KERNELS.values()}
     known = bench.tasks([DATA / "images" / name for name in ("imagenet_sample_256", "bsds500_train")])
     test = [DATA / "images" / name for name in ("set5", "set14")]
-    result: dict[str, Any] = {"what": "networks after variants of the loss of texture; see the docstring", "tasks": {},
+    result: dict[str, Any] = {"what": "networks after variants of the loss of texture; see the docstring", "tasks": {}, "pulls": {},
                               "test": [folder.name for folder in test],
                               "settings": {key: getattr(args, key) for key in ("seeds", "steps", "batch", "patch", "lr", "side")}}
     for name in args.tasks:
         task = known[name]
-        found: dict[str, list] = {loss: [json.loads((args.runs / f"{name}-{loss}-{seed}.json").read_text()) for seed in args.seeds]
+        found: dict[str, list] = {loss.replace("@=1", ""): [json.loads((args.runs / f"{name}-{loss}-{seed}.json").read_text()) for seed in args.seeds]
                                   for loss in ("l1", *OTHERS)}
+        result["pulls"][name] = {loss: CANDIDATES[loss][1][name] for loss in args.losses if name in CANDIDATES[loss][1]}
         batches = bench.later(partial(task.batches, args.batch, args.patch))
-        for loss in args.losses:
-            candidate, _, factor = loss.rpartition("@")
-            stems = [f"{name}-candidate {candidate}@{factor}-{seed}" for seed in args.seeds]
+        for loss, pull in result["pulls"][name].items():
+            _, factor, weight = bench.parsed(f"{loss}@{pull}")
+            stems = [f"{name}-candidate {loss}@{pull}-{seed}" for seed in args.seeds]
             if args.kept and not all((args.runs / f"{stem}.json").exists() for stem in stems):
                 continue
             for stem, seed in zip(stems, args.seeds):
                 net = task.network()
-                sr.fit(net, batches, args.runs / f"{stem}.pt", loss="candidate", perceptual=CANDIDATES[candidate](), bf16=True,
-                       init=args.runs / f"{name}-start.pt", steps=args.steps, lr=args.lr, factor=float(factor), seed=seed + 1,
+                sr.fit(net, batches, args.runs / f"{stem}.pt", loss="candidate", perceptual=CANDIDATES[loss][0](), bf16=True,
+                       init=args.runs / f"{name}-start.pt", steps=args.steps, lr=args.lr, factor=factor or 1.0, weight=weight, seed=seed + 1,
                        batch_size=args.batch, patch=args.patch, small=False)
                 found.setdefault(loss, []).append(bench.scores(net.eval(), task, test, judges, extractors, args.runs / f"{stem}.json", args.side))
         result["tasks"][name] = found

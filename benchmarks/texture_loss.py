@@ -198,8 +198,9 @@ def report(result: dict) -> str:
     s, m = result["settings"], result["machine"]
     where = f"the middle {s['side']} x {s['side']} px of the images of " if s.get("side") else ""
     seeds, length = len(s["seeds"]), f"{s['seconds']} s of CPU time" if s["seconds"] else f"{s['steps']} steps"
+    fewer = "; a row without an interval is one seed" * (seeds > 1)
     return "\n\n".join(parts) + (
-        f"\n\n{seeds} seed{'s' * (seeds > 1)}{', mean and 95 % interval' * (seeds > 1)}; {'small networks, ' * s['small']}{s['start_steps']} "
+        f"\n\n{seeds} seed{'s' * (seeds > 1)}{', mean and 95 % interval' * (seeds > 1)}{fewer}; {'small networks, ' * s['small']}{s['start_steps']} "
         f"steps of L1, then {length} of {s['batch']} crops of {s['patch']} px with each loss{', networks in bfloat16' * s.get('bf16', False)}; "
         f"measured on {where}{' and '.join(result['test'])} "
         f"({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}).")
@@ -306,6 +307,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["sr", "denoising", "autoencoder"])
     parser.add_argument("--losses", nargs="+", default=LOSSES, help="of super_resolution.py; NAME@FACTOR for another factor, NAME@=WEIGHT for a weight")
     parser.add_argument("--more", nargs="+", default=[], metavar="TASK=LOSS", help="losses of one task, in the form of --losses")
+    parser.add_argument("--once", nargs="+", default=[], metavar="TASK=LOSS", help="as --more, with the first seed alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--start-steps", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=600)
@@ -348,10 +350,11 @@ def main() -> None:
         _, state, first = measured("l1", start, steps=args.start_steps, lr=1e-3)
         found: dict[str, Any] = {"start": first, "start_seconds": round(state["cpu_seconds"], 1), "losses": {}}
         networks = {}
-        for loss in [*args.losses, *(more.partition("=")[2] for more in args.more if more.partition("=")[0] == name)]:
+        more, once = ([spec.partition("=")[2] for spec in specs if spec.partition("=")[0] == name] for specs in (args.more, args.once))
+        for loss in [*args.losses, *more, *once]:
             base, factor, weight = parsed(loss)
             runs = found["losses"][loss] = {"scores": [], "steps": [], "seconds": [], "weights": []}
-            for seed in args.seeds:
+            for seed in args.seeds[:1] if loss in once else args.seeds:
                 stem = f"{name}-{loss.replace(':', '-')}-{seed}" + "-timed" * timed
                 net, state, row = measured(base, stem, init=args.runs / f"{start}.pt", steps=10**6 if timed else args.steps,
                                            seconds=args.seconds, lr=args.lr, factor=factor or args.factor, weight=weight, seed=seed + 1)
