@@ -45,6 +45,7 @@ LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
 TRAINING: dict[str, Callable[[], torch.nn.Module]] = {
     "texture": TextureLoss,
     "texture, target embedded": TextureLoss,
+    "texture, one scale": lambda: TextureLoss(scales=1),
     "cpips-lite": lambda: PerceptualLoss("cpips-lite"),
     "cpips-base": lambda: PerceptualLoss("cpips-base"),
     "lpips-alex": lambda: PerceptualLoss(cpips.create_metric("lpips-alex", **RANDOM)),

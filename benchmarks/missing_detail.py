@@ -29,6 +29,7 @@ SIDE, MOVE = 128, (6, -5)  # px
 EPS = 1e-4  # under roots and logarithms
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Moments = tuple[Tensor, Tensor]  # means and mean squares
 Maps = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -40,7 +41,7 @@ def of_maps(maps: Maps, compare: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     return loss
 
 
-def of_windows(compare: Callable[[Tensor, Tensor], Tensor], windows: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+def of_windows(compare: Callable[[Moments, Moments], Tensor], windows: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
     """``compare`` of the moments (means and mean squares) in windows and in the whole map."""
     def both(f: Tensor, g: Tensor) -> Tensor:
         return torch.stack([compare(p, q) for p, q in zip(statistics(f, windows), statistics(g, windows))]).mean()
@@ -54,16 +55,16 @@ def rectified(f: Tensor, g: Tensor) -> Tensor:
     return torch.stack([(F.avg_pool2d(a, k) - F.avg_pool2d(b, k)).abs().mean() for a, b in parts for k in (1, 2, 4)]).mean()
 
 
-def deviations(p: Tensor, q: Tensor) -> Tensor:
+def deviations(p: Moments, q: Moments) -> Tensor:
     """Means and standard deviations, squared differences: the Wasserstein distance of Gaussians."""
-    (m, a), (n, b) = p.chunk(2, 1), q.chunk(2, 1)
+    (m, a), (n, b) = p, q
     s, t = (((second - first.square()).clamp_min(0) + EPS).sqrt() for first, second in ((m, a), (n, b)))
     return (s - t).square().mean() + (m - n).square().mean()
 
 
-def logarithms(p: Tensor, q: Tensor) -> Tensor:
+def logarithms(p: Moments, q: Moments) -> Tensor:
     """Squared differences of the logarithms of local energies."""
-    return ((p.chunk(2, 1)[1] + 0.05).log() - (q.chunk(2, 1)[1] + 0.05).log()).square().mean()
+    return ((p[1] + 0.05).log() - (q[1] + 0.05).log()).square().mean()
 
 
 def candidates() -> dict[str, Loss]:
@@ -83,6 +84,7 @@ def candidates() -> dict[str, Loss]:
         "TextureLoss, one scale": TextureLoss(scales=1),
         "TextureLoss, without means": TextureLoss(means=0.0),
         "TextureLoss, without patterns": TextureLoss(patterns=0.0),
+        "TextureLoss, contrasts about 0": TextureLoss(centered=False),
         "TextureLoss, cpips-lite": TextureLoss("cpips-lite"),
         "TextureLoss, eps 0.02": TextureLoss(eps=0.02),
         "**TextureLoss**": made,

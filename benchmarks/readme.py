@@ -337,6 +337,12 @@ def texture_loss() -> str:
     return written("texture_loss")
 
 
+def timed_texture_loss() -> str:
+    from texture_loss import report
+
+    return report(kept("timed_texture_loss"))
+
+
 def texture_candidates() -> str:
     return written("texture_candidates")
 
@@ -461,7 +467,7 @@ PAGES = {
     "docs/calibration.md": (judged, human_training, teachers, ablation),
     "docs/limits.md": (attack, shifts, precision),
     "docs/losses.md": (recovery, losses, losses_training),
-    "docs/losses_at_work.md": (missing_detail, texture_loss, texture_candidates, sr_losses, style_encoders),
+    "docs/losses_at_work.md": (missing_detail, texture_loss, timed_texture_loss, texture_candidates, sr_losses, style_encoders),
     "docs/machine_codec.md": (machine_codec,),
     "docs/models.md": (models, cards),
     "docs/papers.md": (papers,),

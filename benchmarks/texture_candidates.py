@@ -1,23 +1,22 @@
-"""Variants of the loss of texture: what each makes of two small networks, beside the losses of classifiers.
+"""Variants of the loss of texture: what each makes of two networks, beside the losses of classifiers.
 
-    python benchmarks/texture_candidates.py --runs DIR [--losses NAME ...] [--factors 1.5 3 6] [--seeds 0 1]
+    python benchmarks/texture_candidates.py --runs DIR [--losses NAME ...] [--tasks sr autoencoder] [--seeds 0]
 
-As ``texture_loss.py`` does: one network of each task is trained with L1, and every loss, beside L1, continues from there with the same
-batches. Every variant is trained at several weights, so that variants can be compared at equal PSNR lost: gains over L1 are
-interpolated there. Checkpoints and scores are kept in DIR: a run that was stopped goes on.
+DIR is that of ``texture_loss.py``, whose start of each task, whose batches and whose rows of L1 and of the other losses serve here. Gains
+over L1 are given as shares of those of LPIPS-Alex, over the judges that share no backbone with it. Checkpoints and scores are kept in
+DIR: a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import cpips
 import texture_loss as bench
@@ -26,142 +25,116 @@ from cpips.baselines.trunks import NETS
 from cpips.losses import FeatureExtractor, PerceptualLoss, TextureLoss
 
 sr = bench.sr
-JUDGES = ("lpips-alex", "lpips-squeeze", "stlpips-alex", "haarpsi")
-REFERENCES = ("lpips-alex", "lpips-squeeze", "squeeze:fire5")
+JUDGES = ("lpips-squeeze", "stlpips-alex")  # and the kernel distance of SqueezeNet's features
+KEYS = (*JUDGES, "kernel-squeeze")
+REFERENCE = "lpips-alex"
+OTHERS = (REFERENCE, "cpips-lite", "texture@=1")  # rows of texture_loss.py, the last with TextureLoss()
 
 
-class More(TextureLoss):
-    """With further maps made of those that the loss has."""
+class Sum(nn.Module):
+    """Two losses that pull alike: each is divided by its pull on blurred photographs, see ``missing_detail.py``."""
 
-    def __init__(self, more: Callable[[Tensor], list[Tensor]], **settings: Any):
-        super().__init__(**settings)
-        self.more = more
+    def __init__(self, texture: TextureLoss, pull: float):
+        super().__init__()
+        self.texture, self.pull, self.perceptual = texture, pull, PerceptualLoss("cpips-base")
 
-    def _extracted(self, image: Tensor) -> dict[str, Tensor]:
-        found = super()._extracted(image)
-        for name, feature in list(found.items()):
-            found.update({f"{name} {i}": extra for i, extra in enumerate(self.more(feature))})
-        return found
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        total: Tensor = 0.5 / self.pull * self.texture(output, target) + 0.5 / 79.1 * self.perceptual(output, target)
+        return total
 
 
-def pairs(feature: Tensor, steps: tuple[int, ...] = (1,)) -> list[Tensor]:
-    """Sums of channels i and i + step: with the channels' own energies their energies are the local Gram matrix's diagonals."""
-    return [(feature + feature.roll(step, 1)) * 0.5**0.5 for step in steps]
-
-
-without = partial(TextureLoss, patterns=0.0)  # of the means of the whole map, which were added last
-CANDIDATES: dict[str, Callable[[], Any]] = {
-    "TextureLoss()": TextureLoss,
-    "cpips-lite": partial(TextureLoss, "cpips-lite"),
-    "without the means of the map": without,
-    "without them, windows 1, 2, 4": partial(without, windows=(1, 2, 4)),
-    "without them, windows 1, 2, 4, not fine": partial(without, windows=(1, 2, 4), fine=False),
-    "without them, cpips-lite": partial(without, "cpips-lite"),
-    "without them, cpips-lite, windows 1, 2, 4": partial(without, "cpips-lite", windows=(1, 2, 4)),
-    "without them, cpips-lite, sums of channels": partial(More, pairs, model="cpips-lite", patterns=0.0),
-    "PerceptualLoss('cpips-base')": partial(PerceptualLoss, "cpips-base"),
-    "PerceptualLoss()": PerceptualLoss,
+about0 = partial(TextureLoss, centered=False)
+# and how hard it pulls at the start of each task, L1 being 1; or its weight, after "="
+CANDIDATES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
+    "one scale": (partial(TextureLoss, scales=1), {"sr": "2.3", "autoencoder": "3"}),
+    "one scale, patterns 1": (partial(TextureLoss, scales=1, patterns=1.0, unit=1.9), {"sr": "=1", "autoencoder": "=1"}),
+    "one scale, patterns 1, eps 0.1": (partial(TextureLoss, scales=1, patterns=1.0, eps=0.1), {"sr": "2", "autoencoder": "3"}),
+    "eps 0.1": (partial(TextureLoss, eps=0.1), {"sr": "2.3"}),
+    "windows 2, 4, 8": (partial(TextureLoss, windows=(2, 4, 8)), {"sr": "2.3"}),
+    "without the fine filters": (partial(TextureLoss, fine=False), {"sr": "2.3"}),
+    "patterns 0.25": (partial(TextureLoss, patterns=0.25), {"sr": "3", "autoencoder": "3"}),
+    "patterns 0.25, means 0": (partial(TextureLoss, patterns=0.25, means=0.0), {"sr": "3"}),
+    "contrasts about 0, patterns 0": (partial(about0, patterns=0.0), {"sr": "3", "autoencoder": "3"}),
+    "contrasts about 0, patterns 0.25": (partial(about0, patterns=0.25), {"sr": "3", "autoencoder": "3"}),
+    "contrasts about 0, patterns 1": (partial(about0, patterns=1.0), {"sr": "3", "autoencoder": "6"}),
+    "contrasts about 0, patterns 0.25, and PerceptualLoss('cpips-base')": (lambda: Sum(about0(patterns=0.25), 2.19), {"sr": "3", "autoencoder": "3"}),
 }
 
 
-def gains(found: dict, loss: str, factor: float, judge: str) -> list[float]:
-    """Of each seed over L1, positive where the loss is better."""
-    sign = 1 if judge in bench.HIGHER else -1
-    return [sign * (row[judge] - base[judge]) for row, base in zip(found[loss][f"{float(factor):g}"], found["l1"]["1"])]
+def gain(rows: list[dict], found: dict) -> tuple[float, list[float]]:
+    """PSNR lost to L1 in dB, and the gain over L1 of each judge of KEYS, that of LPIPS-Alex being 1."""
+    def mean(loss: list[dict], key: str) -> float:
+        return statistics.fmean(row[key] for row in loss)
 
-
-def row(found: dict, loss: str, factors: list[str], at: float) -> dict[str, float]:
-    """Mean gains at a PSNR lost of ``at`` dB, by line from L1 and through the factors; the PSNR lost at the factors themselves."""
-    points = sorted((-statistics.fmean(gains(found, loss, factor, "psnr")), factor) for factor in factors)
-    keys = [key for key in found["l1"]["1"][0] if key != "psnr" and key not in bench._own(loss)]
-    values = {key: [0.0, *(statistics.fmean(gains(found, loss, factor, key)) for _, factor in points)] for key in keys}
-    lost = [0.0, *(point for point, _ in points)]
-    if lost[-1] < at:  # the last line goes on
-        stretch = (at - lost[-2]) / (lost[-1] - lost[-2])
-        return {key: value[-2] + stretch * (value[-1] - value[-2]) for key, value in values.items()}
-    return {key: float(np.interp(at, lost, value)) for key, value in values.items()}
+    base, reference = found["l1"], found[REFERENCE]
+    return mean(base, "psnr") - mean(rows, "psnr"), [
+        (mean(base, key) - mean(rows, key)) / (mean(base, key) - mean(reference, key)) for key in KEYS]
 
 
 def report(result: dict) -> str:
-    """Markdown: a table for each task, gains over L1 at the PSNR that ``TextureLoss()`` loses at the first factor."""
-    parts = []
-    for name, found in result["tasks"].items():
-        at = -statistics.fmean(gains(found, next(iter(CANDIDATES)), list(found[next(iter(CANDIDATES))])[0], "psnr"))
-        keys = [key for key in found["l1"]["1"][0] if key not in ("psnr", "grid")]
-        rows = []
-        for loss in found:
-            if loss == "l1":
+    """Markdown: a row for each loss and weight, the tasks side by side."""
+    tasks = result["tasks"]
+    rows = []
+    for loss in dict.fromkeys(loss for found in tasks.values() for loss in found if loss != "l1"):
+        cells = []
+        for name, found in tasks.items():
+            if loss not in found:
+                cells += [""] * 5
                 continue
-            values = row(found, loss, list(found[loss]), at)
-            lost = " / ".join(f"{-statistics.fmean(gains(found, loss, factor, 'psnr')):.2f}" for factor in found[loss])
-            most = max(-statistics.fmean(gains(found, loss, factor, "psnr")) for factor in found[loss])
-            beyond = "~" if most < 0.9 * at else ""
-            grid = statistics.fmean(record["grid"] for records in found[loss].values() for record in records)
-            rows.append([loss, lost, *(f"{beyond}{1000 * values[key]:.0f}" if key in values else "(its own)" for key in keys), f"{grid:.1f}",
-                         f"{result['seconds'][loss]:.0f}"])
-        header = ["loss", "PSNR lost", *(bench.TITLES[key] for key in keys), f"grid ({found['l1']['1'][0]['grid']:.1f} after L1)", "ms a step"]
-        parts.append(f"**{bench.NAMES[name]}**, gains over L1 in thousandths where {at:.2f} dB are lost\n\n" + table(header, rows))
+            lost, gains = gain(found[loss], found)
+            grid = statistics.fmean(row["grid"] - base["grid"] for row, base in zip(found[loss], found["l1"]))
+            own = "=1" if loss == "texture" else "3"
+            cells += [result["pulls"][name].get(loss, own).replace("=", "weight "), f"{lost:.2f}", f"{statistics.fmean(gains):.2f}",
+                      " / ".join(f"{share:.2f}" for share in gains), f"{grid:+.1f}"]
+        rows.append([loss, *cells])
+    header = ["loss", *(f"{bench.NAMES[name]}: {text}" if text == "pull" else text for name in tasks
+                        for text in ("pull", "PSNR lost, dB", "gain", "by judge", "grid"))]
     s, m = result["settings"], result["machine"]
-    seeds = len(s["seeds"])
-    return "\n\n".join(parts) + (
-        f"\n\n({seeds} seed{'s' * (seeds > 1)}; small networks, {s['start_steps']} steps of L1, then {s['steps']} of {s['batch']} crops of {s['patch']} "
-        f"px with each loss at {', '.join(f'{factor:g}' for factor in s['factors'])} times the pull of L1, networks in bfloat16; the middle "
-        f"{s['side']} x {s['side']} px of {' and '.join(result['test'])}; {m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, "
-        f"torch {m['torch']}. ~: by a line beyond what was measured, and so too high.)")
+    return table(header, rows) + (
+        f"\n\n({len(s['seeds'])} seed{'s' * (len(s['seeds']) > 1)}; the networks, starts and batches of the tables above; *pull*: how hard a loss "
+        f"pulls at the start, L1 being 1; *by judge*: {', '.join(bench.TITLES[key] for key in KEYS)}; *grid*: beyond that of L1; {m['cpu']}, "
+        f"{m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}.)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints of texture_loss.py")
     parser.add_argument("--tasks", nargs="+", default=["sr", "autoencoder"])
-    parser.add_argument("--losses", nargs="+", default=[*REFERENCES, *CANDIDATES])
-    parser.add_argument("--factors", type=float, nargs="+", default=[1.5, 3.0, 6.0], help="of the variants; the other losses have 3")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--start-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--losses", nargs="*", default=list(CANDIDATES), help="names of CANDIDATES")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--patch", type=int, default=80)
     parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--side", type=int, default=128, help="px of the middle of each image, which is measured")
+    parser.add_argument("--side", type=int, default=160, help="px of the middle of each image, which is measured")
     parser.add_argument("--kept", action="store_true", help="only what DIR has already; trains nothing")
     args = parser.parse_args()
-    args.runs.mkdir(parents=True, exist_ok=True)
     weights = DATA / "weights"
     judges = {name: cpips.create_metric(name, weights) for name in JUDGES}
     extractors = {net: FeatureExtractor(net, trunk=weights / NETS[net].file) for net, _ in bench.KERNELS.values()}
-    known = bench.tasks([DATA / "images" / name for name in ("imagenet_sample_256", "bsds500_train")], small=True)
+    known = bench.tasks([DATA / "images" / name for name in ("imagenet_sample_256", "bsds500_train")])
     test = [DATA / "images" / name for name in ("set5", "set14")]
-    result: dict[str, Any] = {"what": "small networks after variants of the loss of texture; see the docstring", "tasks": {}, "seconds": {},
+    result: dict[str, Any] = {"what": "networks after variants of the loss of texture; see the docstring", "tasks": {}, "pulls": {},
                               "test": [folder.name for folder in test],
-                              "settings": {key: getattr(args, key) for key in ("factors", "seeds", "start_steps", "steps", "batch", "patch", "lr", "side")}}
-    times: dict[str, list[float]] = {}
+                              "settings": {key: getattr(args, key) for key in ("seeds", "steps", "batch", "patch", "lr", "side")}}
     for name in args.tasks:
         task = known[name]
-        batches = task.batches(args.batch, args.patch)
-
-        def measured(loss: str, stem: str, **run: Any) -> dict:
-            net = task.network()
-            perceptual = CANDIDATES[loss]() if loss in CANDIDATES else None
-            state = sr.fit(net, batches, args.runs / f"{stem}.pt", loss=loss, weights=weights, perceptual=perceptual, bf16=True,
-                           batch_size=args.batch, patch=args.patch, **run)
-            times.setdefault(loss, []).append(1000 * state["cpu_seconds"] / state["step"])
-            return bench.scores(net.eval(), task, test, judges, extractors, args.runs / f"{stem}.json", args.side)
-
-        torch.manual_seed(0)
-        start = args.runs / f"{name}-start.pt"
-        measured("l1", start.stem, steps=args.start_steps, lr=1e-3)
-        found: dict[str, dict[str, list]] = {}
-        for loss in ("l1", *args.losses):
-            factors = [1.0] if loss == "l1" else args.factors if loss in CANDIDATES else [3.0]
-            for factor in factors:
-                stems = [f"{name}-{loss.replace(':', '-').replace(' ', '_')}-{factor:g}-{seed}" for seed in args.seeds]
-                if args.kept and not all((args.runs / f"{stem}.json").exists() for stem in stems):
-                    continue
-                found.setdefault(loss, {})[f"{factor:g}"] = [
-                    measured(loss, stem, init=start, steps=args.steps, lr=args.lr, factor=factor, seed=seed + 1)
-                    for stem, seed in zip(stems, args.seeds)]
+        found: dict[str, list] = {loss.replace("@=1", ""): [json.loads((args.runs / f"{name}-{loss}-{seed}.json").read_text()) for seed in args.seeds]
+                                  for loss in ("l1", *OTHERS)}
+        result["pulls"][name] = {loss: CANDIDATES[loss][1][name] for loss in args.losses if name in CANDIDATES[loss][1]}
+        batches = bench.later(partial(task.batches, args.batch, args.patch))
+        for loss, pull in result["pulls"][name].items():
+            _, factor, weight = bench.parsed(f"{loss}@{pull}")
+            stems = [f"{name}-candidate {loss}@{pull}-{seed}" for seed in args.seeds]
+            if args.kept and not all((args.runs / f"{stem}.json").exists() for stem in stems):
+                continue
+            for stem, seed in zip(stems, args.seeds):
+                net = task.network()
+                sr.fit(net, batches, args.runs / f"{stem}.pt", loss="candidate", perceptual=CANDIDATES[loss][0](), bf16=True,
+                       init=args.runs / f"{name}-start.pt", steps=args.steps, lr=args.lr, factor=factor or 1.0, weight=weight, seed=seed + 1,
+                       batch_size=args.batch, patch=args.patch, small=False)
+                found.setdefault(loss, []).append(bench.scores(net.eval(), task, test, judges, extractors, args.runs / f"{stem}.json", args.side))
         result["tasks"][name] = found
-    result["seconds"] = {loss: round(statistics.fmean(values), 1) for loss, values in times.items()}
     path = save("texture_candidates", result)
     print(report(kept(path.stem, path.parent)))
     print(path)

@@ -4,6 +4,7 @@
     python benchmarks/texture_loss.py --runs DIR --seconds 60      # equal CPU time instead of equal steps
     python benchmarks/texture_loss.py --runs DIR --small           # networks of a quarter of the cost, for a first look
     python benchmarks/texture_loss.py --runs DIR --bf16            # networks in bfloat16, losses in float32
+    python benchmarks/texture_loss.py --runs DIR --losses l1 lpips-alex texture@=1     # the loss of texture at a weight of 1
 
 One network of each task is trained with L1; every loss continues from there with the same batches and learning rates, once
 for each seed of the batches. A perceptual loss stands beside L1, weighted so that it pulls FACTOR times as hard at the start. The
@@ -17,6 +18,7 @@ import json
 import math
 import statistics
 import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,6 +94,18 @@ def tasks(photographs: list[Path], small: bool = False) -> dict[str, Task]:
     }
 
 
+def later(make: Callable[[], Callable[[int, int], Any]]) -> Callable[[int, int], Any]:
+    """Batches of a seed and a step, from what ``make`` gives once a batch is asked for: runs that are kept need no images."""
+    made: list[Callable[[int, int], Any]] = []
+
+    def batch(seed: int, step: int) -> Any:
+        if not made:
+            made.append(make())
+        return made[0](seed, step)
+
+    return batch
+
+
 def _enlarged(pairs: list, size: int, patch: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
     return sr.batch_of(pairs, seed, step, size, patch)
 
@@ -117,7 +131,7 @@ def scores(net: nn.Module | None, task: Task, folders: list[Path], judges: dict,
     """Means over the images of the folders, of their middle ``side`` x ``side`` px; what ``path`` holds already is not measured again."""
     found = json.loads(path.read_text()) if path.exists() else {}
     missing = {name: judge for name, judge in judges.items() if name not in found}
-    if found and not missing:
+    if found and "grid" in found and not missing:
         return found
     theirs, ours = [], []
     for file in (file for folder in folders for file in sorted(folder.iterdir())):
@@ -141,6 +155,25 @@ def scores(net: nn.Module | None, task: Task, folders: list[Path], judges: dict,
     return found
 
 
+def step_times(task: Task, losses: list[str], weights: Path, batch: tuple[Tensor, Tensor], bf16: bool, rounds: int = 11) -> dict[str, float]:
+    """Milliseconds of CPU time of a training step with each loss, the median over rounds in which every loss has one step."""
+    net = task.network().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-5)
+    target, x = batch
+    criteria = {loss: sr.criterion(parsed(loss)[0], weights) for loss in losses}
+    times: dict[str, list[float]] = {loss: [] for loss in losses}
+    for _ in range(rounds + 1):  # the first one warms up
+        for loss, criterion in criteria.items():
+            begun = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                output = net(x)
+            optimizer.zero_grad()
+            criterion(output.float(), target)[0].backward()
+            optimizer.step()
+            times[loss].append(1000 * (time.process_time() - begun))
+    return {loss: round(statistics.median(found[1:]), 2) for loss, found in times.items()}
+
+
 def report(result: dict) -> str:
     """Markdown: a table for each task, mean and half the range of a 95 % interval over the seeds; the best of a column in bold."""
     parts = []
@@ -158,16 +191,16 @@ def report(result: dict) -> str:
                 rivals = [other[key][0] for rival, other in means.items() if key not in _own(rival)]
                 text = _digits(key, mean) + (f" ± {_digits(key, half)}" if half is not None else "")
                 cells.append(f"**{text}**" if key != "grid" and mean == (max if key in HIGHER else min)(rivals) else text)
-            rows.append([label(loss, result["settings"]["factor"]), *cells, str(round(statistics.fmean(runs["steps"]))),
-                         f"{1000 * statistics.fmean(runs['seconds']) / statistics.fmean(runs['steps']):.0f}"])
+            rows.append([label(loss, result["settings"]["factor"]), *cells, str(round(statistics.fmean(runs["steps"]))), f"{found['times'][loss]:.0f}"])
         header = ["loss", *(TITLES[key] for key in keys), "steps", "ms of CPU a step"]
         parts.append(f"**{NAMES[name]}**\n\n" + table(header, rows))
         parts.extend(compared(found, result["settings"]["factor"]))
     s, m = result["settings"], result["machine"]
     where = f"the middle {s['side']} x {s['side']} px of the images of " if s.get("side") else ""
     seeds, length = len(s["seeds"]), f"{s['seconds']} s of CPU time" if s["seconds"] else f"{s['steps']} steps"
+    fewer = "; a row without an interval is one seed" * (seeds > 1)
     return "\n\n".join(parts) + (
-        f"\n\n{seeds} seed{'s' * (seeds > 1)}{', mean and 95 % interval' * (seeds > 1)}; {'small networks, ' * s['small']}{s['start_steps']} "
+        f"\n\n{seeds} seed{'s' * (seeds > 1)}{', mean and 95 % interval' * (seeds > 1)}{fewer}; {'small networks, ' * s['small']}{s['start_steps']} "
         f"steps of L1, then {length} of {s['batch']} crops of {s['patch']} px with each loss{', networks in bfloat16' * s.get('bf16', False)}; "
         f"measured on {where}{' and '.join(result['test'])} "
         f"({m['cpu']}, {m['threads']} thread{'s' * (m['threads'] > 1)}, torch {m['torch']}).")
@@ -194,7 +227,7 @@ def compared(found: dict, factor: float) -> list[str]:
     references = [loss for loss in REFERENCES if loss in found["losses"]]
     if not references or "l1" not in found["losses"]:
         return []
-    cost = {loss: statistics.fmean(runs["seconds"]) / statistics.fmean(runs["steps"]) for loss, runs in found["losses"].items()}
+    cost = found["times"]
     rows = []
     for loss in found["losses"]:
         if loss == "l1":
@@ -239,9 +272,16 @@ def _interval(values: list[float]) -> tuple[float, float | None]:
 
 
 def label(loss: str, factor: float) -> str:
-    name, _, own = loss.partition("@")
+    name, own_factor, weight = parsed(loss)
     text = f"`{name.removesuffix(sr.ALONE)}` alone" if name.endswith(sr.ALONE) else f"L1 + `{name}`"
-    return {"l1": "L1", "mse": "MSE"}.get(name, text + f", {own} times" * bool(own))
+    own = "" if name.endswith(sr.ALONE) else f", {own_factor:g} times" if own_factor else f", weight {weight:g}" if weight else ""
+    return {"l1": "L1", "mse": "MSE"}.get(name, text + own)
+
+
+def parsed(loss: str) -> tuple[str, float | None, float | None]:
+    """Name, factor and weight of ``NAME``, ``NAME@FACTOR`` or ``NAME@=WEIGHT``."""
+    name, _, own = loss.partition("@")
+    return (name, None, float(own[1:])) if own.startswith("=") else (name, float(own) if own else None, None)
 
 
 def plot(task: Task, networks: dict[str, nn.Module], path: Path) -> None:
@@ -265,8 +305,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--tasks", nargs="+", default=["sr", "denoising", "autoencoder"])
-    parser.add_argument("--losses", nargs="+", default=LOSSES, help="of super_resolution.py; NAME@FACTOR for another factor")
+    parser.add_argument("--losses", nargs="+", default=LOSSES, help="of super_resolution.py; NAME@FACTOR for another factor, NAME@=WEIGHT for a weight")
     parser.add_argument("--more", nargs="+", default=[], metavar="TASK=LOSS", help="losses of one task, in the form of --losses")
+    parser.add_argument("--once", nargs="+", default=[], metavar="TASK=LOSS", help="as --more, with the first seed alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--start-steps", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=600)
@@ -296,10 +337,11 @@ def main() -> None:
     known = tasks(args.train, args.small)
     for name in args.tasks:
         task = known[name]
+        batches = later(partial(task.batches, args.batch, args.patch))
 
         def measured(loss: str, stem: str, **run: Any) -> tuple[nn.Module, dict, dict]:
             net = task.network()
-            state = sr.fit(net, task.batches(args.batch, args.patch), args.runs / f"{stem}.pt", loss=loss, weights=weights,
+            state = sr.fit(net, batches, args.runs / f"{stem}.pt", loss=loss, weights=weights,
                            batch_size=args.batch, patch=args.patch, small=args.small, bf16=args.bf16, **run)
             return net, state, scores(net.eval(), task, args.test, judges, extractors, args.runs / f"{stem}.json", args.side)
 
@@ -308,17 +350,19 @@ def main() -> None:
         _, state, first = measured("l1", start, steps=args.start_steps, lr=1e-3)
         found: dict[str, Any] = {"start": first, "start_seconds": round(state["cpu_seconds"], 1), "losses": {}}
         networks = {}
-        for loss in [*args.losses, *(more.partition("=")[2] for more in args.more if more.partition("=")[0] == name)]:
-            base, _, factor = loss.partition("@")
+        more, once = ([spec.partition("=")[2] for spec in specs if spec.partition("=")[0] == name] for specs in (args.more, args.once))
+        for loss in [*args.losses, *more, *once]:
+            base, factor, weight = parsed(loss)
             runs = found["losses"][loss] = {"scores": [], "steps": [], "seconds": [], "weights": []}
-            for seed in args.seeds:
+            for seed in args.seeds[:1] if loss in once else args.seeds:
                 stem = f"{name}-{loss.replace(':', '-')}-{seed}" + "-timed" * timed
                 net, state, row = measured(base, stem, init=args.runs / f"{start}.pt", steps=10**6 if timed else args.steps,
-                                           seconds=args.seconds, lr=args.lr, factor=float(factor or args.factor), seed=seed + 1)
+                                           seconds=args.seconds, lr=args.lr, factor=factor or args.factor, weight=weight, seed=seed + 1)
                 networks.setdefault(loss, net)
                 for key, value in (("scores", row), ("steps", state["step"]), ("seconds", round(state["cpu_seconds"], 2)),
                                    ("weights", state.get("weight"))):
                     runs[key].append(value)
+        found["times"] = step_times(task, list(found["losses"]), weights, batches(0, 0), args.bf16)
         result["tasks"][name] = found
         if not timed:
             plot(task, networks, args.plot / f"{args.name}_{name}.png")

@@ -131,10 +131,18 @@ def perceptual_loss(name: str, weights: Path | None) -> Loss:
     return PerceptualLoss(cpips.create_metric(name, weights))
 
 
+def criterion(loss: str, weights: Path | None = None, weight: float = 1.0, perceptual: Loss | None = None) -> CombinedLoss:
+    """The sum that :func:`fit` minimizes: a pixel loss, or L1 and the perceptual loss times ``weight``; see there."""
+    if loss in PIXEL_LOSSES:
+        return CombinedLoss({loss: PIXEL_LOSSES[loss]})
+    beside = {} if loss.endswith(ALONE) else {"l1": F.l1_loss}
+    return CombinedLoss({**beside, loss.replace(":", " "): (weight, perceptual or perceptual_loss(loss, weights))})
+
+
 def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out: Path, *, loss: str = "l1",
         weights: Path | None = None, init: Path | None = None, steps: int = 4000, seconds: float = math.inf, lr: float = 1e-3,
-        factor: float = 1.0, seed: int = 0, every: int = 200, bf16: bool = False, perceptual: Loss | None = None,
-        **run: object) -> dict:
+        factor: float = 1.0, weight: float | None = None, seed: int = 0, every: int = 200, bf16: bool = False,
+        perceptual: Loss | None = None, **run: object) -> dict:
     """Train a network from images to images, or go on with the checkpoint ``out``; the checkpoint, as it is at the end.
 
     Args:
@@ -144,6 +152,7 @@ def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out:
         init: the checkpoint to start from.
         seconds: of CPU time, after which training ends before ``steps``; the learning rate falls in time.
         factor: how hard the perceptual loss pulls at the start, L1 being 1.
+        weight: of the perceptual loss, in place of the one that ``factor`` leads to.
         every: steps between checkpoints.
         bf16: run the network in autocast to bfloat16. Its output is converted to float32, and so are the losses.
         perceptual: a loss that the name ``loss`` stands for, in place of that of :func:`perceptual_loss`.
@@ -155,6 +164,7 @@ def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out:
     optimizer = torch.optim.Adam(net.parameters(), lr)
     run = {"loss": loss, "steps": steps, "lr": lr, "factor": factor, "seed": seed, **run}
     run.update({"bf16": True} if bf16 else {})  # as checkpoints from before this setting
+    run.update({} if weight is None else {"weight": weight})
     state = {"step": 0, "cpu_seconds": 0.0, **run}
     if out.exists():
         state = torch.load(out, weights_only=True)
@@ -162,14 +172,11 @@ def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out:
             raise ValueError(f"{out} is of another run, with {others}: name another file, or remove it")
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
-    if loss in PIXEL_LOSSES:
-        criterion = CombinedLoss({loss: PIXEL_LOSSES[loss]})
-    else:
+    if loss not in PIXEL_LOSSES:
         perceptual = perceptual or perceptual_loss(loss, weights)
         if "weight" not in state:  # a seed of its own: batches that no step sees
             state["weight"] = factor * perceptual_weight(net, perceptual, [batch(seed + 1, i) for i in range(4)])
-        beside = {} if loss.endswith(ALONE) else {"l1": F.l1_loss}
-        criterion = CombinedLoss({**beside, loss.replace(":", " "): (state["weight"], perceptual)})
+    minimized = criterion(loss, weights, state.get("weight", 1.0), perceptual)
 
     while state["step"] < steps and state["cpu_seconds"] < seconds:
         begun, spent = time.process_time(), state["cpu_seconds"]
@@ -182,7 +189,7 @@ def fit(net: nn.Module, batch: Callable[[int, int], tuple[Tensor, Tensor]], out:
             target, x = batch(seed, step)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 output = net(x)
-            total, parts = criterion(output.float(), target)
+            total, parts = minimized(output.float(), target)
             optimizer.zero_grad()
             total.backward()
             optimizer.step()

@@ -205,20 +205,21 @@ def test_a_loss_is_not_its_own_judge(texture_loss):
     def runs(*rows):
         return {"scores": [dict(zip(keys, row)) for row in rows], "steps": [10] * len(rows), "seconds": [1.0] * len(rows)}
     result = {"tasks": {"sr": {"start": dict(zip(keys, (30.0, 0.4, 0.3))), "losses": {
-                  "l1": runs((31.0, 0.4, 0.3), (31.2, 0.4, 0.3)), "lpips-squeeze": runs((30.5, 0.2, 0.01), (30.5, 0.2, 0.01))}}},
+                  "l1": runs((31.0, 0.4, 0.3), (31.2, 0.4, 0.3)), "lpips-squeeze": runs((30.5, 0.2, 0.01), (30.5, 0.2, 0.01))},
+                  "times": {"l1": 25.0, "lpips-squeeze": 101.4}}},
               "settings": {"factor": 3.0, "seeds": [0, 1], "seconds": None, "steps": 10, "start_steps": 20, "small": True, "batch": 8, "patch": 48},
               "test": ["set5"], "machine": {"cpu": "one", "threads": 1, "torch": "2"}}
     text = texture_loss.report(result)
     assert "**31.10 ± 1.27**" in text and "**0.200 ± 0.000**" in text and "(its own)" in text and "**0.300 ± 0.000**" in text
-    assert "0.010" not in text and "small networks" in text and "2 seeds" in text
+    assert "0.010" not in text and "small networks" in text and "2 seeds" in text and "| 101 " in text
 
 
 def test_shares_of_gains_are_those_of_judges_that_neither_loss_shares(texture_loss):
     keys = ("psnr", "ssim", "lpips-alex", "lpips-squeeze", "haarpsi", "stlpips-alex", "kernel-alex")
     def runs(*rows):
-        return {"scores": [dict(zip(keys, row)) for row in rows], "steps": [10] * len(rows), "seconds": [1.0 + len(rows)] * len(rows)}
+        return {"scores": [dict(zip(keys, row)) for row in rows], "steps": [10] * len(rows), "seconds": [1.0] * len(rows)}
     base = (30.0, 0.8, 0.4, 0.3, 0.5, 0.2, 9.0)
-    found = {"start": dict(zip(keys, base)), "losses": {
+    found = {"start": dict(zip(keys, base)), "times": {"l1": 20.0, "lpips-alex": 60.0, "texture": 50.0}, "losses": {
         "l1": runs(base, base),
         "lpips-alex": runs((29.0, 0.7, 0.0, 0.2, 0.4, 0.3, 0.0), (29.0, 0.7, 0.0, 0.2, 0.4, 0.3, 0.0)),  # worse in ST-LPIPS
         "texture": runs((29.5, 0.7, 0.3, 0.25, 0.4, 0.1, 8.0), (29.5, 0.7, 0.3, 0.20, 0.4, 0.1, 8.0))}}
@@ -227,8 +228,54 @@ def test_shares_of_gains_are_those_of_judges_that_neither_loss_shares(texture_lo
     assert texture_loss.gains(found, "texture", "psnr") == [-0.5, -0.5]
     [text] = texture_loss.compared(found, 3.0)
     assert "| L1 + `texture`" in text and "0.50 ± 0.00" in text and f"{0.875:.2f} ± " in text and "(0.75 to 1.00)" in text
+    assert "| 0.75 " in text.splitlines()[-1]  # of the time of LPIPS-Alex, beyond L1's
     del found["losses"]["lpips-alex"]
     assert texture_loss.compared(found, 3.0) == []
+
+
+def test_specs_of_losses(texture_loss):
+    assert texture_loss.parsed("texture") == ("texture", None, None) and texture_loss.parsed("squeeze:fire5@6") == ("squeeze:fire5", 6.0, None)
+    assert texture_loss.parsed("texture@=1") == ("texture", None, 1.0)
+    assert [texture_loss.label(loss, 3.0) for loss in ("l1", "texture@=1", "texture@6", "texture-alone@=1")] == [
+        "L1", "L1 + `texture`, weight 1", "L1 + `texture`, 6 times", "`texture` alone"]
+
+
+def test_images_are_loaded_when_a_batch_is_asked_for(texture_loss):
+    made = []
+    batch = texture_loss.later(lambda: made.append(1) or (lambda seed, step: (seed, step)))
+    assert not made and batch(3, 4) == (3, 4) and batch(5, 6) == (5, 6) and made == [1]
+
+
+def test_step_times(texture_loss, tmp_path):
+    photo(tmp_path, size=(140, 132))
+    task = texture_loss.tasks([tmp_path], small=True)["sr"]
+    times = texture_loss.step_times(task, ["l1", "texture@=1", "texture-alone@=1"], None, task.batches(1, 32)(0, 0), False, rounds=2)
+    assert list(times) == ["l1", "texture@=1", "texture-alone@=1"] and 0 < times["l1"] < times["texture@=1"]
+
+
+def test_gains_of_candidates(texture_loss):
+    candidates = importlib.import_module("texture_candidates")
+    def row(psnr, value, grid):
+        return {"psnr": psnr, "grid": grid, **dict.fromkeys(candidates.KEYS, value)}
+    found = {"l1": [row(30.0, 0.5, -1.0)], "lpips-alex": [row(29.7, 0.3, -0.9)], "eps 0.1": [row(29.8, 0.4, -0.5)]}
+    lost, gains = candidates.gain(found["eps 0.1"], found)
+    assert lost == pytest.approx(0.2) and gains == pytest.approx([0.5, 0.5, 0.5])
+    text = candidates.report({"tasks": {"sr": found}, "pulls": {"sr": {"eps 0.1": "=2"}}, "settings": {"seeds": [0]},
+                              "machine": {"cpu": "one", "threads": 1, "torch": "2"}})
+    [line] = [line for line in text.splitlines() if line.startswith("| eps 0.1")]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["eps 0.1", "weight 2", "0.20", "0.50", "0.50 / 0.50 / 0.50", "+0.5"]
+    assert all(make().patterns >= 0 for name, (make, _) in candidates.CANDIDATES.items() if "Perceptual" not in name)
+
+
+def test_a_weight_stands_in_for_a_factor(tmp_path):
+    draw = tmp_path / "images"
+    sr.draw_images(draw)
+    pairs = sr.load_pairs([draw])
+    settings = {"steps": 1, "batch": 1, "patch": 32, "blocks": 1, "channels": 4}
+    state = sr.train(pairs, tmp_path / "one.pt", loss="texture", weight=0.25, **settings)
+    assert state["weight"] == 0.25
+    with pytest.raises(ValueError, match="another run"):
+        sr.train(pairs, tmp_path / "one.pt", loss="texture", weight=0.5, **settings)
 
 
 def test_judges_of_networks_see_the_middle_and_come_later(texture_loss, tmp_path):

@@ -12,12 +12,14 @@ from cpips.losses import (CharbonnierLoss, CombinedLoss, ContentLoss, FeatureExt
 from cpips.realism import WassersteinDistortion
 
 
-@pytest.mark.parametrize("windows", [(1, 2, 4), (2, 3, 6), (5,)])
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("windows", [(1, 2, 4), (2, 3, 6), (5,), (2, 4)])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 10), (6, 12), (1, 1), (3, 2)])
-def test_texture_by_hand(shape, windows):
+def test_texture_by_hand(shape, windows, centered):
     """Windows at the border hold the cells that are there."""
     f, g = torch.randn(2, 2, 3, *shape, dtype=torch.float64)
     eps, means, patterns, total = 0.1, 0.3, 0.7, torch.zeros(2, dtype=torch.float64)
+    v, w = (x.mean((2, 3))[:, :, None] * centered for x in (f, g))
     for k in (*windows, None):
         side = k or max(shape)
         values = []
@@ -25,12 +27,13 @@ def test_texture_by_hand(shape, windows):
             for j in range(0, shape[1], side):
                 a, b = (x[:, :, i : i + side, j : j + side].flatten(2) for x in (f, g))
                 m, n = a.mean(2), b.mean(2)
-                s, t = ((x.square().mean(2) + 0.01 * eps).sqrt() for x in (a, b))
+                s, t = (((x - whole).square().mean(2) + 0.01 * eps).sqrt() for x, whole in ((a, v), (b, w)))
                 values.append((s - t) ** 2 / (s**2 + t**2 + eps) + means * (m - n) ** 2 / (m**2 + n**2 + eps))
         total += torch.stack(values).mean((0, 2)) / (len(windows) + 1)
     m, n = f.mean((2, 3)), g.mean((2, 3))
     total += patterns * ((m - n) ** 2 / (m**2 + n**2 + eps / 20)).mean(1) / (len(windows) + 1)
-    got = texture_loss({"a": f, "b": f}, {"a": g, "b": g}, windows=windows, means=means, patterns=patterns, eps=eps, reduction="none")
+    got = texture_loss({"a": f, "b": f}, {"a": g, "b": g}, windows=windows, means=means, patterns=patterns, eps=eps, centered=centered,
+                       reduction="none")
     assert torch.allclose(got, total)
 
 
@@ -50,9 +53,15 @@ def test_a_pattern_in_step_with_the_cells_is_no_texture():
     generator = torch.Generator().manual_seed(0)
     grain, other = 0.5 + 0.08 * torch.randn(2, 2, 3, 96, 96, generator=generator)
     pattern = 0.5 + 0.08 * torch.randn(2, 3, 4, 4, generator=generator).repeat(1, 1, 24, 24)
-    for loss, least in ((TextureLoss(), 1.8), (TextureLoss(patterns=0.0), 0)):
-        assert loss(pattern, grain) > least * loss(other, grain)
-    assert TextureLoss()(pattern, grain) > 1.3 * TextureLoss(patterns=0.0)(pattern, grain)
+    flat = torch.full_like(grain, 0.5)
+    loss, naive = TextureLoss(), TextureLoss(patterns=0.0, centered=False)
+    assert loss(pattern, grain) > 3 * loss(other, grain) and loss(pattern, grain) > 0.95 * loss(flat, grain)
+    assert naive(pattern, grain) < 0.9 * naive(flat, grain)  # contrasts about 0 ask for it
+    # a pattern that covers the map adds nothing to the contrasts of its cells, whose mean it moves
+    texture, shift = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(1, 4, 1, 1, generator=generator)
+    settings = {"means": 0.0, "patterns": 0.0}
+    assert texture_loss({"y": texture[:1] + shift}, {"y": texture[:1]}, **settings).item() == pytest.approx(0, abs=1e-6)
+    assert texture_loss({"y": texture[:1] + shift}, {"y": texture[:1]}, centered=False, **settings) > 0.01
 
 
 def test_a_gradient_step_sharpens():

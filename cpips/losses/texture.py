@@ -23,18 +23,19 @@ SCALES = 2
 FINE = 3  # px between fine cells: shares no period with upsampling layers of 2, 4 or 8, so that their patterns are seen
 EPS = 0.2  # squared units of the features
 MEANS = 0.1
-PATTERNS = 1.0
+PATTERNS = 0.5
 FLOOR = 0.05  # of eps, for the means of the whole map: patterns are faint
-UNIT = 4.0
+UNIT = 3.5
 _TINY = 1e-2  # under the root of the contrasts, of eps
 
 
 def texture_loss(output: Features, target: Features, *, windows: Sequence[int] = WINDOWS, means: float = MEANS,
-                 patterns: float = PATTERNS, eps: float = EPS, reduction: str = "mean") -> Tensor:
+                 patterns: float = PATTERNS, eps: float = EPS, centered: bool = True, reduction: str = "mean") -> Tensor:
     """Relative differences of the local means and contrasts of features: 0 for equal ones, at most 1 + 2 ``means`` + ``patterns``.
 
-    In windows of k x k cells, side by side, and over the whole map let m = <f> and s = sqrt(<f^2>) of each channel. With
-    m', s' of the target the loss is the mean over maps, windows, channels and places of::
+    In windows of k x k cells, side by side, and over the whole map let m = <f> and s = sqrt(<(f - w)^2>) of each channel, w being the
+    mean of the whole map (0 unless ``centered``). With m', s' of the target the loss is the mean over maps, windows, channels and
+    places of::
 
         (s - s')^2 / (s^2 + s'^2 + eps)  +  means (m - m')^2 / (m^2 + m'^2 + eps)
 
@@ -42,10 +43,11 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
     difference of features is least at the mean of all images that the output could be, which is blurred; the contrasts s
     of such a mean are too small, and the first term says so wherever it is smooth, whatever the phase of what is missing.
 
-    A network can have the contrasts cheaply, with a pattern in step with its upsampling. The features of such a pattern are alike in all
-    cells, so that it has a mean over the whole map, where a texture's features cancel: for the whole map there is a third term::
+    A network can have contrasts cheaply, with a pattern in step with its upsampling. The features of such a pattern are alike in all
+    cells: where it covers the image it is no contrast about w, and it changes w, where a texture's features cancel. So there is a
+    third term for the whole map::
 
-        patterns (m - m')^2 / (m^2 + m'^2 + eps / 20)
+        patterns (w - w')^2 / (w^2 + w'^2 + eps / 20)
 
     Args:
         output, target: features ``{name: (N,C,h,w)}``, as :class:`~cpips.losses.FeatureExtractor` gives them.
@@ -54,6 +56,7 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
         patterns: weight of the means of the whole map.
         eps: floor of the denominators, in squared units of the features: differences of features far below its root hardly
             count.
+        centered: contrasts are about the mean of the whole map, and not about 0.
         reduction: ``'mean'``, ``'sum'`` over the N, or ``'none'`` for ``(N,)``.
 
     Raises:
@@ -73,9 +76,8 @@ def texture_loss(output: Features, target: Features, *, windows: Sequence[int] =
         if output[name].shape != target[name].shape:
             raise ImageError(f"the features at {name} have shapes {tuple(output[name].shape)} and "
                              f"{tuple(target[name].shape)}: expected one")
-    parts = [compare(statistics(output[name], windows), statistics(target[name], windows), _weight(means),
-                     _weight(patterns, "patterns"), positive(eps)) for name in output]
-    return reduced(torch.stack(parts).mean(0), reduction)
+    ours, theirs = (measure([features[name] for name in output], windows, positive(eps), centered) for features in (output, target))
+    return reduced(compare(ours[:2], theirs[:2], ours[2], len(output), _weight(means), _weight(patterns, "patterns"), eps), reduction)
 
 
 def fine_features(encoder: AnalysisTransform, image: Tensor) -> Tensor:
@@ -92,43 +94,69 @@ def fine_features(encoder: AnalysisTransform, image: Tensor) -> Tensor:
     return features
 
 
-def statistics(feature: Tensor, windows: Sequence[int]) -> list[Tensor]:
-    """Means ``<f>`` and ``<f^2>`` of a feature map ``(N,C,h,w)`` as ``(N,2C,h/k,w/k)`` for each window, and for the whole map.
+def statistics(feature: Tensor, windows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Means ``<f>`` and ``<f^2>`` of a feature map ``(N,C,h,w)``, each ``(N,C,h/k,w/k)``, for each window, and for the whole map.
 
     A window that reaches over the border holds the cells that are there.
     """
     feature = wide(feature)
-    squares, (height, width) = feature * feature, feature.shape[2:]
+    return list(zip(_means(feature, windows), _means(feature * feature, windows)))
+
+
+def _means(map_: Tensor, windows: Sequence[int]) -> list[Tensor]:
+    """Means of a map in windows, and of all of it."""
     found: list[Tensor] = []
-    side = 0  # of the last windows, from which those of larger ones follow if they are all whole: less to read
+    sums, side, (height, width) = map_, 1, map_.shape[2:]
     for window in windows:
-        if side and not (window % side or height % side or width % side):
-            moments = F.avg_pool2d(found[-1], window // side, ceil_mode=True)
-        else:
-            moments = torch.cat([F.avg_pool2d(map_, window, ceil_mode=True) if window > 1 else map_ for map_ in (feature, squares)], 1)
-        found.append(moments)
-        side = window
-    if height % side or width % side:
-        return [*found, torch.cat([map_.mean((2, 3), keepdim=True) for map_ in (feature, squares)], 1)]
-    return [*found, found[-1].mean((2, 3), keepdim=True)]
+        if window % side:
+            sums, side = map_, 1
+        if window > side:  # sums of smaller windows' sums: less to read than the map
+            sums = F.avg_pool2d(sums, window // side, ceil_mode=True, divisor_override=1)
+            side = window
+        found.append(sums / _cells(height, width, side, sums))
+    return [*found, sums.sum((2, 3), keepdim=True) / (height * width)]
 
 
-def compare(output: Sequence[Tensor], target: Sequence[Tensor], means: float, patterns: float, eps: float) -> Tensor:
-    """Losses ``(N,)`` of what :func:`statistics` gave for two maps."""
-    total: Any = 0.0
-    for ours, theirs in zip(output, target):
-        (m, p), (n, q) = ours.chunk(2, 1), theirs.chunk(2, 1)
-        s, t = ((energy + _TINY * eps).sqrt() for energy in (p, q))
-        total = total + _relative(s, t, eps).mean((1, 2, 3))
-        if means:
-            total = total + means * _relative(m, n, eps).mean((1, 2, 3))
-    if patterns:  # m and n are those of the whole map, the last one
-        total = total + patterns * _relative(m, n, FLOOR * eps).mean((1, 2, 3))
-    return total / len(output)
+def _cells(height: int, width: int, window: int, like: Tensor) -> Tensor | int:
+    """How many cells the windows of a map hold: ``(h/k,w/k)``, or a number if they are all whole."""
+    if not (height % window or width % window):
+        return window * window
+    rows, columns = (torch.arange(0, side, window, dtype=like.dtype, device=like.device).neg().add(side).clamp_max(window)
+                     for side in (height, width))
+    return rows[:, None] * columns
+
+
+def measure(features: Sequence[Tensor], windows: Sequence[int], eps: float, centered: bool) -> tuple[Tensor, Tensor, list[int]]:
+    """Means and contrasts ``(N,L)`` of feature maps, in all windows and then of the whole maps, and how many numbers of an image belong
+    to each map and window."""
+    measured = [statistics(feature, windows) for feature in features]
+    parts = [pair for of_window in zip(*measured) for pair in of_window]
+    # channels last: no copy of maps that lie so in memory
+    m, p = (torch.cat([part.permute(0, 2, 3, 1).flatten(1) for part in kind], 1) for kind in zip(*parts))
+    if centered:  # <(f - w)^2>, of the means w of the whole maps
+        wholes = [of_map[-1][0] for of_map in measured] * (len(windows) + 1)
+        w = torch.cat([whole.expand_as(part).permute(0, 2, 3, 1).flatten(1) for whole, (part, _) in zip(wholes, parts)], 1)
+        p = (p - w * (2 * m - w)).clamp_min(0)
+    return m, (p + _TINY * eps).sqrt(), [part[0].numel() for part, _ in parts]
+
+
+def compare(output: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor], sizes: Sequence[int], maps: int, means: float, patterns: float,
+            eps: float) -> Tensor:
+    """Losses ``(N,)`` of what :func:`measure` gave for two images."""
+    (m, s), (n, t) = output, target
+    shares = torch.cat([m.new_full((size,), 1 / (size * len(sizes))) for size in sizes])
+    total = _relative(s, t, eps) @ shares
+    if means:
+        total = total + means * (_relative(m, n, eps) @ shares)
+    if patterns:  # means of the whole maps, which are the last
+        last = sum(sizes[-maps:])
+        total = total + patterns * (_relative(m[:, -last:], n[:, -last:], FLOOR * eps) @ shares[-last:])
+    return total
 
 
 def _relative(a: Tensor, b: Tensor, eps: float) -> Tensor:
-    return (a - b).square() / (a.square() + b.square() + eps)
+    difference = a - b
+    return difference * difference / (a * a + (b * b + eps))
 
 
 def check_windows(windows: Sequence[int]) -> tuple[int, ...]:
@@ -157,17 +185,17 @@ class TextureLoss(FeatureLoss):
 
         loss = CombinedLoss({"l1": torch.nn.L1Loss(), "texture": TextureLoss()})     # restoration, autoencoders, codecs
 
-    L1 beside it keeps colors and places; the texture asks for the local contrasts of the target at every scale. The features
-    are those of the image, of the image halved ``scales`` - 1 times, and of the image enlarged twice (``fine``). With the default
-    ``unit`` the gradient is about three times as long as that of the mean absolute difference, on photographs that were reduced
-    by four and enlarged again (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
+    L1 beside it keeps colors and places; the texture asks for the local contrasts of the target. The features are those of the image,
+    of the image enlarged twice (``fine``), and of the image halved ``scales`` - 1 times. With the default ``unit`` the gradient is two to three
+    times as long as that of the mean absolute difference, on blurred photographs as on the outputs of networks trained with L1
+    (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
 
     Args:
         model: as :class:`~cpips.losses.FeatureExtractor` takes it (an encoder or a backbone), or an extractor.
         taps: default: all but the latent; of a backbone, all.
         scales: 1 for the images' own size, 2 for half of it, too ...
         fine: features of the first layer's filters at half their size, too, in steps of 3 px. Not with a backbone.
-        windows, means, patterns, eps: see :func:`texture_loss`.
+        windows, means, patterns, eps, centered: see :func:`texture_loss`.
         unit: what the formula is multiplied with, so that a weight of 1 beside L1 serves.
         checkpoint, persistent, offline: see :class:`~cpips.losses.FeatureExtractor`.
         reduction, check, value_range: see :class:`~cpips.losses.Loss`.
@@ -196,6 +224,7 @@ class TextureLoss(FeatureLoss):
         means: float = MEANS,
         patterns: float = PATTERNS,
         eps: float = EPS,
+        centered: bool = True,
         unit: float = UNIT,
         checkpoint: bool = False,
         persistent: bool = False,
@@ -214,9 +243,9 @@ class TextureLoss(FeatureLoss):
         self.extractor = None
         self.taps = backbone.choose(taps if taps is not None else backbone.taps[:-1] if codec else backbone.taps)
         self.windows, self.means, self.patterns = check_windows(windows), _weight(means), _weight(patterns, "patterns")
-        self.eps, self.unit = positive(eps), positive(unit)
+        self.eps, self.unit, self.centered = positive(eps), positive(unit), centered
         self.name, self.min_side = f"{backbone.name} texture", 1 if codec else backbone.min_side << (scales - 1)
-        self._key = f"{backbone.key}|texture|{'+'.join(self.taps)}|{scales}|{self.fine}|{self.windows}"
+        self._key = f"{backbone.key}|texture|{'+'.join(self.taps)}|{scales}|{self.fine}|{self.windows}|{self.eps}|{centered}"
 
     def forward(self, output: Tensor, target: Target) -> Tensor:  # type: ignore[override]  # its features are of several sizes
         """Scalar, or ``(N,)`` with ``reduction='none'``.
@@ -234,6 +263,8 @@ class TextureLoss(FeatureLoss):
         """Maps by name, the finest first."""
         maps = {}
         net = self.backbone.net
+        # channels last, in which pooling is several times as fast on a CPU; vmap knows no memory_format
+        image = image.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         if self.fine and isinstance(net, AnalysisTransform):
             maps["fine"] = fine_features(net, image)
         for scale in range(self.scales):
@@ -242,13 +273,14 @@ class TextureLoss(FeatureLoss):
         return maps
 
     def _embed(self, target: Tensor, features: Features | None) -> Embedding:
-        kept = [part for feature in self._extracted(target).values() for part in statistics(feature, self.windows)]
-        return Embedding(tuple(kept), (), (target.shape[2], target.shape[3]), self._key)
+        m, s, _ = self._measured(self._extracted(target))
+        return Embedding((m[:, :, None, None], s[:, :, None, None]), (), (target.shape[2], target.shape[3]), self._key)
+
+    def _measured(self, features: Features) -> tuple[Tensor, Tensor, list[int]]:
+        return measure(list(features.values()), self.windows, self.eps, self.centered)
 
     def _compare(self, features: Features, target: Embedding) -> Tensor:
-        count, parts = len(self.windows) + 1, []
-        for i, feature in enumerate(features.values()):
-            with no_autocast(feature):
-                parts.append(compare(statistics(feature, self.windows), target.features[count * i : count * (i + 1)],
-                                     self.means, self.patterns, self.eps))
-        return self.unit * torch.stack(parts).mean(0)
+        m, s, sizes = self._measured(features)
+        n, t = (known.flatten(1) for known in target.features)
+        with no_autocast(m):
+            return self.unit * compare((m, s), (n, t), sizes, len(features), self.means, self.patterns, self.eps)
