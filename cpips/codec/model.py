@@ -156,7 +156,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
             ModelError: numbers that are not finite, or beyond what a file holds, on which the coder would never end.
         """
         for name, latent in (("latent", y), ("hyper-latent", z)):
-            if not (latent.abs() < LARGEST).all():  # nor is NaN
+            if not (latent.abs() < LARGEST).all():  # NaN is not below either
                 raise ModelError(f"the {name} has numbers that are not finite, or of {LARGEST:g} or more: the codec's weights, or what refined "
                                  "it, are out of order")
         (z_string,) = self.entropy_bottleneck.compress(z)

@@ -187,7 +187,7 @@ class TextureLoss(FeatureLoss):
 
     L1 beside it keeps colors and places; the texture asks for the local contrasts of the target. The features are those of the image,
     of the image enlarged twice (``fine``), and of the image halved ``scales`` - 1 times. With the default ``unit`` the gradient is two to three
-    times as long as that of the mean absolute difference, on blurred photographs as on the outputs of networks trained with L1
+    and a half times as long as that of the mean absolute difference, on blurred photographs as on the outputs of networks trained with L1
     (``benchmarks/missing_detail.py``). It is 0 for equal images, with a gradient of zero there.
 
     Args:
