@@ -1,10 +1,11 @@
 """A codec for machines: what it gives its machine, beside a plain codec at equal bits; and its checkerboards, removed by tuning its
 decoder at identical bits, in a sweep that changes one setting at a time.
 
-    cpips train configs/machine.toml --data-root DATA -o runs/machine
-    cpips train configs/machine-plain.toml --data-root DATA -o runs/machine-plain
-    python benchmarks/machine_codec.py --codec runs/machine/codec.safetensors --plain runs/machine-plain/codec.safetensors \\
-        --runs runs/machine-sweep
+    for name in machine-start machine machine-plain machine-plain-high; do
+        cpips train configs/$name.toml --data-root DATA -o runs/$name
+    done
+    python benchmarks/machine_codec.py --codec runs/machine/codec.safetensors --runs runs/machine-sweep \\
+        --plain runs/machine-plain/codec.safetensors runs/machine-plain-high/codec.safetensors
     python benchmarks/machine_codec.py --smoke --codec weights/codecs/cpips-lite.safetensors --runs runs/smoke   # a minute
 
 The machine is a frozen SqueezeNet that sees thumbnails at twice their size, and a linear classifier of its pooled features that was
@@ -144,7 +145,8 @@ def gain_at_equal_bits(machine: dict[str, Any], plain: Sequence[dict[str, Any]])
 class Machine:
     """The task: a linear classifier of a frozen SqueezeNet's pooled features, trained on uncompressed images.
 
-    It is kept in ``path``, and read from there once it is. Features are computed in bfloat16, latents and rates in float32.
+    It is kept in ``path``, and read from there once it is. Features of test images are computed in bfloat16; what it is trained on,
+    latents and rates in float32.
     """
 
     def __init__(self, classes: int, path: Path, limit: int | None = None):
@@ -168,7 +170,7 @@ class Machine:
     def _train(self) -> None:
         torch.manual_seed(0)
         images, labels = self._labelled("train")
-        features = self.features(images.float() / 255)
+        features = self.features(images.float() / 255, half=False)
         optimiser = torch.optim.AdamW(self.classifier.parameters(), lr=3e-3, weight_decay=0.3)
         for _ in range(40):
             for rows in torch.randperm(len(features)).split(128):
@@ -178,13 +180,13 @@ class Machine:
                 optimiser.step()
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """``(N,512)`` of images ``(N,3,h,w)`` in [0,1]."""
+    def features(self, images: Tensor, half: bool = True) -> Tensor:
+        """``(N,512)`` of images ``(N,3,h,w)`` in [0,1], computed in bfloat16 or in float32."""
         found = []
         for batch in images.split(50):
             batch = batch.contiguous(memory_format=torch.channels_last)
             batch = F.interpolate(batch, scale_factor=2, mode="bilinear", align_corners=False)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 found.append(self.net(batch, ["fire9"])["fire9"].float().mean((2, 3)))
         return torch.cat(found)
 
@@ -208,8 +210,11 @@ class Machine:
     def bits(self, codec: Codec) -> tuple[list[float], float]:
         """Bits that the entropy model predicts for each test image, and the ratio of coded to predicted bits of the first
         :data:`CODED`. A file's header, the same for all codecs, is not counted."""
-        latents = [y for part in self.latents(codec) for y in part.split(1)]
-        found = [codec.bits(y, codec.rounded_hyper(codec.h_a(y.abs()))).item() for y in latents]
+        found: list[float] = []
+        for y in self.latents(codec):
+            z_hat, of_z = codec.entropy_bottleneck(codec.h_a(y.abs()), training=False)
+            _, of_y = codec.gaussian_conditional(y, codec.h_s(z_hat), training=False)
+            found += sum(-likelihoods.log2().flatten(1).sum(1) for likelihoods in (of_z, of_y)).tolist()
         streams = [codec.encode(image.float() / 255) for image in self.images[:CODED]]
         return found, sum(8 * (len(s.y) + len(s.z)) for s in streams) / sum(found[:CODED])
 
@@ -299,7 +304,7 @@ def tune(variant: Variant, base: TuneConfig, codec: Path, out: Path) -> Codec:
 
 
 def variants(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each decoder: means with intervals, what remains of the index, and differences to before and to the control."""
+    """Of each decoder: means with intervals, what remains of an index that was above zero, and differences to before and to the control."""
     result = {}
     for name, facts in found.items():
         measures = {key: values for key, values in facts.items() if key != "right"}
@@ -308,7 +313,8 @@ def variants(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if name != BEFORE:
             before = found[BEFORE]
             row["change"] = relative_change(before["right"], facts["right"])
-            row["remains"] = {str(s): interval(lambda one, two: mean(two) / mean(one), before[f"index {s}"], facts[f"index {s}"]) for s in STRIDES}
+            shares = {str(s): (before[f"index {s}"], facts[f"index {s}"]) for s in STRIDES if interval(mean, before[f"index {s}"])[1] > 0}
+            row["remains"] = {s: interval(lambda one, two: mean(two) / mean(one), *pair) for s, pair in shares.items()}  # where there was one
             others = {"before": BEFORE, "control": control_of(name), "base": BASE if sweep()[name].lambda_adv and name != BASE else None}
             row["minus"] = {title: {key: interval(lambda one, two: mean(one) - mean(two), values, found[other][key]) for key, values in facts.items()}
                             for title, other in others.items() if other in found}
@@ -362,12 +368,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         found[name] = once(out / "measured.json", measured)
         print(f"{name}: index {np.mean(found[name]['index 4']):.2f}, {np.mean(found[name]['right']):.1%} correct", file=sys.stderr, flush=True)
+    seen = {name: once(args.runs / "seen" / f"{made.own_digest[:16]}.json", lambda: judges(made)) for name, made in plain.items()}
     result = {"what": "accuracy of a classifier on thumbnails decoded by a codec trained for it, and by plain ones; then that codec before "
                       "and after its decoder was tuned at identical bits, one setting changed at a time: means over center crops of Kodak's "
                       "photographs, and accuracy; each with its 95 % bootstrap interval over images",
               "steps": base.steps, "batch": base.batch, "crop": base.crop, "autocast": base.autocast, "side": args.side, "images": len(paths),
               "classes": args.classes, "test_images": len(machine.labels), "base": vars(Variant()), "plain": list(plain),
               "coding": accuracies(rates, pixels, list(plain)),
+              "seen": {name: {key: interval(mean, values) for key, values in facts.items()} for name, facts in seen.items()},
               "energy": {str(s): checkerboard_energy(torch.stack(originals), s).mean().item() for s in STRIDES}, "variants": variants(found)}
     draw(result, decoders, paths, args.figure)
     print(report(result))
@@ -393,7 +401,8 @@ def report(result: dict) -> str:
     coding, base = result["coding"], result["base"]
     codecs = [[f"`{name}`" if name.startswith(("hyperprior", "cpips")) else name, amount(r["bpp"], ".3f") if "bpp" in r else "24",
                amount(r["accuracy"], ".1f", 100), amount(r["gain"], "+.1f", 100) if "gain" in r else ""] for name, r in coding["codecs"].items()]
-    rows = [[name, *(amount(r[f"index {s}"], ".1f") for s in STRIDES), f"{r['psnr'][0]:.2f}", f"{r['lpips-alex'][0]:.3f}", f"{r['cpips'][0]:.3f}",
+    left = lambda r: "; ".join(f"{s} px: {amount(share, '.0f', 100)}" for s, share in r.get("remains", {}).items())
+    rows = [[name, *(amount(r[f"index {s}"], ".1f") for s in STRIDES), left(r), f"{r['psnr'][0]:.2f}", f"{r['lpips-alex'][0]:.3f}", f"{r['cpips'][0]:.3f}",
              f"{r['features'][0]:.3f}", f"{100 * r['accuracy'][0]:.1f}", amount(r["change"], "+.1f") if "change" in r else ""]
             for name, r in result["variants"].items()]
     against = [[name, *(bold(r["minus"]["control"][key], form) for key, form in DIFFERENCES)]
@@ -402,12 +411,13 @@ def report(result: dict) -> str:
     text += f"\n\n({result['test_images']} test images of {result['classes']} classes; 95 % intervals over the images"
     if (gain := coding.get("gain_at_equal_bits")) and len(result["plain"]) > 1:
         text += f". At equal bits, between the plain codecs: {amount(gain, '+.1f', 100)} points"
-    text += ".)\n\n" + table(["decoder", *(f"index, {s} px" for s in STRIDES), "PSNR (dB)", "LPIPS-Alex", "CPIPS", "task features", "accuracy, %",
+    text += ".)\n\n" + table(["decoder", *(f"index, {s} px" for s in STRIDES), "left of it, %", "PSNR (dB)", "LPIPS-Alex", "CPIPS", "task features", "accuracy, %",
                               "change, %"], rows)
     text += (f"\n\n(Identical bits in every row. Base: lambda_a {base['lambda_adv']:g}, rate {base['lr']:g}, layers {base['layers']}, {base['count']} "
              f"patches of {base['patch']} px; {result['steps']} steps of {result['batch']} crops of {result['crop']} px; {result['images']} crops "
              f"of {result['side']} px, {result['test_images']} test images. Intervals are 95 % bootstrap intervals over the images, of the change "
-             "of accuracy paired.)")
+             "of accuracy paired." + "".join(f" Index of the codec {name!r}: " + ", ".join(f"{amount(r[f'index {s}'], '.1f')} at {s} px" for s in STRIDES)
+                                             + "." for name, r in list(result["seen"].items())[:1]) + ")")
     if against:
         text += ("\n\nWith the adversary minus without, the same layers and rate, with 95 % intervals; bold where they exclude zero:\n\n"
                  + table(["decoder", *(key for key, _ in DIFFERENCES)], against))

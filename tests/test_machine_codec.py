@@ -433,7 +433,7 @@ def test_smoke(benchmark, shared_data, tmp_path, capsys):
     names = [line[1] for line in lines]
     assert names[:4] == ["codec", names[1], "uncompressed", "machine"] and [n for n in names if n in ("before", "L2 alone", "base")] == [
         "before", "L2 alone", "base", "base"]  # the last one of its difference to the control
-    assert len({line[5] for line in lines if line[1] in ("before", "L2 alone", "base") and len(line) > 10}) == 3  # PSNR: each decodes otherwise
+    assert len({line[6] for line in lines if line[1] in ("before", "L2 alone", "base") and len(line) > 10}) == 3  # PSNR: each decodes otherwise
     assert (tmp_path / "machine_codec.png").stat().st_size > 0
     benchmark.main(arguments)  # nothing is tuned anew
     assert capsys.readouterr().out == out
