@@ -10,18 +10,25 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 if importlib.util.find_spec("compressai") is None:
     pytest.skip("compressai (extra codec) is not installed", allow_module_level=True)
 
 from cpips.training.checkerboard import checkerboard_energy, checkerboard_index  # noqa: E402
-from cpips.training.data import Crops  # noqa: E402
+from cpips.training.config import Stage  # noqa: E402
+from cpips.training.data import Crops, Labelled  # noqa: E402
 from cpips.training.decoder_tuning import DecoderTuner, TuneSettings, assert_same_bitstreams, chosen_layers  # noqa: E402
 from cpips.codec.evaluate import load_codec  # noqa: E402
+from cpips.codec.model import rate_distortion  # noqa: E402
+from cpips.losses import CombinedLoss, FeatureExtractor  # noqa: E402
 from cpips.training.patchgan import PatchAdversary, PatchGAN, random_patches  # noqa: E402
+from cpips.training.task import TaskNetwork  # noqa: E402
+from cpips.training.tune_config import TuneConfig, make_loss  # noqa: E402
 from cpips.errors import ImageError, ModelError  # noqa: E402
 from tiny_codec import CONFIG, make_codec  # noqa: E402
 
@@ -218,8 +225,7 @@ def test_without_weight_patches_are_never_looked_at(data_root, tmp_path):
 @pytest.mark.slow
 def test_task_term_is_the_distance_of_features(data_root, tmp_path, shared_data):
     train = pytest.importorskip("cpips.training.trainer")
-    from cpips.losses import FeatureExtractor, content_loss
-    from cpips.training.config import Stage
+    from cpips.losses import content_loss
 
     trunk = shared_data / "weights" / "squeezenet1_1_features.pth"
     config = dataclasses.replace(CONFIG, stages=[Stage(4, 64, 2)], lmbda=0.001, task_weight=0.7, task_trunk=str(trunk),
@@ -236,6 +242,120 @@ def test_task_term_is_the_distance_of_features(data_root, tmp_path, shared_data)
     assert terms["task"] == pytest.approx(expected, rel=1e-4) and expected > 0
     assert terms["loss"] == pytest.approx(terms["bpp"] + 65.025 * terms["mse"] + 0.7 * terms["task"], rel=1e-5)
     assert not any("task" in name for name in trainer.module.state_dict())  # the trunk is not the codec's to keep
+
+
+def thumbnails(folder: Path, side: int = 64) -> None:
+    """Noisy images of three classes, told apart by hue."""
+    rng = np.random.default_rng(3)
+    for channel, name in enumerate(("a", "b", "c")):
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 130, (side, side, 3), dtype=np.uint8)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+def test_decisions_are_those_of_a_classifier_that_was_fitted(tmp_path):
+    thumbnails(tmp_path, 32)
+    labelled = Labelled([tmp_path])
+    task = TaskNetwork(FeatureExtractor("random"), ["gdn1", "y"], classes=3, scale=2)
+    assert sorted(task.state_dict()) == ["bias", "weight"]  # the network is not the codec's to keep
+    task.fit(labelled)
+    images = labelled.images.float() / 255
+    logits = task.logits(task.seen(images, True))
+    assert (logits.argmax(1) == labelled.labels).float().mean() > 0.9
+    with torch.no_grad():
+        other = task.logits(task.seen(images.flip(1), True))
+    terms = task(images.flip(1), images, True)
+    one, two = other.log_softmax(1), logits.log_softmax(1)
+    assert terms["decision"].item() == pytest.approx((two.exp() * (two - one)).sum(1).mean().item(), rel=1e-4) and terms["decision"] > 0.1
+    assert task(images, images, True)["decision"].item() == pytest.approx(0, abs=1e-6)
+    assert sorted(task(images, images)) == ["task"]  # photographs are as large as the network wants them: no decision
+    assert task.seen(images, True)["y"].shape[-1] == 2 * task.seen(images, False)["y"].shape[-1]
+
+
+def test_thumbnails_carry_half_of_the_loss(data_root, tmp_path, monkeypatch):
+    train = pytest.importorskip("cpips.training.trainer")
+    thumbnails(tmp_path / "thumbnails")
+    (tmp_path / "photos").symlink_to(data_root / "photos")
+    monkeypatch.setattr(train, "FeatureExtractor", lambda name, trunk: FeatureExtractor("random"))
+    config = dataclasses.replace(CONFIG, stages=[Stage(2, 64, 2, thumbnails=4)], lmbda=0.001, task_weight=0.7, decision_weight=0.4,
+                                 task_trunk="none", task_scale=2, thumbnail_data=["thumbnails"], log_every=1, checkpoint_every=1)
+    trainer = train.Trainer(config, tmp_path, tmp_path / "run")
+    parts = trainer.draw(0)
+    assert parts[0][1]["thumbnails"].shape == (4, 3, 64, 64)
+    task, codec = trainer.module.module.task, copy.deepcopy(trainer.model)
+    assert task.weight.abs().sum() > 0
+    torch.manual_seed(hash((config.seed, 0, 0)) % 2**63)
+    expected = 0.0
+    with torch.no_grad():
+        for name in ("images", "thumbnails"):
+            images = parts[0][1][name].float() / 255
+            output = codec(images)
+            terms = rate_distortion(output, images, config.lmbda) | task(output["x_hat"], images, name == "thumbnails")
+            expected += (terms["bpp"] + 65.025 * terms["mse"] + 0.7 * terms["task"] + 0.4 * terms.get("decision", 0)).item() / 2
+    found = trainer.train_step(parts)
+    assert found["loss"] == pytest.approx(expected, rel=1e-4) and found["decision"] == pytest.approx(terms["decision"].item(), rel=1e-4)
+    assert found["thumbnail_bpp"] == pytest.approx(terms["bpp"].item(), rel=1e-4) and found["bpp"] != found["thumbnail_bpp"]
+
+    trainer = train.Trainer(config, tmp_path, tmp_path / "other")
+    trainer.run(until=1)
+    monkeypatch.setattr(TaskNetwork, "fit", lambda self, labelled: pytest.fail("the classifier is in the checkpoint"))
+    again = train.Trainer(config, tmp_path, tmp_path / "other")
+    assert torch.equal(again.module.module.task.weight, task.weight)
+    path = again.run()
+    row = (tmp_path / "other" / "log.csv").read_text().splitlines()
+    assert row[0].endswith("task,decision,thumbnail_bpp") and len(row) == 3 and float(row[2].split(",")[-1]) > 0
+    assert load_codec(path).N == 8  # the codec alone: no task network in it
+
+
+def test_a_log_of_before_there_were_decisions_goes_on(data_root, tmp_path):
+    train = pytest.importorskip("cpips.training.trainer")
+    train.Trainer(CONFIG, data_root, tmp_path).run(until=6)
+    path = tmp_path / "log.csv"
+    old = [line.rsplit(",", 2)[0] for line in path.read_text().splitlines()]
+    path.write_text("\n".join([*old, "9,1"]) + "\n")  # and a line half written
+    assert train.has_log(tmp_path)
+    train.Trainer(CONFIG, data_root, tmp_path)
+    lines = path.read_text().splitlines()
+    assert lines[0] == ",".join(train.LOG_FIELDS) and lines[1:] == [line + ",," for line in old[1:]]
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (dict(decision_weight=1.0), "task_trunk"),
+    (dict(decision_weight=1.0, task_trunk="x"), "needs thumbnail_data"),
+    (dict(thumbnail_data=["x"]), "thumbnails = IMAGES in every stage"),
+    (dict(stages=[Stage(2, 64, 2, thumbnails=4)]), "thumbnails = IMAGES in every stage"),
+    (dict(stages=[Stage(2, 192, 2, thumbnails=4)], thumbnail_data=["x"], distortion="ms-ssim"), "too many scales for thumbnails"),
+    (dict(task_scale=0), "task_scale"),
+])
+def test_settings_of_a_task_that_contradict_each_other(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **wrong)
+
+
+def test_thumbnails_have_sides_that_the_codec_takes(data_root, tmp_path):
+    train = pytest.importorskip("cpips.training.trainer")
+    config = dataclasses.replace(CONFIG, stages=[Stage(2, 64, 2, thumbnails=4)], thumbnail_data=["colours"])
+    with pytest.raises(ValueError, match="images of 32x32 px: expected sides that are multiples of 64"):
+        train.Trainer(config, data_root, tmp_path)
+
+
+def test_squared_error_takes_the_place_of_the_ensemble(tmp_path):
+    settings = dict(name="x", codec="cpips-lite", data=["photos"], steps=2, crop=32)
+    config = TuneConfig(**settings, squared=2.0, charbonnier=0.0, perceptual=0.0, style=0.0)
+    x, y = torch.rand(2, 1, 3, 8, 8)
+    total, parts = make_loss(config, tmp_path)(x, y)
+    assert total.item() == pytest.approx(2 * (x - y).square().mean().item()) and set(parts) == {"squared", "total"}
+    assert "squared 2.0" in config.settings.label and "squared" not in TuneConfig(**settings).settings.label
+    with pytest.raises(ModelError, match="set these to 0"):
+        TuneConfig(**settings, squared=1.0)
+
+
+def test_the_shipped_config_is_the_paper_s(tmp_path):
+    config = TuneConfig.load(ROOT / "configs" / "tune-machine.toml")
+    assert (config.layers, config.adversary, config.patchgan_side, config.patchgan_count) == ("first-2", "patchgan", 64, 3)
+    assert isinstance(make_loss(config, tmp_path), CombinedLoss) and config.autocast == "bfloat16"
 
 
 # ---- the benchmark --------------------------------------------------------------------------------------------------
@@ -260,6 +380,40 @@ def test_the_sweep_changes_one_setting_at_a_time(benchmark):
         changed = {key for key in settings if settings[key] != base[key]}
         assert len(changed) == (0 if name == "base" else 2 if name.startswith("L2 alone, ") else 1), name
     assert {v.count for v in variants.values()} == {1, 3, 5} and {v.patch for v in variants.values()} == {32, 64, 128}
+    assert benchmark.control_of("all layers") == "L2 alone, all layers" and benchmark.control_of("patches of 32 px") == "L2 alone"
+    assert benchmark.control_of("seed 1") == "L2 alone, seed 1" and benchmark.control_of("L2 alone") is None
+    assert benchmark.control_of("rate 1e-6") is None  # no control has that rate
+
+
+def test_a_variant_is_a_config_of_the_command_s(benchmark):
+    base = TuneConfig.load(benchmark.CONFIG)
+    codec = Path("x.safetensors")
+    assert benchmark.Variant().config(base, codec) == dataclasses.replace(base, codec="x.safetensors")
+    config = benchmark.sweep()["L2 alone, last layer"].config(base, codec)
+    assert (config.adversary, config.lambda_adv, config.layers) == ("none", 0, "last-1")
+    config = benchmark.sweep()["patches of 128 px"].config(base, codec)
+    assert (config.patchgan_side, config.patchgan_count, config.lr) == (128, 3, 3e-4)
+
+
+def test_gain_at_equal_bits_by_hand(benchmark):
+    right = lambda share: [True] * round(1000 * share) + [False] * round(1000 * (1 - share))
+    machine = {"right": right(0.4), "bits": [200.0] * 1000}
+    low, high = {"right": right(0.1), "bits": [100.0] * 1000}, {"right": right(0.3), "bits": [400.0] * 1000}
+    value, begin, end = benchmark.gain_at_equal_bits(machine, [high, low])
+    assert value == pytest.approx(0.2) and 0.15 < begin < value < end < 0.25  # halfway in log rate plain has 0.2
+    far = {"right": right(0.9), "bits": [9000.0] * 1000}
+    assert benchmark.gain_at_equal_bits(machine, [far, high, low])[0] == pytest.approx(0.2)  # of the two nearest
+    assert benchmark.gain_at_equal_bits(machine, [low])[0] == pytest.approx(0.3)
+
+
+def test_what_remains_of_an_index_has_an_interval(benchmark):
+    rng = np.random.default_rng(0)
+    before = {"right": [True] * 30 + [False] * 10, "psnr": [20.0] * 12} | {f"index {s}": rng.uniform(8, 12, 12).tolist() for s in (4, 8, 16)}
+    after = before | {f"index {s}": [value / 4 for value in before[f"index {s}"]] for s in (4, 8, 16)}
+    found = benchmark.variants({"before": before, "L2 alone": after, "base": before})
+    assert found["L2 alone"]["remains"]["8"] == pytest.approx([0.25] * 3)
+    assert found["base"]["minus"]["control"]["index 4"][1] > 0 and found["base"]["minus"]["before"]["index 4"] == [0, 0, 0]
+    assert found["L2 alone"]["change"] == [0, 0, 0] and "control" not in found["L2 alone"]["minus"]
 
 
 def test_relative_change_by_hand(benchmark):
@@ -275,9 +429,11 @@ def test_smoke(benchmark, shared_data, tmp_path, capsys):
     arguments = ["--smoke", "--codec", str(ROOT / "weights" / "codecs" / "cpips-lite.safetensors"), "--runs", str(tmp_path)]
     benchmark.main(arguments)
     out = capsys.readouterr().out
-    lines = [line.split("|") for line in out.splitlines() if line.startswith("|")]
-    assert [line[1].strip() for line in lines[2:]] == ["before", "L2 alone", "base"]
-    assert len({line[5] for line in lines[2:]}) == 3  # PSNR: each decoder decodes otherwise
+    lines = [[cell.strip() for cell in line.split("|")] for line in out.splitlines() if line.startswith("|")]
+    names = [line[1] for line in lines]
+    assert names[:4] == ["codec", names[1], "uncompressed", "machine"] and [n for n in names if n in ("before", "L2 alone", "base")] == [
+        "before", "L2 alone", "base", "base"]  # the last one of its difference to the control
+    assert len({line[6] for line in lines if line[1] in ("before", "L2 alone", "base") and len(line) > 10}) == 3  # PSNR: each decodes otherwise
     assert (tmp_path / "machine_codec.png").stat().st_size > 0
     benchmark.main(arguments)  # nothing is tuned anew
     assert capsys.readouterr().out == out

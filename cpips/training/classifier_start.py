@@ -40,7 +40,7 @@ def start_classifier(classifier: BackboneClassifier, codec: Codec, trunk: Featur
 
     squares: Tensor | float = 0.0
     products: Tensor | float = 0.0
-    for part in _chosen(labelled, images)[0].split(PART):
+    for part in chosen(labelled, images)[0].split(PART):
         part = part.to(device).float() / 255
         large = F.interpolate(part, scale_factor=SIDE, mode="bilinear", align_corners=False)
         first = layers[0].convolve((large - net.mean) / net.std).float()
@@ -56,9 +56,9 @@ def start_classifier(classifier: BackboneClassifier, codec: Codec, trunk: Featur
     fit = torch.linalg.solve(squares, products).T
     classifier.entry.load_state_dict({"weight": fit[:, :-1].unflatten(1, (-1, 3, 3)), "bias": fit[:, -1]})
 
-    chosen, whose = _chosen(labelled, labels)
+    seen, whose = chosen(labelled, labels)
     pooled = torch.cat([classifier.pooled(classifier.first(decoded(part.to(device).float() / 255))[..., :-1, :-1]).float()
-                        for part in chosen.split(PART)])
+                        for part in seen.split(PART)])
     mean, deviation = pooled.mean(0), pooled.std(0) + 1e-6
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         weight, bias = logistic_regression((pooled - mean) / deviation, whose.to(device), labelled.classes)
@@ -80,7 +80,7 @@ def logistic_regression(x: Tensor, labels: Tensor, classes: int, decay: float = 
     return weight.detach(), bias.detach()
 
 
-def _chosen(labelled: Labelled, count: int) -> tuple[Tensor, Tensor]:
+def chosen(labelled: Labelled, count: int) -> tuple[Tensor, Tensor]:
     """So many images and their labels, evenly from all."""
     index = torch.linspace(0, len(labelled) - 1, min(count, len(labelled))).round().long()
     return labelled.images[index], labelled.labels[index]

@@ -23,8 +23,8 @@ CHOICES = {
     "optimizer": ("adam", "soap"),
     "autocast": ("none", "bfloat16", "float16"),
 }
-POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every", "class_lr", "head_lr")
-NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "teacher_share", "task_weight", "order_weight", "shift_weight", "seed",
+POSITIVE = ("N", "M", "scales", "detail_scales", "lr", "adam_beta2", "clip_norm", "log_every", "checkpoint_every", "class_lr", "head_lr", "task_scale")
+NOT_NEGATIVE = ("lmbda", "rate_weight", "class_weight", "judge_weight", "opinion_weight", "photograph_share", "teacher_share", "task_weight", "decision_weight", "order_weight", "shift_weight", "seed",
                 "aux_lr", "warmup_steps", "ema_decay", "label_smoothing", "label_color", "mixup")
 MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 
@@ -32,7 +32,8 @@ MS_SSIM_SIDE = 192  # five scales of an 11 px window need more than 160 px
 @dataclass(frozen=True)
 class Stage:
     """``steps`` steps of ``batch`` random crops of ``crop`` x ``crop`` pixels, ``labelled`` labeled images,
-    ``judged`` groups of copies with teacher labels, and ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px.
+    ``judged`` groups of copies with teacher labels, ``opinions`` groups of copies with people's scores in crops of ``opinion_crop`` px,
+    and ``thumbnails`` small images as they are.
 
     A step's gradient is the mean over ``micro_batches`` equal parts. They are shared out among the processes of a run,
     so that any number of processes that divides them gives the same curve; on CPUs small parts also fit the caches.
@@ -46,9 +47,10 @@ class Stage:
     judged: int = 0
     opinions: int = 0
     opinion_crop: int = 0
+    thumbnails: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("batch", "labelled", "judged", "opinions")
+        counts = ("batch", "labelled", "judged", "opinions", "thumbnails")
         toml.check(self, positive=("steps", "crop", "batch", "micro_batches"), not_negative=(*counts, "opinion_crop"),
                    multiples={"crop": HYPER_STRIDE, "opinion_crop": STRIDE})
         if any(getattr(self, name) % self.micro_batches for name in counts):
@@ -59,15 +61,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J + task_weight T``, where D is ``255² MSE`` or
-    ``1 - MS-SSIM``.
+    """Loss: ``rate_weight bpp + lmbda D + class_weight CE + judge_weight J + task_weight T + decision_weight K``, where D is
+    ``255² MSE`` or ``1 - MS-SSIM``.
 
     With ``lambdas``, a variable-rate codec is trained: each image is coded at a level between two of them, drawn anew each
     step, and its loss has the weight ``sqrt(lmbda / lambda)``, so that all rates count about the same.
 
     J compares distances in ``form`` at ``taps`` with the judgments in ``judged_data``; T is the distance of the decoded
-    image to the original in the features of a frozen task network, for codecs whose images machines look at. See
-    :class:`~cpips.training.objective.Objective`.
+    image to the original in the features of a frozen task network, for codecs whose images machines look at; K how far the
+    network's decisions move. Thumbnails, small images at their own size, are coded beside the photographs: half of rate, D and T
+    is theirs, and K of theirs alone. See :class:`~cpips.training.objective.Objective`.
 
     Learning rate: linear warm-up, then a cosine to zero over all stages.
     """
@@ -123,6 +126,9 @@ class TrainConfig:
     task_net: str = "squeeze"
     task_trunk: str = ""  # file of the task network's weights, under the data root
     task_taps: list[str] = field(default_factory=list)  # features that are compared, normalized; all of them if empty
+    task_scale: int = 1  # how many times thumbnails are enlarged before the task network looks at them
+    decision_weight: float = 0.0  # of the change of class probabilities, by a linear classifier of the task network's features
+    thumbnail_data: list[str] = field(default_factory=list)  # as labelled_data; their labels make that classifier
     seed: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
@@ -152,7 +158,7 @@ class TrainConfig:
             if len(self.lambdas) < 2 or self.lambdas[0] <= 0 or any(a >= b for a, b in zip(self.lambdas, self.lambdas[1:])):
                 raise ValueError(f"lambdas = {self.lambdas}: must be two or more positive numbers that rise")
             if (self.arch != "hyperprior" or self.distortion != "mse" or self.rate_weight != 1 or self.class_weight
-                    or self.judge_weight or self.opinion_weight or self.task_weight or self.detach_features):
+                    or self.judge_weight or self.opinion_weight or self.task_weight or self.thumbnail_data or self.detach_features):
                 raise ValueError("lambdas are for arch = 'hyperprior' trained for rate and squared error alone")
         if self.distortion == "ms-ssim" and min(s.crop for s in self.stages) < MS_SSIM_SIDE:
             raise ValueError(f"distortion = 'ms-ssim' needs crops of {MS_SSIM_SIDE} px or more")
@@ -194,8 +200,14 @@ class TrainConfig:
             raise ValueError("focus changes nothing without photographs to distort")
         if (self.init_head or self.head_lr != 1) and not (self.judge_weight or self.opinion_weight):
             raise ValueError("init_head and head_lr change nothing without judge_weight or opinion_weight")
-        if bool(self.task_weight) != bool(self.task_trunk):
-            raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other")
+        if bool(self.task_weight or self.decision_weight) != bool(self.task_trunk):
+            raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other; decision_weight needs it, too")
+        if bool(self.thumbnail_data) != all(s.thumbnails for s in self.stages) or (not self.thumbnail_data and any(s.thumbnails for s in self.stages)):
+            raise ValueError("thumbnail_data and thumbnails = IMAGES in every stage need each other")
+        if self.decision_weight and not self.thumbnail_data:
+            raise ValueError("decision_weight needs thumbnail_data, whose labels make the classifier")
+        if self.thumbnail_data and self.distortion == "ms-ssim":
+            raise ValueError("distortion = 'ms-ssim' has too many scales for thumbnails")
         if unknown := set(self.task_taps) - set(TRUNK_TAPS[self.task_net]):
             raise ValueError(f"task_taps {', '.join(sorted(unknown))}: must be some of "
                              f"{', '.join(TRUNK_TAPS[self.task_net])}")

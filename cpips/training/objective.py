@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from ..codec.classifier import Classifier, LinearClassifier, BackboneClassifier, classify
 from ..codec.model import Codec, rate_distortion
 from ..codec.variable import VariableCodec
-from ..losses import ContentLoss
 from .calibration.ranking import TrainableHead, group_losses
 from .config import TrainConfig
 from .opinion_loss import TrainableContrastHead, opinion_losses
+from .task import TaskNetwork
 
 
 class Objective(nn.Module):
     """Codec, classifier, head and the loss of a config: ``rate_weight bpp + lmbda D + class_weight CE
-    + judge_weight J + opinion_weight O + task_weight T``.
+    + judge_weight J + opinion_weight O + task_weight T + decision_weight K``.
 
     Photographs carry rate and distortion, labelled images the classification: rate and distortion of 64 px thumbnails
     would pull the codec towards their statistics. A linear classifier sees their latents with the quantization noise. One
@@ -27,10 +27,11 @@ class Objective(nn.Module):
     guards against the teachers' blind spots: the order of severities (``order_weight``), and shifts by a pixel, which should
     cost less than what the teachers rate as bad (``shift_weight``).
     O is the sum of :func:`~cpips.training.opinion_loss.opinion_losses`, on copies with people's scores.
-    T is ``task``'s distance of the decoded photographs to the originals: features that a frozen task network works with.
+    T and K are ``task``'s: how far the features of decoded photographs that a frozen network works with are from the originals',
+    and its decisions. Thumbnails, at the size at which a machine gets them, carry all four terms of a codec, half of the sum.
     """
 
-    def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0, task: ContentLoss | None = None):
+    def __init__(self, config: TrainConfig, codec: Codec, classes: int = 0, task: TaskNetwork | None = None):
         super().__init__()
         self.config, self.codec, self.task = config, codec, task
         self.classifier: Classifier | None = None
@@ -52,7 +53,7 @@ class Objective(nn.Module):
     def forward(self, images: Tensor, labelled: Tensor | None = None, labels: Tensor | None = None, shares: Tensor | None = None,
                 references: Tensor | None = None, copies: Tensor | None = None, ladders: int = 0,
                 normal: Tensor | None = None, judged_references: Tensor | None = None, judged_copies: Tensor | None = None,
-                opinions: Tensor | None = None, guards: Tensor | None = None) -> dict[str, Tensor]:
+                opinions: Tensor | None = None, guards: Tensor | None = None, thumbnails: Tensor | None = None) -> dict[str, Tensor]:
         """Terms of the loss.
 
         Args:
@@ -61,12 +62,13 @@ class Objective(nn.Module):
             references, copies: uint8 ``(G,3,S,S)`` and ``(G*K,3,S,S)``, K copies of each; the first ``2 * ladders`` of the
                 K are pairs of one distortion, the worse second.
             normal: the teachers' normal scores of the copies, ``(G*K,T)``.
+            thumbnails: uint8 ``(N,3,h,w)``, sides multiples of 64.
             judged_references, judged_copies, opinions, guards: what :class:`~cpips.training.opinions.OpinionSet` draws.
 
         Returns:
             ``loss``, ``aux_loss`` (of the entropy bottleneck's quantiles, which no other term touches), ``bpp``,
             ``mse`` and, as far as the config has them, ``ms_ssim``, ``cross_entropy``, ``accuracy``, ``judgement``,
-            ``order``, ``shift``, ``correlation``, ``pairs``, ``opinion_mse`` and ``task``.
+            ``order``, ``shift``, ``correlation``, ``pairs``, ``opinion_mse``, ``task``, ``decision`` and ``thumbnail_bpp``.
         """
         config = self.config
         images = images.float() / 255  # here, as Fabric would round float arguments to autocast's type
@@ -75,16 +77,11 @@ class Objective(nn.Module):
             lambdas = self.codec.lambda_at(position)
             terms = rate_distortion(self.codec(images, position), images, lambdas, (config.lmbda / lambdas).sqrt())
             return terms | {"aux_loss": self.codec.aux_loss()}
-        output = self.codec(images)
-        terms = rate_distortion(output, images, config.lmbda)
-        loss = config.rate_weight * terms["bpp"]
-        if config.distortion == "mse":
-            loss = loss + config.lmbda * 255**2 * terms["mse"]
-        elif config.distortion == "ms-ssim":
-            from pytorch_msssim import ms_ssim
-
-            terms["ms_ssim"] = ms_ssim(output["x_hat"].float(), images, data_range=1.0)
-            loss = loss + config.lmbda * (1 - terms["ms_ssim"])
+        loss, terms = self._coded(images)
+        if thumbnails is not None:
+            small, found = self._coded(thumbnails.float() / 255, thumbnails=True)
+            loss = (loss + small) / 2
+            terms |= {"thumbnail_bpp": found["bpp"]} | {name: found[name] for name in ("decision",) if name in found}
         if self.classifier is not None:
             assert labelled is not None and labels is not None
             if isinstance(self.classifier, LinearClassifier):
@@ -107,10 +104,27 @@ class Objective(nn.Module):
             terms |= self._judge(self.head, references, copies, ladders, normal)
             guards = config.order_weight * terms["order"] + config.shift_weight * terms["shift"]
             loss = loss + config.judge_weight * (terms["judgement"] + guards)
-        if self.task is not None:
-            terms["task"] = self.task(output["x_hat"].float(), images)
-            loss = loss + config.task_weight * terms["task"]
         return terms | {"loss": loss, "aux_loss": self.codec.aux_loss()}
+
+    def _coded(self, images: Tensor, thumbnails: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rate, distortion and what a machine makes of the decoded ``images``: their weighted sum, and each."""
+        config, output = self.config, self.codec(images)
+        terms = rate_distortion(output, images, config.lmbda)
+        loss = config.rate_weight * terms["bpp"]
+        if config.distortion == "mse":
+            loss = loss + config.lmbda * 255**2 * terms["mse"]
+        elif config.distortion == "ms-ssim":
+            from pytorch_msssim import ms_ssim
+
+            terms["ms_ssim"] = ms_ssim(output["x_hat"].float(), images, data_range=1.0)
+            loss = loss + config.lmbda * (1 - terms["ms_ssim"])
+        if self.task is not None:
+            found = self.task(output["x_hat"].float(), images, thumbnails)
+            terms |= found
+            loss = loss + config.task_weight * found["task"]
+            if "decision" in found:
+                loss = loss + config.decision_weight * found["decision"]
+        return loss, terms
 
     def _opinions(self, head: TrainableContrastHead, references: Tensor, copies: Tensor, opinions: Tensor,
                   guards: Tensor) -> dict[str, Tensor]:

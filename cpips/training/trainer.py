@@ -30,13 +30,13 @@ from .._utils import config as toml
 from .._utils.io import atomic, naming, read_text, replace
 from ..codec.classifier import BackboneClassifier
 from ..codec.evaluate import load_codec
-from ..codec.model import Codec, create_codec
+from ..codec.model import HYPER_STRIDE, Codec, create_codec
 from ..codec.variable import VariableCodec
 from ..contrast import PREFIX as CONTRAST
 from ..contrast import ContrastHead
 from ..errors import ModelError
 from ..head import Head, quality_fit
-from ..losses import ContentLoss, FeatureExtractor
+from ..losses import FeatureExtractor
 from ..pretrained import read_checkpoint, read_weights
 from .calibration.judged import JudgedSet
 from .calibration.ranking import TrainableHead
@@ -47,12 +47,13 @@ from .objective import Objective
 from .opinion_loss import TrainableContrastHead
 from .opinions import OpinionSet
 from .runs import Run
+from .task import TaskNetwork
 from .tied import start_from_narrower, start_tied, tie, untie
 
 log = logging.getLogger(__name__)
 
 LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
-              "accuracy", "judgement", "order", "shift", "correlation", "pairs", "opinion_mse", "task"]
+              "accuracy", "judgement", "order", "shift", "correlation", "pairs", "opinion_mse", "task", "decision", "thumbnail_bpp"]  # new ones last: logs of before go on
 
 
 class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
@@ -80,6 +81,12 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         self.labelled = None
         if config.class_weight:
             self.labelled = Labelled((root / name for name in config.labelled_data), config.label_crop, config.label_color, config.mixup)
+        self.thumbnails = None
+        if config.thumbnail_data:
+            self.thumbnails = Labelled(root / name for name in config.thumbnail_data)
+            if any(side % HYPER_STRIDE for side in self.thumbnails.images.shape[2:]):
+                height, width = self.thumbnails.images.shape[2:]
+                raise ValueError(f"thumbnail_data has images of {width}x{height} px: expected sides that are multiples of {HYPER_STRIDE}")
         self.judged = None
         if config.judge_weight:
             self.judged = JudgedSet(root / config.judged_data, teachers=config.teachers or None)
@@ -96,9 +103,10 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         torch.manual_seed(config.seed)
         codec = _codec_of(config)
         task = None
-        if config.task_weight:
+        if config.task_trunk:
             trunk = FeatureExtractor(config.task_net, trunk=root / config.task_trunk)
-            task = ContentLoss(trunk, distance="normalized", taps=config.task_taps or None, check="off")
+            task = TaskNetwork(trunk, config.task_taps, self.thumbnails.classes if config.decision_weight and self.thumbnails else 0,
+                               config.task_scale)
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
             _start_head(objective, codec, config)
@@ -117,6 +125,9 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
             trunk = FeatureExtractor("alex", trunk=root / config.class_backbone)
             with self.fabric.autocast():
                 start_classifier(objective.classifier, codec, trunk, self.labelled)
+        if task is not None and task.weight is not None and self.thumbnails and not (self.out / self.CHECKPOINT).exists():
+            with self.fabric.autocast():
+                task.fit(self.thumbnails)
         objective.train()
         named = list(objective.named_parameters())
         aux = [p for name, p in named if name.endswith(".quantiles")]
@@ -142,6 +153,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
             drawn: dict[str, Any] = {"images": self.data.batch(stage.batch // share, stage.crop, *key, part)}
             if self.labelled:
                 drawn |= self.labelled.batch(stage.labelled // share, *key, part)
+            if self.thumbnails:
+                drawn["thumbnails"] = self.thumbnails.batch(stage.thumbnails // share, *key, part)["labelled"]
             if self.opinions:
                 drawn |= self.opinions.batch(stage.opinions // share, config.opinion_copies, stage.opinion_crop, *key, part)
             if self.judged:
@@ -192,7 +205,7 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
     def _row(self, means: dict[str, float], steps: range, elapsed: float) -> dict[str, float]:
         config, images = self.config, 0
         for stage in map(config.stage_at, steps):
-            images += (stage.batch + stage.labelled + stage.judged * (1 + config.judged_copies)
+            images += (stage.batch + stage.labelled + stage.thumbnails + stage.judged * (1 + config.judged_copies)
                        + stage.opinions * (1 + config.opinion_copies))
         psnr = -10 * math.log10(means.pop("mse"))
         return {"lr": config.lr_at(self.step - 1), "psnr": psnr, "images_per_second": images / elapsed, **means}
@@ -250,9 +263,9 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         path = self.out / "log.csv"
         if not path.exists():
             return
-        lines = read_text(path).splitlines()
-        kept = [line for line in lines[1:]
-                if line.count(",") == len(LOG_FIELDS) - 1 and int(line.split(",", 1)[0]) <= self.step]
+        header, *lines = read_text(path).splitlines() or [",".join(LOG_FIELDS)]
+        missing = "," * (len(LOG_FIELDS) - 1 - header.count(","))
+        kept = [line + missing for line in lines if line.count(",") == header.count(",") and int(line.split(",", 1)[0]) <= self.step]
         with atomic(path) as stream:
             stream.write(("\n".join([",".join(LOG_FIELDS), *kept]) + "\n").encode())
 
@@ -375,7 +388,8 @@ OUTPUTS = ("codec.safetensors", "classifier.safetensors", "head.safetensors", "c
 def has_log(out: Path) -> bool:
     """Whether the folder of a run holds a log of a trainer's, which a run that was killed early goes on with."""
     try:
-        return read_text(out / "log.csv").splitlines()[:1] in ([], [",".join(LOG_FIELDS)])
+        begin = read_text(out / "log.csv").splitlines()[:1]
+        return not begin or begin[0].split(",") in (LOG_FIELDS, LOG_FIELDS[:-2])  # the latter: before there were the last two
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -433,7 +447,7 @@ def plot_curve(log_path: Path, path: Path) -> None:
     with log_path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = [name for name in ("loss", "bpp", "psnr", "ms_ssim", "cross_entropy", "accuracy", "judgement",
-                           "order", "shift", "correlation", "pairs", "opinion_mse", "task")
+                           "order", "shift", "correlation", "pairs", "opinion_mse", "task", "decision", "thumbnail_bpp")
              if rows[-1].get(name)]
     units = {"psnr": "PSNR, dB", "bpp": "bits per pixel", "ms_ssim": "MS-SSIM", "cross_entropy": "cross-entropy, nats"}
     lines = -(-len(names) // 3)

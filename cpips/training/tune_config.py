@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 import cpips
 
@@ -16,7 +17,7 @@ from ..codec.model import Codec
 from ..codec.refine import TERMS, perceptual_term
 from ..errors import ModelError, WeightsError
 from ..losses import (
-    NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
+    CombinedLoss, NonBinaryAdversary, PatchTokenizer, SemanticEnsembleLoss, Tokenizer, UNetDiscriminator, VQTokenizer, load_tokenizer)
 from ..losses.ensemble import TEXTURES
 from .data import Crops
 from .decoder_tuning import DecoderTuner, TuneSettings
@@ -29,13 +30,14 @@ TOKENIZERS = (PatchTokenizer.kind, VQTokenizer.kind)
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TuneSettings):
-    """:class:`~cpips.training.decoder_tuning.TuneSettings`, and what is plugged in: the semantic ensemble loss.
+    """:class:`~cpips.training.decoder_tuning.TuneSettings`, and what is plugged in: the semantic ensemble loss, or squared error.
 
     Args:
         name: of the run.
         codec: a shipped model, or a codec's file, relative to the config's.
         data: folders of photographs, under the data root.
         charbonnier, perceptual, style, patch: of :class:`~cpips.losses.SemanticEnsembleLoss`.
+        squared: weight of the squared error (L2), the pixels in [0,1], in place of those three, which must then be 0.
         loss: what ``perceptual`` weighs: ``'cpips'`` for ``metric``; ``'texture'``, :class:`~cpips.losses.TextureLoss`; or
             ``'wasserstein'``, :class:`~cpips.realism.WassersteinDistortion`.
         metric: of the perceptual term, as ``cpips models`` lists it.
@@ -57,6 +59,7 @@ class TuneConfig(TuneSettings):
     charbonnier: float = 10.0
     perceptual: float = 1.0
     style: float = 1.0
+    squared: float = 0.0
     patch: int = 0
     loss: str = TERMS[0]
     metric: str = "cpips-lite"
@@ -74,7 +77,7 @@ class TuneConfig(TuneSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        toml.check(self, positive=("token_images", "token_steps", "token_width"), not_negative=("patch",),
+        toml.check(self, positive=("token_images", "token_steps", "token_width"), not_negative=("patch", "squared"),
                    choices={"adversary": ADVERSARIES, "loss": TERMS, "tokenizer": TOKENIZERS})
         if (self.adversary == "none") != (self.lambda_adv == 0):
             raise ModelError(f"adversary = {self.adversary!r} with lambda_adv = {self.lambda_adv}: a weight needs an "
@@ -82,6 +85,8 @@ class TuneConfig(TuneSettings):
         if self.adversary == "patchgan" and not (16 <= self.patchgan_side <= self.crop and self.patchgan_count >= 1):
             raise ModelError(f"patchgan_side = {self.patchgan_side}, patchgan_count = {self.patchgan_count}: expected 16 to "
                              f"crop = {self.crop}, and 1 or more")
+        if self.squared and (self.charbonnier or self.perceptual or self.style):
+            raise ModelError(f"squared = {self.squared} takes the place of charbonnier, perceptual and style: set these to 0")
         if self.codes < 2:
             raise ModelError(f"codes = {self.codes}: must be 2 or more")
         if not self.data:
@@ -108,7 +113,7 @@ class TuneConfig(TuneSettings):
         plugged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                    if f.name not in names | {"name", "codec", "notes", "label"}
                    and (self.adversary == "patchgan" or f.name not in PATCHGAN)  # runs from before these were settings resume
-                   and not (f.name == "loss" and self.loss == TERMS[0])}
+                   and not (f.name == "loss" and self.loss == TERMS[0]) and not (f.name == "squared" and not self.squared)}
         return TuneSettings(**{name: getattr(self, name) for name in names},
                             label=", ".join(f"{name} {value}" for name, value in plugged.items()))
 
@@ -120,11 +125,17 @@ def make_tuner(config: TuneConfig, data_root: Path, out: Path, device: str = "cp
     """
     images = Crops([Path(data_root) / name for name in config.data], config.crop)
     codec = open_codec(config.codec)
-    loss = SemanticEnsembleLoss(charbonnier=config.charbonnier, perceptual=config.perceptual, style=config.style,
-                                patch=config.patch or None, textures=config.textures,
-                                metric=perceptual_term(config.loss) or cpips.create_metric(config.metric, Path(data_root) / "weights"))
     adversary = make_adversary(config, codec, images, Path(out)) if config.lambda_adv else None
-    return DecoderTuner(codec, images, loss, adversary, settings=config.settings, out=out, device=device)
+    return DecoderTuner(codec, images, make_loss(config, Path(data_root)), adversary, settings=config.settings, out=out, device=device)
+
+
+def make_loss(config: TuneConfig, data_root: Path) -> CombinedLoss:
+    """What the decoder lowers beside the adversary's term."""
+    if config.squared:
+        return CombinedLoss({"squared": (config.squared, F.mse_loss)})
+    metric = perceptual_term(config.loss) or cpips.create_metric(config.metric, data_root / "weights")
+    return SemanticEnsembleLoss(charbonnier=config.charbonnier, perceptual=config.perceptual, style=config.style,
+                                patch=config.patch or None, textures=config.textures, metric=metric)
 
 
 def make_adversary(config: TuneConfig, codec: Codec, images: Crops, out: Path) -> NonBinaryAdversary | PatchAdversary:
