@@ -171,8 +171,8 @@ def speed() -> str:
 def fast() -> str:
     from fast import report
 
-    result = kept("fast-speed")
-    return f"{report(result)}\n\n({machine(result)}.)"
+    tables = [f"{report(result)}\n\n({machine(result)}.)" for result in (kept("fast-compiled"), kept("fast-speed"))]
+    return "\n\n".join(tables)
 
 
 def peak() -> str:

@@ -393,7 +393,7 @@ def test_head_has_its_own_learning_rate(root, run):
 @pytest.mark.parametrize("settings, message", [
     ({"kadid": ""}, "needs kadid"),
     ({"opinion_weight": 0.0, "rate_weight": 1.0, "kadid": "", "head_lr": 2.0, "form": "local", "tied": False,
-      "stages": [Stage(steps=1, crop=64, batch=1)]}, "head_lr change nothing"),
+      "stages": [Stage(steps=1, crop=64, batch=1)]}, "head_lr changes nothing"),
     ({"form": "local"}, "form = 'contrast'"),
     ({"stages": [Stage(steps=1, crop=64, batch=1)]}, "in every stage"),
     ({"opinion_weight": 0.0, "rate_weight": 1.0}, "change nothing without opinion_weight"),

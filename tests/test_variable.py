@@ -376,7 +376,7 @@ def shipped(monkeypatch, variable):
 
     monkeypatch.setattr(files, "open_codec", open_codec)
     monkeypatch.setattr(pretrained, "VARIABLE_CODEC", "tiny-vbr")
-    monkeypatch.setattr(files, "default_codec", lambda: "tiny")
+    monkeypatch.setattr(files, "default_codec", lambda quality=None: "tiny" if quality is None else "tiny-vbr")
     monkeypatch.setattr(pretrained, "list_models", lambda: ["tiny", "tiny-vbr"])
 
 

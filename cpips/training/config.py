@@ -199,7 +199,7 @@ class TrainConfig:
         if self.focus and not self.photographs:
             raise ValueError("focus changes nothing without photographs to distort")
         if (self.init_head or self.head_lr != 1) and not (self.judge_weight or self.opinion_weight):
-            raise ValueError("init_head and head_lr change nothing without judge_weight or opinion_weight")
+            raise ValueError(f"{'init_head' if self.init_head else 'head_lr'} changes nothing without judge_weight or opinion_weight")
         if bool(self.task_weight or self.decision_weight) != bool(self.task_trunk):
             raise ValueError("task_weight and task_trunk, the file of the task network's weights, need each other; decision_weight needs it, too")
         if bool(self.thumbnail_data) != all(s.thumbnails for s in self.stages) or (not self.thumbnail_data and any(s.thumbnails for s in self.stages)):
