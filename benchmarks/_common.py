@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import pandas
@@ -166,6 +166,29 @@ def run_metric(run: Path) -> cpips.CPIPS:
     if (run / "head.safetensors").exists():
         state |= read_weights(run / "head.safetensors")
     return cpips.CPIPS(state)
+
+
+def center_square(path: Path, side: int) -> torch.Tensor:
+    """The central square of an image, ``(3,side,side)``."""
+    image = cpips.images.load(path)
+    top, left = ((length - side) // 2 for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
+
+
+def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured, of this run or of an earlier one that stored it in ``path``."""
+    if not path.exists():
+        found = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, lambda partial: partial.write_text(json.dumps(found)))
+    found = json.loads(path.read_text())
+    return found
+
+
+def interval_text(value: Sequence[float], digits: int, sign: str = "") -> str:
+    """A value and its interval, ``0.05 [0.01, 0.09]``; signed if ``sign`` is ``"+"``."""
+    middle, low, high = (f"{number:{sign}.{digits}f}" for number in value)
+    return f"{middle} [{low}, {high}]"
 
 
 def save_picture(figure: Figure, path: Path, dpi: int = 120, colours: int = 200, dither: bool = False) -> None:

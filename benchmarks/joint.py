@@ -8,8 +8,8 @@ opinion_weight, as ``people-8``. They are compared with ``cpips``, and with ``hy
 
 Rate and distortion are of Kodak's real files. A model's rate loss against ``plain`` is taken at equal quality: the difference
 of the Lagrangians (bits per pixel, and lambda times the squared error, as both were trained for), over plain's bits per pixel. Agreement is
-|SRCC| with human ratings of the latent as it is (full) and as a file holds it (rounded), and of the head that a training with
-people's scores makes (head), on the TID2013 and LIVE subsets and on 200 copies of the ten references of KADID-10k that no training sees. Top-1 on held-out thumbnails is that of the card; for
+|SRCC| with human ratings of the latent as it is (full) and as a file holds it (rounded), and of the calibrated comparison of features (head) that
+training with people's scores gives, on the TID2013 and LIVE subsets and on 200 copies of the ten references of KADID-10k that no training sees. Top-1 on held-out thumbnails is that of the card; for
 ``plain``, of the classifier that joint training of it would start with.
 All intervals are 95 % bootstrap intervals over images (of the card's top-1, Wilson's), of differences paired. What was measured of a run is kept in
 its folder, and of a shipped model in ``RUNS/NAME``, so that a run that was interrupted goes on.

@@ -20,7 +20,6 @@ Table in ``results/machine_codec.json``, images in ``docs/machine_codec.png``.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass, replace as changed
 from pathlib import Path
@@ -32,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cpips
-from _common import DATA, save, table, trunk_and_heads
+from _common import DATA, center_square, once, save, table, trunk_and_heads
 from cpips._utils.io import replace
 from cpips.codec.evaluate import load_codec, psnr_8bit
 from cpips.codec.files import open_codec, save_picture
@@ -257,20 +256,9 @@ def crops(folder: Path, side: int, count: int) -> list[Path]:
     paths = []
     every = sorted((DATA / "images" / "kodak").glob("*.png"))
     for path in every[::max(len(every) // count, 1)][:count]:
-        image = cpips.images.load(path)
-        top, left = ((length - side) // 2 for length in image.shape[1:])
         paths.append(folder / path.name)
-        save_picture(image[:, top:top + side, left:left + side], paths[-1])
+        save_picture(center_square(path, side), paths[-1])
     return paths
-
-
-def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was measured, of this run or of an earlier one that kept it in ``path``."""
-    if not path.exists():
-        found = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda partial: partial.write_text(json.dumps(found)))
-    return json.loads(path.read_text())
 
 
 # ---- the two experiments --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ files in DIR are not made again. With ``--bf16`` gradients go through a decoder 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -28,8 +27,7 @@ from PIL import Image, features
 from PIL import __version__ as pillow
 
 import cpips
-from _common import DATA, at_rate, codec_file, is_plain, kept, save, shipped, table
-from cpips._utils.io import replace
+from _common import DATA, at_rate, center_square, codec_file, is_plain, kept, once, save, shipped, table
 from cpips.codec.container import Bitstream, pack
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec, save_picture
@@ -159,7 +157,7 @@ def refined(name: str, paths: list[Path], runs: Path, steps: int, bf16: bool) ->
     curves: dict[str, list[dict]] = {"refined": [], name: []}
     for quality in codec.variable.qualities[::2]:
         at = codec.at(quality)
-        rows = [one_refined(at, path, runs / f"{codec.digest}-{quality:g}-{steps}-{path.stem}.json", steps, bf16) for path in squares]
+        rows = [once(runs / f"{codec.digest}-{quality:g}-{steps}-{path.stem}.json", lambda: one_refined(at, path, steps, bf16)) for path in squares]
         for which, points in curves.items():
             points.append({"quality": quality, **{key: round(sum(row[which][key] for row in rows) / len(rows), digits)
                                                   for key, digits in (("bpp", 4), ("psnr", 3))}})
@@ -173,25 +171,21 @@ def refined(name: str, paths: list[Path], runs: Path, steps: int, bf16: bool) ->
 def square(path: Path, folder: Path) -> Path:
     """The central square of an image, as a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    image, out = cpips.images.load(path), folder / f"{path.stem}.png"
-    top, left = ((side - SQUARE) // 2 for side in image.shape[1:])
-    save_picture(image[:, top : top + SQUARE, left : left + SQUARE], out)
+    out = folder / f"{path.stem}.png"
+    save_picture(center_square(path, SQUARE), out)
     return out
 
 
-def one_refined(codec: Codec, path: Path, kept_row: Path, steps: int, bf16: bool) -> dict:
-    """Rate and PSNR of an image's own file and of the refined one, measured at most once."""
-    if not kept_row.exists():
-        image = cpips.images.load(path)
-        stream = refine(image, codec, steps=steps, bfloat16=bf16).stream
+def one_refined(codec: Codec, path: Path, steps: int, bf16: bool) -> dict:
+    """Rate and PSNR of an image's own file and of the refined one."""
+    image = cpips.images.load(path)
+    stream = refine(image, codec, steps=steps, bfloat16=bf16).stream
 
-        def facts(stream: Bitstream) -> dict:
-            size = len(pack(stream, codec.name, codec.digest, codec.quality))
-            return {"bpp": 8 * size / SQUARE**2, "psnr": psnr_8bit(image, codec.decode(stream))}
+    def facts(stream: Bitstream) -> dict:
+        size = len(pack(stream, codec.name, codec.digest, codec.quality))
+        return {"bpp": 8 * size / SQUARE**2, "psnr": psnr_8bit(image, codec.decode(stream))}
 
-        row = {"refined": facts(stream), codec.name: facts(codec.encode(image))}
-        replace(kept_row, lambda partial: partial.write_text(json.dumps(row)))
-    return json.loads(kept_row.read_text())
+    return {"refined": facts(stream), codec.name: facts(codec.encode(image))}
 
 
 def plain_curve(result: dict) -> list[dict]:

@@ -3,7 +3,7 @@
     python benchmarks/refinement.py --runs DIR [--only objectives|qualities] [--steps 80] [--images 24] [--smoke]
 
 Objectives: a crop of each Kodak image (:func:`crop`), `hyperprior-vbr` at a low quality, where realism is wanted; every refined
-file is held to the rate of the codec's own (within 2 %). The terms are those of the semantic ensemble loss without an
+file has the rate of the codec's own (within 2 %). The terms are those of the semantic ensemble loss without an
 adversary: the codec's lambda times the squared error, and ``weight`` times `PerceptualLoss()` and the style loss of
 `cpips-lite@0.1`, for several weights: a curve of distortion against realism. The regions weigh a squared or an absolute error.
 Steps run in bfloat16, files are coded in float32. The judges are no term of an objective: LPIPS-Alex, ST-LPIPS, HaarPSI, and
@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, RESULTS, is_plain, kept, save, save_picture, shipped, table, trunk_and_heads
+from _common import DATA, RESULTS, interval_text, is_plain, kept, save, save_picture, shipped, table, trunk_and_heads
 from cpips._utils.io import replace
 from cpips.codec.container import Bitstream, pack
 from cpips.codec.evaluate import psnr_8bit
@@ -39,7 +39,7 @@ from cpips.codec.model import Codec
 from cpips.codec.refine import refine
 from cpips.losses import PerceptualLoss, StyleLoss
 from rate_distortion import bjontegaard
-from semantic_ensemble import DRAWS, TRUNKS, between_images, described, mean
+from semantic_ensemble import BACKBONES, between_images, described, drawn_weights, mean, with_interval
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "refinement.png"
 CODEC, QUALITY, SIDE, PATCH, STRIDE = "hyperprior-vbr", 20.0, 128, 64, 16
@@ -170,11 +170,11 @@ def objectives(side: int, steps: int, names: list[str], runs: Path, figure: Path
     scores = {label: {key: np.array([row[key] for row in by[label]]) for key in (*COLUMNS, *REGIONS) if not key.startswith("kernel")}
               for label in labels}
     patch = min(PATCH, side // 2)
-    for trunk in TRUNKS:
-        features = described(original, trunk, patch)
+    for backbone in BACKBONES:
+        features = described(original, backbone, patch)
         unit = features.square().mean().sqrt()
         for label in labels:
-            scores[label][f"kernel {trunk}"] = between_images(features / unit, described(decoded[label], trunk, patch) / unit) * 1000
+            scores[label][f"kernel {backbone}"] = between_images(features / unit, described(decoded[label], backbone, patch) / unit) * 1000
     result = {"codec": CODEC, "quality": QUALITY, "side": side, "patch": patch, "steps": steps, "images": names,
               "bpp": float(np.mean([row["bits"] for row in by[NONE]])) / side**2, "rows": rows, "scores": summarized(scores)}
     draw(original, decoded, names, result, figure)
@@ -183,12 +183,8 @@ def objectives(side: int, steps: int, names: list[str], runs: Path, figure: Path
 
 def summarized(scores: dict[str, dict[str, np.ndarray]]) -> dict:
     """Means over the crops with their 95 % intervals, and the differences :data:`MINUS` with theirs (paired bootstrap)."""
-    count = len(scores[NONE]["psnr"])
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS).astype(float)
-    drawn = drawn[(drawn > 0).sum(1) > 1]  # a kernel distance takes two images
-    weights = np.concatenate([np.ones((1, count)), drawn])
+    weights = drawn_weights(len(scores[NONE]["psnr"]))
     values = {label: {key: mean(score, weights) for key, score in of.items()} for label, of in scores.items()}
-    with_interval = lambda draws: [float(draws[0]), *np.percentile(draws[1:], [2.5, 97.5]).tolist()]
     return {label: {key: {"value": with_interval(draws), **({"minus": with_interval(draws - values[MINUS[label]][key])} if label in MINUS else {})}
                     for key, draws in of.items()} for label, of in values.items()}
 
@@ -220,10 +216,6 @@ def crops(count: int) -> str:
     return f"{count} crop{'s' * (count > 1)}"
 
 
-def told(value: list[float], digits: int, sign: str = "") -> str:
-    return f"{value[0]:{sign}.{digits}f} [{value[1]:{sign}.{digits}f}, {value[2]:{sign}.{digits}f}]"
-
-
 def report(result: dict) -> str:
     """Markdown of both parts."""
     parts = []
@@ -232,11 +224,11 @@ def report(result: dict) -> str:
         rows = [[label, *(f"{scores[label][key]['value'][0]:.{digits}f}" for key, (_, digits) in COLUMNS.items())] for label in (NONE, *CURVE)]
         parts.append(table(["objective", *(title for title, _ in COLUMNS.values())], rows))
         keys = [key for key in COLUMNS if key != "bits"]
-        rows = [[f"{label}, minus {MINUS[label]}", *(told(scores[label][key]["minus"], COLUMNS[key][1], "+") for key in keys)]
+        rows = [[f"{label}, minus {MINUS[label]}", *(interval_text(scores[label][key]["minus"], COLUMNS[key][1], "+") for key in keys)]
                 for label in (NONE, *CURVE[1:])]
         parts.append(table(["objectives", *(COLUMNS[key][0] for key in keys)], rows))
-        rows = [[f"{label}, minus {MINUS[label]}", *(told(scores[label][key]["minus"], digits, "+") for key, (_, digits) in REGIONS.items()),
-                 told(scores[label]["lpips"]["minus"], 4, "+")] for label in ("region, L2", "region, L1", "L1")]
+        rows = [[f"{label}, minus {MINUS[label]}", *(interval_text(scores[label][key]["minus"], digits, "+") for key, (_, digits) in REGIONS.items()),
+                 interval_text(scores[label]["lpips"]["minus"], 4, "+")] for label in ("region, L2", "region, L1", "L1")]
         parts.append(table(["regions", *(title for title, _ in REGIONS.values()), "LPIPS-Alex"], rows))
         mean_seconds = float(np.mean([row["cpu_seconds"] for row in found["rows"] if row["refinement"] == CURVE[-1]]))
         m = result.get("machine")

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import cpips
-from _common import DATA, kept, save, save_picture, table, trunk_and_heads
+from _common import DATA, center_square, kept, save, save_picture, table, trunk_and_heads
 from cpips._utils.io import replace
 from cpips.codec.container import pack
 from cpips.codec.evaluate import psnr_8bit
@@ -55,7 +55,7 @@ ONE_TERM_LESS = {"+ perceptual": "Charbonnier", CONTROL: "+ perceptual", "+ bina
                  "+ VQ labels": "+ binary"}
 SMOKE = {"steps": 2, "adversary_from": 1, "batch": 1, "crop": 64, "codes": 4, "token_images": 2, "token_steps": 2, "width": 4}
 SIDE, PATCH = 256, 128  # px
-TRUNKS = {"alex": ("alexnet_features.pth", "relu5"), "squeeze": ("squeezenet1_1_features.pth", "fire9")}  # of the kernel distance
+BACKBONES = {"alex": ("alexnet_features.pth", "relu5"), "squeeze": ("squeezenet1_1_features.pth", "fire9")}  # of the kernel distance
 HELD_OUT = {"kodak": "*.png", "bsd100": "*"}
 SHOWN = [("kodim01", 96, 96), ("kodim07", 120, 60), ("kodim08", 90, 100), ("kodim05", 60, 40)]  # of the central square
 SHOWN_SIDE = 96
@@ -101,17 +101,10 @@ def share_first_stage(control: DecoderTuner, tuner: DecoderTuner) -> None:
     tuner.save()
 
 
-def centre(path: Path) -> Tensor:
-    """The central square of an image, ``(3,SIDE,SIDE)``."""
-    image = cpips.images.load(path)
-    top, left = ((side - SIDE) // 2 for side in image.shape[1:])
-    return image[:, top : top + SIDE, left : left + SIDE]
-
-
-def described(images: list[Tensor], trunk: str, patch: int = PATCH) -> Tensor:
+def described(images: list[Tensor], backbone: str, patch: int = PATCH) -> Tensor:
     """Features of the patches of 8-bit images, of HiFiC's two grids, ``(images,patches,D)``: means over the places."""
-    file, tap = TRUNKS[trunk]
-    net = FeatureExtractor(trunk, trunk=DATA / "weights" / file)
+    file, tap = BACKBONES[backbone]
+    net = FeatureExtractor(backbone, trunk=DATA / "weights" / file)
     found = []
     for image in images:
         grids = [image, image[:, patch // 2 : -patch // 2, patch // 2 : -patch // 2]]
@@ -145,16 +138,25 @@ def mean(score: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np
     return pairs / (total**2 - (weights**2).sum(1))
 
 
+def drawn_weights(images: int) -> NDArray[np.float64]:
+    """How often each image counts, ``(draws,images)``: once, in the first row, then by chance (bootstrap)."""
+    drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS).astype(float)
+    drawn = drawn[(drawn > 0).sum(1) > 1]  # a kernel distance takes two images
+    return np.concatenate([np.ones((1, images)), drawn])
+
+
+def with_interval(values: NDArray[np.float64]) -> list[float]:
+    """Of a value for each row of :func:`drawn_weights`: that of all images, and its 95 % interval."""
+    return [float(values[0]), *np.percentile(values[1:], [2.5, 97.5]).tolist()]
+
+
 def summarized(scores: dict[str, list[Scores]]) -> dict[str, dict]:
     """Of each row's scores the mean over seeds and images and its 95 % interval, and its differences to the control and to
     the row with one term less, with theirs."""
     images = len(next(iter(next(iter(scores.values()))[0].values())))
-    drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS).astype(float)
-    drawn = drawn[(drawn > 0).sum(1) > 1]  # a kernel distance takes two images
-    weights = np.concatenate([np.ones((1, images)), drawn])
+    weights = drawn_weights(images)
     values = {name: {key: np.mean([mean(run[key], weights) for run in runs], axis=0) for key in COLUMNS}
               for name, runs in scores.items()}
-    with_interval = lambda all_draws: [float(all_draws[0]), *np.percentile(all_draws[1:], [2.5, 97.5]).tolist()]
     found: dict[str, dict] = {}
     for name, runs in scores.items():
         others = {other for other in (CONTROL, ONE_TERM_LESS.get(name)) if other in scores and other != name and name != SHIPPED}
@@ -170,8 +172,8 @@ class Judges:
 
     def __init__(self, original: list[Tensor]):
         self.original = original
-        self.features = {trunk: described(original, trunk) for trunk in TRUNKS}
-        self.units = {trunk: features.square().mean().sqrt() for trunk, features in self.features.items()}
+        self.features = {backbone: described(original, backbone) for backbone in BACKBONES}
+        self.units = {backbone: features.square().mean().sqrt() for backbone, features in self.features.items()}
         self.metrics = {"ms_ssim": cpips.create_metric("ms-ssim"), "stlpips": cpips.create_metric("stlpips-alex"),
                         "lpips": cpips.create_metric("lpips-alex", **trunk_and_heads("lpips-alex")),
                         "haarpsi": cpips.create_metric("haarpsi"), "cpips": cpips.CPIPS()}
@@ -181,9 +183,9 @@ class Judges:
         with torch.inference_mode():
             for name, metric in self.metrics.items():
                 found[name] = np.array([metric(x[None], d[None]).item() for x, d in zip(self.original, decoded)])
-        for trunk, features in self.features.items():
-            unit = self.units[trunk]  # the kernel is cubic: without a unit, the backbones would differ by orders of magnitude
-            found[f"kernel {trunk}"] = between_images(features / unit, described(decoded, trunk) / unit) * 1000
+        for backbone, features in self.features.items():
+            unit = self.units[backbone]  # the kernel is cubic: without a unit, the backbones would differ by orders of magnitude
+            found[f"kernel {backbone}"] = between_images(features / unit, described(decoded, backbone) / unit) * 1000
         return found
 
 
@@ -232,7 +234,7 @@ def main() -> None:
     trained = {seed: tuners(config, args.rows, seed, args.runs) for seed in args.seeds}
     start = open_codec(config.codec)
     paths = [path for folder, ending in HELD_OUT.items() for path in sorted((DATA / "images" / folder).glob(ending))][: args.images]
-    original = [centre(path) for path in paths]
+    original = [center_square(path, SIDE) for path in paths]
     streams = [start.encode(image) for image in original]
     bits = [8 * len(pack(stream, start.name, start.digest)) / SIDE**2 for stream in streams]
     judges = Judges(original)

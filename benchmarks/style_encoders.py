@@ -35,7 +35,7 @@ from PIL import Image
 from torch import Tensor
 
 import cpips
-from _common import DATA, RESULTS, kept, save, save_picture, table
+from _common import DATA, RESULTS, interval_text, kept, save, save_picture, table
 from cpips._utils.io import replace
 from papers import paired
 from cpips.encoders import AnalysisTransform
@@ -49,8 +49,8 @@ STYLES = {"strokes": "cid22_512/2693208.jpg", "maize": "bsds500_train/169012.jpg
           "pebbles": "cid22_512/1029604.jpg"}  # two paintings, two photographs
 TUNED, UNTUNED, UNTRAINED = "tuned", "plain", "random"
 JOINT = {TUNED: ("class-1", "cpips"), UNTUNED: ("plain", "hyperprior-q4")}  # folders of joint.py, and shipped models in their place
-TRUNKS = ["squeeze", "alex"]
-ENCODERS = [TUNED, UNTUNED, UNTRAINED, *TRUNKS]
+BACKBONES = ["squeeze", "alex"]
+ENCODERS = [TUNED, UNTUNED, UNTRAINED, *BACKBONES]
 CONTROL = "colors alone"
 PAIRS = {f"{TUNED} - {UNTUNED}": (TUNED, UNTUNED), f"{UNTUNED} - {UNTRAINED}": (UNTUNED, UNTRAINED),
          f"{TUNED} - {UNTRAINED}": (TUNED, UNTRAINED), f"{TUNED} - squeeze": (TUNED, "squeeze"), f"{TUNED} - alex": (TUNED, "alex"),
@@ -80,7 +80,7 @@ def extractor(name: str, joint: Path | None = None) -> st.FeatureExtractor:
     if name == "random-lite":
         lite = cpips.CPIPS("cpips-lite@0.1").encoder
         model = AnalysisTransform.random(N=lite.N, M=lite.M, architecture=lite.architecture)
-    return st.create_extractor(model, DATA / "weights", name not in TRUNKS)
+    return st.create_extractor(model, DATA / "weights", name not in BACKBONES)
 
 
 def drawn(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
@@ -158,7 +158,7 @@ class Judges:
     another."""
 
     def __init__(self, content: Tensor, style: Tensor):
-        self.losses = {name: st.transfer_loss(extractor(name), content, style, style_weight=1.0) for name in TRUNKS}
+        self.losses = {name: st.transfer_loss(extractor(name), content, style, style_weight=1.0) for name in BACKBONES}
         self.targets = {name: {"content": loss.terms["content"].embed(content), "style": loss.terms["style"].embed(style)}
                         for name, loss in self.losses.items()}
         self.statistics = list(zip(filtered(content), filtered(style)))
@@ -199,7 +199,7 @@ def pair(content_name: str, style_name: str, folder: Path, joint: Path | None, s
     shown = {"content": content, "style": style, CONTROL: colors_alone(content, style)}
     path, rows = folder / f"pair-{content_name}-{style_name}.json", {}
     for name in ENCODERS:
-        settings = SETTINGS if name not in TRUNKS else SETTINGS | {"bf16": False}
+        settings = SETTINGS if name not in BACKBONES else SETTINGS | {"bf16": False}
         shown[name], seconds = drawn(folder / f"{content_name}-{style_name}-{name}.png", lambda: st.optimise(
             extractor(name, joint), content, style, start=shown[CONTROL], **settings)[0])
         rows[name] = {"cpu_seconds": seconds}
@@ -351,10 +351,6 @@ def networks(runs: Path, path: Path) -> dict:
     return {**result, "cpu_seconds_an_image": round(statistics.median(times), 2)}
 
 
-def told(value: list[float], sign: str = "") -> str:
-    return f"{value[0]:{sign}.2f} [{value[1]:{sign}.2f}, {value[2]:{sign}.2f}]"
-
-
 def report(result: dict) -> str:
     """Markdown: what the judges see of each encoder's images, the differences, and the layers."""
     parts = []
@@ -364,14 +360,14 @@ def report(result: dict) -> str:
                   "squeeze": "SqueezeNet", "alex": "AlexNet"}
         seconds = {name: [row["cpu_seconds"] for row in found["rows"] if row["encoder"] == name and "cpu_seconds" in row] for name in titles}
         of = found["encoders"]
-        cell = lambda name, key: told(of[name][key]) if key in of[name] else "(its own)"
+        cell = lambda name, key: interval_text(of[name][key], 2) if key in of[name] else "(its own)"
         keys = ["style_left alex", "style_left squeeze", "texture left", "content_lost alex", "content_lost squeeze"]
         header = ["features", "style left, AlexNet", "style left, SqueezeNet", "texture left", "content lost, AlexNet", "content lost, SqueezeNet", "s"]
         rows = [[title, *(cell(name, key) for key in keys), f"{statistics.mean(seconds[name]):.0f}" if seconds[name] else ""]
                 for name, title in titles.items()]
         parts.append(table(header, rows))
         keys = ["style left", "texture left", "content lost", "sum"]
-        rows = [[f"{titles[a]} minus {titles[b]}", *(told(found["differences"][label][key], "+") for key in keys)]
+        rows = [[f"{titles[a]} minus {titles[b]}", *(interval_text(found["differences"][label][key], 2, "+") for key in keys)]
                 for label, (a, b) in PAIRS.items()]
         parts.append(table(["difference", "style left", "texture left", "content lost", "style left + content lost"], rows))
         pairs = len({(row["content"], row["style"]) for row in found["rows"]})
@@ -386,7 +382,7 @@ def report(result: dict) -> str:
                                    for label in labels)] for content in TAPS]
         parts.append(table(["content layer", *(f"style `{label}`" if label != "all" else "style, all layers" for label in labels)], rows))
         keys = [*MEASURES, "sum"]
-        rows = [[f"{term} layer `{step.split(' - ')[0]}` minus `{step.split(' - ')[1]}`", *(told(values[key], "+") for key in keys)]
+        rows = [[f"{term} layer `{step.split(' - ')[0]}` minus `{step.split(' - ')[1]}`", *(interval_text(values[key], 2, "+") for key in keys)]
                 for term in ("content", "style") for step, values in found["choices"][term].items()]
         parts.append(table(["difference", "style left", "texture left", "content lost", "style left + content lost"], rows))
         parts.append(f"(Style left / texture left / content lost, means of {len(found['pairs'])} pair{'s' * (len(found['pairs']) > 1)} at {found['size']} px, `{found['model']}`; "

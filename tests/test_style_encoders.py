@@ -36,7 +36,7 @@ def test_the_scales_of_the_judges(benchmark, images, shared_data):
     for image, left in ((content, 1.0), (style, 0.0)):
         found = judges(image)
         assert found["texture_left"] == pytest.approx(left, abs=1e-3)
-        for name in benchmark.TRUNKS:
+        for name in benchmark.BACKBONES:
             assert found[f"style_left {name}"] == pytest.approx(left, abs=1e-3)
             assert found[f"content_lost {name}"] == pytest.approx(1 - left, abs=1e-3)
 
@@ -58,9 +58,9 @@ def test_colors_alone_have_the_styles_moments(benchmark, images):
 
 
 def rows(benchmark, pairs) -> list[dict]:
-    """The tuned encoder leaves a tenth less than the others, whose style left depends on the pair; each trunk judges others."""
+    """The tuned encoder leaves a tenth less than the others, whose style left depends on the pair; each backbone judges others."""
     return [{"content": content, "style": style, "encoder": name, "texture_left": value - 0.1 * (name == benchmark.TUNED),
-             **{f"{key} {judge}": value - 0.1 * (name == benchmark.TUNED) + 0.5 * (judge == "squeeze") for judge in benchmark.TRUNKS
+             **{f"{key} {judge}": value - 0.1 * (name == benchmark.TUNED) + 0.5 * (judge == "squeeze") for judge in benchmark.BACKBONES
                 if judge != name for key in ("style_left", "content_lost")}}
             for (content, style), value in pairs.items() for name in (benchmark.CONTROL, *benchmark.ENCODERS)]
 
@@ -87,7 +87,7 @@ def test_some_of_the_pairs(benchmark):
 
 def test_layers_are_averaged_over_those_of_the_other_term(benchmark):
     cells = [{"content": pair, "style": "s", "content_tap": content, "style_taps": label, "texture_left": 0.0,
-              **{f"{key} {judge}": 0.1 * benchmark.TAPS.index(content) for judge in benchmark.TRUNKS for key in ("style_left", "content_lost")}}
+              **{f"{key} {judge}": 0.1 * benchmark.TAPS.index(content) for judge in benchmark.BACKBONES for key in ("style_left", "content_lost")}}
              for pair in ("a", "b") for content in benchmark.TAPS for label in (*benchmark.TAPS, "all")]
     found = benchmark.chosen(cells)
     assert found["content"]["y - gdn1"]["style left"] == pytest.approx([0.3] * 3)

@@ -126,7 +126,9 @@ def _search(codec: str | None, target: float | None, target_bpp: float | None) -
 
 def _compressed(source: str, row: dict[str, Any]) -> str:
     """What was made of a source, for people."""
-    name = row["codec"] if row["setting"] is None else f"{row['codec']} at quality {row['setting']:g}"
+    from ..codec.container import at_quality
+
+    name = at_quality(row["codec"], row["setting"])
     size = f"{row['bytes']} bytes, {row['bits_per_pixel']:.3f} bits per pixel, {row['width']}x{row['height']} px, {name}"
     if "met" not in row:
         return f"{row['file']}: {size}"

@@ -76,7 +76,8 @@ def refine(
     before = stamp(kept)
     tensor = load(image, background)
     files = codec_files()
-    from ..codec.refine import BG_WEIGHT, FG_WEIGHT, TERMS, described, near_rate, perceptual_term, refine as run
+    from ..codec.container import at_quality
+    from ..codec.refine import BG_WEIGHT, FG_WEIGHT, TERMS, near_rate, perceptual_term, refine as run
 
     if loss not in TERMS:
         raise typer.BadParameter(f"--loss {loss}: choose from {', '.join(TERMS)}")
@@ -107,7 +108,7 @@ def refine(
         print_json({"file": str(path), "codec": model.name, "setting": model.quality, "bytes": size, "bits_per_pixel": refined.bpp,
                     "target": target_bpp, "step": refined.step, "steps": steps, "unrefined": first, "refined": last})
     else:
-        say(f"{path}: {size} bytes, {_told(last)}; unrefined {_told(first)}; {described(model)}")
+        say(f"{path}: {size} bytes, {_told(last)}; unrefined {_told(first)}; {at_quality(model.name, model.quality)}")
 
 
 def _told(row: dict[str, Any]) -> str:

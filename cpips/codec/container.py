@@ -167,6 +167,11 @@ def _check_size(head: bytes, size: int, name: str) -> None:
         raise TooLargeError(f"{name} has {size} bytes for {width}x{height} px: no codec makes as many; it is damaged or forged")
 
 
+def at_quality(name: str, quality: float | None) -> str:
+    """What messages call a codec: ``name``, and its quality if it has one."""
+    return name if quality is None else f"{name} at quality {quality:g}"
+
+
 def is_compressed(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is named as a ``.cpz`` file, or begins like one."""
     if Path(path).suffix.lower() == SUFFIX:

@@ -30,7 +30,7 @@ from ..errors import ImageError, ModelError, RateError, WeightsError
 from ..losses import CombinedLoss, FeatureExtractor, Loss, PerceptualLoss, StyleLoss, TextureLoss
 from ..pretrained import DEFAULT_MODEL, read_checkpoint
 from .annealing import soft_round, temperature
-from .container import QUALITIES, Bitstream, pack
+from .container import QUALITIES, Bitstream, at_quality, pack
 from .evaluate import psnr_8bit
 from .model import Codec
 from .roi import Region, foreground, pixel_weights
@@ -183,7 +183,7 @@ def refine(
         _check_target(target_bpp, tolerance, codec, batch)
     weights = torch.ones(batch.shape[-2:]) if mask is None else _weights(mask, fg_weight, bg_weight)
     loss = _quality(weights.to(batch), alpha, beta, gamma, perceptual, style, error)
-    digest = codec.digest if codec.quality is None else f"{codec.digest} at quality {codec.quality:g}"
+    digest = at_quality(codec.digest, codec.quality)
     settings = _Settings(digest, _crc(batch), _crc(weights), target_bpp, alpha, beta, gamma, _names(loss), steps, rate,
                          tolerance, seed, bfloat16, error == "l1")
     run = _Run(batch, codec, settings, loss, mask)
@@ -346,7 +346,7 @@ class _Run:
             rates = [r["bpp"] for r in self.history]
             raise RateError(
                 f"{target:g} bits per pixel cannot be met within {self.settings.tolerance:.0%} in {self.settings.steps} steps "
-                f"with {described(self.codec)}: its own file has {rates[0]:.4g}, the refined ones had {min(rates):.4g} to "
+                f"with {at_quality(self.codec.name, self.codec.quality)}: its own file has {rates[0]:.4g}, the refined ones had {min(rates):.4g} to "
                 f"{max(rates):.4g}; take more steps, a target nearer to its own rate, or a codec of "
                 f"{'higher' if target > row['bpp'] else 'lower'} quality{'' if self.codec.variable else ' (cpips models)'}")
         stream = self.codec.encode_latents(self.best["y"], self.best["z"], self.size)
@@ -384,11 +384,6 @@ class _Run:
         self.generator.set_state(state["noise"].cpu())
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.rate_weight, self.gap, self.soft_bpp = state["rate_weight"], state["gap"], state["soft_bpp"]
-
-
-def described(codec: Codec) -> str:
-    """Its name, and its quality if it has one."""
-    return codec.name if codec.quality is None else f"{codec.name} at quality {codec.quality:g}"
 
 
 def perceptual_term(name: str) -> Loss | None:
