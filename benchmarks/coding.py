@@ -24,30 +24,33 @@ from PIL import Image
 
 from _common import DATA, kept, save, table
 from cpips._utils.threads import spread
-from cpips.codec import container
+from cpips.codec import container, context
 from cpips.codec import model as coder
 from cpips.codec.files import open_codec
 from cpips.images import from_pil, load
 
 SIZES = ((768, 512), (2048, 1365))
-PARTS = {"analysis": "analysis transform", "hyper": "hyper-analysis", "scales": "scales, in double precision", "z": "coding of the hyper-latent",
+PARTS = {"analysis": "analysis transform", "hyper": "hyper-analysis", "scales": "scales and context, in double precision", "z": "coding of the hyper-latent",
          "y": "coding of the latent", "synthesis": "synthesis transform"}
 CLASSICAL = {"JPEG": {"format": "JPEG", "quality": 75}, "WebP": {"format": "WEBP", "quality": 75, "method": 6}}
 
 
 class Clock:
-    """Seconds in each part of one coding."""
+    """Seconds in each part of one coding, without those in parts of it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.within = 0.0  # the part that runs, in others
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter()
+            begun, outside, self.within = time.perf_counter(), self.within, 0.0
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begun
+                whole = time.perf_counter() - begun
+                self.seconds[part] = self.seconds.get(part, 0.0) + whole - self.within
+                self.within = outside + whole
 
         return timed
 
@@ -60,23 +63,27 @@ class _Coder:
         self.encoder, self.decoder = ans.RansEncoder, ans.RansDecoder
 
     def RansEncoder(self) -> Any:
-        return _Timed(self.encoder(), "encode_with_indexes", self.clock)
+        return _Timed(self.encoder(), ("encode_with_indexes",), self.clock)
 
     def RansDecoder(self) -> Any:
-        return _Timed(self.decoder(), "decode_with_indexes", self.clock)
+        return _Timed(self.decoder(), ("decode_with_indexes", "decode_stream"), self.clock)
 
 
 class _Timed:
-    def __init__(self, made: Any, name: str, clock: Clock):
+    def __init__(self, made: Any, names: tuple[str, ...], clock: Clock):
         self.made = made
-        setattr(self, name, clock.around("y", getattr(made, name)))
+        for name in names:
+            setattr(self, name, clock.around("y", getattr(made, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.made, name)
 
 
 def instrument(codec: Any, clock: Clock) -> None:
     """Let a codec's parts be timed, in place."""
     codec.unrounded_latent = clock.around("analysis", codec.unrounded_latent)
     codec.h_a.forward = clock.around("hyper", codec.h_a.forward)
-    codec._indexes = clock.around("scales", codec._indexes)
+    codec._indexes, codec._passes = clock.around("scales", codec._indexes), clock.around("scales", codec._passes)
     codec.entropy_bottleneck.compress = clock.around("z", codec.entropy_bottleneck.compress)
     codec.entropy_bottleneck.decompress = clock.around("z", codec.entropy_bottleneck.decompress)
     codec.synthesis = clock.around("synthesis", codec.synthesis)
@@ -154,7 +161,7 @@ def side_by_side(codec: Any, images: list[torch.Tensor], rounds: int) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", help="a codec's name or weights file; default: cpips-lite, hyperprior-q4")
+    parser.add_argument("--model", action="append", help="a codec's name or weights file; default: cpips-lite, hyperprior-q4, hyperprior-vbr")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="folder of the result instead of results/")
     parser.add_argument("--side-by-side", action="store_true", help="only images one after another against several at a time")
@@ -167,8 +174,8 @@ def main() -> None:
         print(save("coding", kept("coding") | {"side_by_side": {"threads": torch.get_num_threads(), **times}}, args.out))
         return
     clock = Clock()
-    coder.ans = _Coder(clock)
-    codecs = {name: open_codec(name) for name in args.model or ("cpips-lite", "hyperprior-q4")}
+    coder.ans = context.ans = _Coder(clock)
+    codecs = {name: open_codec(name) for name in args.model or ("cpips-lite", "hyperprior-q4", "hyperprior-vbr")}
     for codec in codecs.values():
         instrument(codec, clock)
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -186,7 +193,7 @@ def main() -> None:
         sizes.setdefault(label, {})[name] = medians(rounds[-args.rounds :])
     result = {"what": "seconds to compress and to decompress, and shares of the parts", "rounds": args.rounds, "sizes": sizes}
     print(report(result))
-    print(save("coding", result, args.out))
+    print(save("coding", kept("coding") | result, args.out))
 
 
 if __name__ == "__main__":

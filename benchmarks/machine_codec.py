@@ -191,9 +191,9 @@ class Machine:
 
     @torch.no_grad()
     def latents(self, codec: Codec) -> list[Tensor]:
-        """Rounded latents of the test images, in parts; those of the last codec's files are kept."""
+        """Latents of the test images, not rounded, in parts; those of the last codec's files are kept."""
         if self._latents[0] != codec.digest:
-            self._latents = codec.digest, [codec.g_a(part.float() / 255).round() for part in self.images.split(50)]
+            self._latents = codec.digest, [codec.g_a(part.float() / 255) for part in self.images.split(50)]
         return self._latents[1]
 
     @torch.no_grad()
@@ -201,7 +201,7 @@ class Machine:
         """Which test images are classified correctly, as decoded by ``codec`` (or uncompressed)."""
         images = self.images.float() / 255
         if codec is not None:
-            images = torch.cat([codec.g_s(y).clamp(0, 1) for y in self.latents(codec)])
+            images = torch.cat([codec.g_s(y.round()).clamp(0, 1) for y in self.latents(codec)])
         logits = self.classifier(self.features(images))
         return (logits.argmax(1) == self.labels).tolist()
 
@@ -212,7 +212,7 @@ class Machine:
         found: list[float] = []
         for y in self.latents(codec):
             z_hat, of_z = codec.entropy_bottleneck(codec.h_a(y.abs()), training=False)
-            _, of_y = codec.gaussian_conditional(y, codec.h_s(z_hat), training=False)
+            _, of_y = codec.gaussian_conditional(y.round(), codec.h_s(z_hat), training=False)
             found += sum(-likelihoods.log2().flatten(1).sum(1) for likelihoods in (of_z, of_y)).tolist()
         streams = [codec.encode(image.float() / 255) for image in self.images[:CODED]]
         return found, sum(8 * (len(s.y) + len(s.z)) for s in streams) / sum(found[:CODED])

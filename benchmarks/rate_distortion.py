@@ -1,6 +1,6 @@
 """Rate and distortion of the shipped codecs on Kodak, compared with JPEG, WebP, AVIF and the official codec.
 
-    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped | --classical | --variable CODEC]
+    python benchmarks/rate_distortion.py [--plot docs/rate_distortion.png] [--limit IMAGES] [--stepped | --classical | --codec NAME ... | --variable CODEC]
     python benchmarks/rate_distortion.py --refined CODEC --runs DIR [--steps N] [--bf16]
 
 Each point of a curve is the mean over the images of bits per pixel (whole files, all headers) and of PSNR (RGB, 8 bits)
@@ -9,7 +9,7 @@ BD-rate (and BD-PSNR) by the package ``bjontegaard``: how many more bits the pla
 many dB more they have at equal rate, over the range that both curves cover. `cpips-lite@0.1` was trained for one rate; its
 curve is that of its quantizer's steps, files all the same. JPEG, WebP and AVIF are those of the codec table of
 :mod:`cpips.encoding.formats`, which `cpips encode` and `cpips sweep` share: JPEG and AVIF with and without chroma subsampling, AVIF
-slow. ``--classical`` measures these again and keeps the rest. ``--variable`` measures a variable-rate codec (a name, or the file of its
+slow. ``--classical`` measures these again and keeps the rest, ``--codec`` some of our codecs. ``--variable`` measures a variable-rate codec (a name, or the file of its
 weights) at the qualities of its levels, and keeps the rest. ``--refined`` refines its latents (`cpips refine`, by rate and squared error at
 the weight that each level was trained with) on the central squares of every second image, where it stands beside itself and the other formats;
 files in DIR are not made again. With ``--bf16`` gradients go through a decoder in bfloat16; coding and decoding do not.
@@ -18,6 +18,7 @@ files in DIR are not made again. With ``--bf16`` gradients go through a decoder 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from PIL import __version__ as pillow
 
 import cpips
 from _common import DATA, at_rate, center_square, codec_file, is_plain, kept, once, save, shipped, table
+from cpips._utils.io import replace
 from cpips.codec.container import Bitstream, pack
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec, save_picture
@@ -36,6 +38,7 @@ from cpips.codec.refine import refine
 from cpips.encoding import list_formats, open_encoder
 from cpips.images import from_pil
 from cpips.training import official
+from cpips.training.release import gap
 
 LADDER = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
 CLASSICAL = {  # name: format of the codec table, qualities
@@ -188,9 +191,26 @@ def one_refined(codec: Codec, path: Path, steps: int, bf16: bool) -> dict:
     return {"refined": facts(stream), codec.name: facts(codec.encode(image))}
 
 
+def write_cards(codecs: dict, weights: Path) -> None:
+    """Put what was measured of each codec on its card."""
+    for name, found in codecs.items():
+        path = weights / f"{name}.json"
+        card = json.loads(path.read_text(encoding="utf-8"))
+        estimated = sum(row["estimated_bpp"] for row in found["images"]) / len(found["images"])
+        card["kodak"] |= {"bpp": found["bpp"], "psnr": found["psnr"], "images": len(found["images"]), "estimated_bpp": round(estimated, 4)}
+        card["kodak"] |= gap(card["kodak"], card["lambda"])
+        text = json.dumps(card, indent=2) + "\n"
+        replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def plain_curve(result: dict) -> list[dict]:
     """The codecs of one rate, as a curve."""
     return sorted((c for name, c in result["codecs"].items() if is_plain(name)), key=lambda point: point["bpp"])
+
+
+def bd_of_plain(result: dict) -> dict:
+    """BD-rates of the codecs of one rate, as a curve."""
+    return {name: bjontegaard(plain_curve(result), points) for name, points in result["curves"].items()}
 
 
 def report(result: dict) -> str:
@@ -243,7 +263,7 @@ def plot(result: dict, path: Path) -> None:
                   label=f"{found['codec']}, one model")
     axes.plot([p["bpp"] for p in result["stepped"]], [p["psnr"] for p in result["stepped"]], ":.", color="#c1440e",
               label=f"{STEPPED}, other quantizer steps")
-    markers = iter("D^sPX")
+    markers = iter("D^sPXv<>")
     for name, c in result["codecs"].items():
         if is_plain(name):
             axes.annotate(name.rsplit("-")[-1], (c["bpp"], c["psnr"]), (6, -12), textcoords="offset points",
@@ -276,9 +296,7 @@ def measured(paths: list[Path], kept_codecs: dict | None = None) -> dict:
         for codec in result["codecs"].values():
             there = {other: at_rate(codec["bpp"], points) for other, points in curves.items()}
             codec["psnr_at_our_rate"] = {other: value and round(value, 3) for other, value in there.items()}
-    ours = [c for name, c in result["codecs"].items() if is_plain(name)]
-    result["bd"] = {name: bjontegaard(ours, points) for name, points in curves.items()}
-    return result
+    return result | {"bd": bd_of_plain(result)}
 
 
 def main() -> None:
@@ -287,12 +305,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="a trial with the first images only, whose result is not kept")
     parser.add_argument("--stepped", action="store_true", help="only the curve over the quantizer's steps; the rest as kept")
     parser.add_argument("--classical", action="store_true", help="only JPEG, WebP and AVIF; our codecs as kept")
-    parser.add_argument("--codec", metavar="NAME", help="only this shipped codec of one rate; the rest as kept")
+    parser.add_argument("--codec", metavar="NAME", nargs="+", help="only these shipped codecs of one rate; the rest as kept")
     parser.add_argument("--variable", metavar="CODEC", help="only this variable-rate codec; the rest as kept")
     parser.add_argument("--refined", metavar="CODEC", help="only this variable-rate codec with refined latents; the rest as kept")
     parser.add_argument("--runs", type=Path, help="folder of what is refined")
     parser.add_argument("--steps", type=int, default=200, help="of a refinement")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--cards", type=Path, metavar="WEIGHTS", help="folder of the cards that are to have what was measured of the codecs of one rate")
     args = parser.parse_args()
     if args.refined and not args.runs:
         parser.error("--refined needs --runs")
@@ -301,7 +320,10 @@ def main() -> None:
         result = kept("rate_distortion") | {"stepped": stepped(STEPPED, paths)}
     elif args.codec:
         result = kept("rate_distortion")
-        result["codecs"][args.codec] = measure(args.codec, paths, result["curves"])
+        for name in args.codec:
+            result["codecs"][name] = measure(name, paths, result["curves"])
+            print(name, result["codecs"][name]["bpp"], result["codecs"][name]["psnr"], flush=True)
+        result["bd"] = bd_of_plain(result)
     elif args.variable:
         result = kept("rate_distortion")
         result["variable"] = variable(args.variable, paths, result["curves"] | {PLAIN: plain_curve(result)})
@@ -309,6 +331,8 @@ def main() -> None:
         result = kept("rate_distortion") | {"refined": refined(args.refined, paths[::2], args.runs, args.steps, args.bf16)}
     else:
         result = measured(paths, kept("rate_distortion") if args.classical else None)
+    if args.cards:
+        write_cards(result["codecs"], args.cards)
     print(report(result))
     plot(result, args.plot)
     if args.limit is None:

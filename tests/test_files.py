@@ -23,7 +23,7 @@ if importlib.util.find_spec("compressai") is None:
 from cpips import BitstreamError, CPIPS, ImageError, ModelError, WeightsError, pretrained, tiling  # noqa: E402
 from cpips.codec import container, files  # noqa: E402
 from cpips.codec.container import Bitstream, pack, unpack  # noqa: E402
-from cpips.codec.model import Codec, create_codec  # noqa: E402
+from cpips.codec.model import Codec, _padded, create_codec  # noqa: E402
 from tiny_codec import make_codec  # noqa: E402
 
 SIZES = [(1, 1), (1, 40), (15, 17), (16, 16), (64, 64), (70, 45), (65, 129)]
@@ -200,6 +200,15 @@ def test_strings_of_nothing_and_of_noise(codec):
             string = rng.bytes(length) if fill is None else fill * length
             with pytest.raises(BitstreamError, match="does not decode to what was compressed"):
                 codec.decode_latent(Bitstream(string, string, 200, 300, checksum=1))
+
+
+def test_a_string_that_claims_long_numbers_ends_in_memory_of_ours(codec):
+    """Each half byte of ones asks for fifteen more: such a string makes the coder read on for fifteen times its length."""
+    padded = _padded(b"\xff" * 1000, 3)
+    assert padded[:1000] == b"\xff" * 1000 and not any(padded[1000:]) and len(padded) > 16 * 1000
+    for z, y in ((b"", b"\xff" * 2_000_000), (b"\xff" * 2_000_000, b"")):
+        with pytest.raises(BitstreamError, match="does not decode to what was compressed"):
+            codec.decode_latent(Bitstream(z, y, 16, 16, checksum=1))
 
 
 @settings(max_examples=300, deadline=None)

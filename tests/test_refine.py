@@ -108,16 +108,40 @@ def test_given_latents_are_what_the_file_holds(codec):
     assert torch.equal(symbols, z[0])
 
 
-def test_bits_are_the_entropy_models(codec, image):
-    y = codec.latent(image)
+def told_codec():
+    """One whose hyper-latent differs from cell to cell, and tells a latent from the rounded one."""
+    codec = tame_codec()
     with torch.no_grad():
-        z_hat, z_likelihoods = codec.entropy_bottleneck(codec.h_a(y.abs()), training=False)
+        codec.h_a[4].weight *= 50
+    return codec
+
+
+def test_bits_are_the_entropy_models(image):
+    codec = told_codec()
+    y, z = codec.latents(image)
+    assert torch.equal(y, codec.latent(image)) and torch.equal(z, codec.h_a(codec.unrounded_latent(image).abs()))
+    with torch.no_grad():
+        z_hat, z_likelihoods = codec.entropy_bottleneck(z, training=False)
         scales = codec.h_s(z_hat)[..., : y.shape[2], : y.shape[3]]
         _, y_likelihoods = codec.gaussian_conditional(y, scales, training=False)
         expected = -(z_likelihoods.log2().sum() + y_likelihoods.log2().sum())
         assert codec.bits(y, z_hat).item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.equal(codec.rounded_hyper(codec.h_a(y.abs())), z_hat)
+    assert torch.equal(codec.rounded_hyper(z), z_hat)
     assert codec.estimate_bits(image) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_files_hold_the_hyper_latent_of_the_latent_before_rounding(image):
+    """As in training; that of the rounded latent is another one. A refinement starts from the same file."""
+    codec = told_codec()
+    y = codec.unrounded_latent(image)
+    with torch.no_grad():
+        wanted, other = (codec.rounded_hyper(codec.h_a(latent.abs())) for latent in (y, y.round()))
+    assert not torch.equal(wanted, other)
+    stream = codec.encode(image)
+    found = codec.entropy_bottleneck.decompress([stream.z + bytes(256)], wanted.shape[-2:])
+    assert torch.equal(found, wanted) and torch.equal(codec.decode_latent(stream), y.round())
+    start = refine(image, codec, alpha=ALPHA, steps=1).history[0]
+    assert start["bpp"] == 8 * len(container.pack(stream, codec.name, codec.digest)) / (52 * 70)
 
 
 # ---- what comes out -----------------------------------------------------------------------------------------------------

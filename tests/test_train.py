@@ -262,6 +262,14 @@ def test_a_checkpoint_from_before_a_setting_goes_on_where_that_is_its_default(da
         Trainer(dataclasses.replace(CONFIG, shift_weight=0.5), data_root, tmp_path)
 
 
+def test_weights_that_do_not_learn_keep_their_place_in_checkpoints(data_root, tmp_path):
+    """Checkpoints count them since before there were runs of which the entropy model alone learns."""
+    trainer = Trainer(dataclasses.replace(CONFIG, distortion="none"), data_root, tmp_path)
+    assert not trainer.model.g_s[0].weight.requires_grad
+    held = trainer.optimizer.state_dict()["param_groups"][0]["params"]
+    assert len(held) == sum(not name.endswith(".quantiles") for name, _ in trainer.model.named_parameters())
+
+
 def test_soap_and_classifier_resume_at_any_step(data_root, tmp_path):
     """SOAP turns its basis every tenth step."""
     config = dataclasses.replace(CONFIG, stages=[Stage(14, 64, 2, labelled=3)], optimizer="soap", log_every=1,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from cpips.codec.context import ContextModel
 from cpips.codec.model import Codec, is_table
 from cpips.codec.variable import VariableCodec
 from cpips.training.config import Stage, TrainConfig
@@ -40,6 +41,22 @@ def make_variable(seed: int = 0) -> VariableCodec:
             logs += 0.2 * torch.randn(logs.shape, generator=generator)
     codec.name, codec.lambdas = "tiny-vbr", (0.0025, 0.01, 0.04)
     return codec.eval()
+
+
+def make_context(seed: int = 0) -> VariableCodec:
+    """Untrained, with a context model whose means and scales are not the hyperprior's, a latent of a few units, of about the
+    scales that it expects, and a hyper-latent that differs from cell to cell."""
+    codec = make_variable(seed)
+    codec.context = ContextModel(codec.N, codec.M, hidden=16).eval()
+    with torch.no_grad():
+        codec.g_a[6].weight /= 12
+        codec.g_a[6].bias /= 12
+        codec.h_a[4].weight *= 50
+        for layer in codec.context.last:
+            layer.weight.normal_()
+            layer.bias.normal_(0, 0.25)
+    codec.name = "tiny-context"
+    return codec
 
 
 def toml(config: TrainConfig) -> str:

@@ -132,9 +132,9 @@ def step_progress(begin: int, steps: int, first: bool,
 
 
 def _losses(row: dict[str, Any]) -> str:
-    extra = {"ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgment {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ",
+    extra = {"psnr": "{:.2f} dB  ", "ms_ssim": "MS-SSIM {:.4f}  ", "judgement": "judgment {:.4f}  ", "cross_entropy": "cross-entropy {:.3f}  ",
              "accuracy": "accuracy {:.1%}  ", "task": "task {:.4f}  ", "decision": "decisions {:.4f}  ",
              "thumbnail_bpp": "thumbnails {:.3f} bpp  "}
-    return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
+    return (f"loss {row['loss']:.4f}  {row['bpp']:.3f} bpp  "
             + "".join(text.format(row[name]) for name, text in extra.items() if name in row)
             + f"{row['images_per_second']:.0f} images/s  lr {row['lr']:.2e}")

@@ -67,9 +67,8 @@ def evaluate_codec(codec: Codec, paths: Iterable[Path],
     for path in sorted(paths):
         image = images.load(path)
         pixels = image.shape[1] * image.shape[2]
-        y = codec.latent(image)
+        y, z = codec.latents(image)
         with torch.no_grad():
-            z = codec.h_a(y.abs())
             estimated = codec.bits(y, codec.rounded_hyper(z)).item()
         stream = codec.encode_latents(y, z, image.shape[-2:])
         decoded = codec.decode(stream)

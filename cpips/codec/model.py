@@ -24,6 +24,7 @@ from ..encoders import ALIGNED, HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Arc
 from ..errors import BitstreamError, ModelError, WeightsError
 from ..images import halved
 from .container import Bitstream
+from .context import LEAST, Code, ContextModel, Reader, Writer
 
 ScaleHyperprior: Any = import_compressai("compressai.models").ScaleHyperprior
 layers = import_compressai("compressai.models.utils")
@@ -48,8 +49,13 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     reads = ""
     quality: float | None = None  # from 0 to 100, where a variable-rate codec is set to it
     variable: Any = None  # the variable-rate codec (cpips.codec.variable) that it then is a setting of
+    context: ContextModel | None  # None: the hyperprior alone decides on the distribution of the latent
     detach_features = False  # in training: rate and distortion form the latent alone, and not the features before it
     architecture: Architecture = HYPERPRIOR
+
+    def __init__(self, N: int, M: int):
+        super().__init__(N, M)
+        self.context = None
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Codec":
@@ -64,6 +70,7 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
             last = 2 * len(architecture.convolutions) - 2
             M, N = state[f"g_a.{last}.weight"].shape[:2]
             codec = create_codec(architecture.name, N, M)
+            codec.context = ContextModel.for_state(state, N, M)
             learned = {k: v.float() for k, v in state.items() if not is_table(k)}
             missing, unexpected = torch.nn.Module.load_state_dict(codec, learned, strict=False)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -79,10 +86,35 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         z = self.h_a(y.abs())
         with torch.autocast(x.device.type, enabled=False):
             z_hat, z_likelihoods = self.entropy_bottleneck(z.float())
-        scales = self.h_s(z_hat)
+            y = y.float()
+        means, scales = self.distribution(y.round(), z_hat)
         with torch.autocast(x.device.type, enabled=False):
-            y_hat, y_likelihoods = self.gaussian_conditional(y.float(), scales.float())
+            y_hat = self.gaussian_conditional.quantize(y, "noise" if self.training else "dequantize")
+            y_likelihoods = self._likelihoods(y_hat, means, scales)
         return {"x_hat": self.g_s(y_hat), "y_hat": y_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def distribution(self, y: Tensor, z: Tensor, gain: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+        """Means (None where all are 0) and scales, ``(B,M,h,w)`` float32, of the numbers of a latent.
+
+        Args:
+            y: the latent, ``(B,M,h,w)``; a context model looks at the numbers that are coded before each.
+            z: the hyper-latent, ``(B,N,ceil(h/4),ceil(w/4))``.
+            gain: on the latent, ``(B,M,1,1)``, which the hyperprior's scales lack; default: none.
+        """
+        h = self.h_s[:-2](z)
+        scales = self.h_s[-2:](h)[..., : y.shape[-2], : y.shape[-1]].float()
+        if gain is not None:
+            scales = scales * gain
+        if self.context is None:
+            return None, scales
+        scales = self.gaussian_conditional.lower_bound_scale(scales)
+        means, scales = self.context(y, h[..., : y.shape[-2], : y.shape[-1]], scales)
+        return means.float(), scales.float()
+
+    def _likelihoods(self, y: Tensor, means: Tensor | None, scales: Tensor) -> Tensor:
+        conditional = self.gaussian_conditional
+        found: Tensor = conditional.likelihood_lower_bound(conditional._likelihood(y, scales, means))
+        return found
 
     def noisy_latent(self, x: Tensor) -> Tensor:
         """``g_a(x)`` with the uniform noise that stands for rounding in training, ``(N,M,H/16,W/16)``."""
@@ -140,8 +172,18 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     @torch.no_grad()
     def encode(self, image: Tensor) -> Bitstream:
         """Compress ``image``, ``(3,H,W)`` float in [0,1], of any size."""
-        y = self.latent(image)
-        return self.encode_latents(y, self.h_a(y.abs()), image.shape[-2:])
+        y, z = self.latents(image)
+        return self.encode_latents(y, z, image.shape[-2:])
+
+    @torch.no_grad()
+    def latents(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The rounded latent and the hyper-latent, not rounded, of ``image``, as :meth:`encode_latents` takes them.
+
+        The hyper-latent is that of the latent before rounding, as in training: of a rounded one, most of which is 0 at low rates,
+        it would know little about the scales (a third more bits at 0.2 bits per pixel).
+        """
+        y = self.unrounded_latent(image)
+        return y.round(), self.h_a(y.abs())
 
     @torch.no_grad()
     def encode_latents(self, y: Tensor, z: Tensor, size: Sequence[int]) -> Bitstream:
@@ -161,8 +203,13 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
                                  "it, are out of order")
         (z_string,) = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress([z_string], z.shape[-2:])
-        indexes = self._indexes(z_hat, y.shape[-2:])
-        y_string = ans.RansEncoder().encode_with_indexes(y.int().flatten().tolist(), indexes.flatten().tolist(), *self._tables)
+        if self.context is None:
+            indexes = self._indexes(z_hat, y.shape[-2:])
+            y_string = ans.RansEncoder().encode_with_indexes(y.int().flatten().tolist(), indexes.flatten().tolist(), *self._tables)
+        else:
+            writer = Writer(y)
+            self._passes(z_hat, y.shape[-2:], writer.code)
+            y_string = writer.string()
         height, width = size
         return Bitstream(z_string, y_string, height, width, _checksum(y))
 
@@ -176,10 +223,13 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         height, width = (math.ceil(side / STRIDE) for side in (stream.height, stream.width))
         z_size = (math.ceil(height / 4), math.ceil(width / 4))
         z_hat = self.entropy_bottleneck.decompress([_padded(stream.z, self.N * math.prod(z_size))], z_size)
-        indexes = self._indexes(z_hat, (height, width))
-        y_string = _padded(stream.y, indexes.numel())
-        symbols = ans.RansDecoder().decode_with_indexes(y_string, indexes.flatten().tolist(), *self._tables)
-        y_hat = torch.from_numpy(np.array(symbols, np.float32)).view(indexes.shape).to(z_hat.device)
+        y_string = _padded(stream.y, self.M * height * width)
+        if self.context is None:
+            indexes = self._indexes(z_hat, (height, width))
+            symbols = ans.RansDecoder().decode_with_indexes(y_string, indexes.flatten().tolist(), *self._tables)
+            y_hat = torch.from_numpy(np.array(symbols, np.float32)).view(indexes.shape).to(z_hat.device)
+        else:
+            y_hat = self._passes(z_hat, (height, width), Reader(y_string).code).float()
         if _checksum(y_hat) != stream.checksum:
             raise BitstreamError("the file does not decode to what was compressed: it is damaged, or was compressed on "
                                  "a machine whose arithmetic differs; compress the image again on this one")
@@ -212,16 +262,14 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
     @torch.no_grad()
     def estimate_bits(self, image: Tensor) -> float:
         """Bits that the entropy model predicts for ``image``, ``(3,H,W)``; :meth:`encode` comes close to it."""
-        y = self.latent(image)
-        return self.bits(y, self.rounded_hyper(self.h_a(y.abs()))).item()
+        y, z = self.latents(image)
+        return self.bits(y, self.rounded_hyper(z)).item()
 
     def bits(self, y: Tensor, z: Tensor) -> Tensor:
         """Bits that the entropy model predicts for latents as they are, rounded or not; differentiable in both."""
-        bottleneck, conditional = self.entropy_bottleneck, self.gaussian_conditional
+        bottleneck = self.entropy_bottleneck
         z_likelihoods, _, _ = bottleneck._likelihood(z.transpose(0, 1).flatten(1)[:, None])
-        scales = self.h_s(z)[..., : y.shape[-2], : y.shape[-1]]
-        y_likelihoods = conditional._likelihood(y, scales)
-        return _bits({"likelihoods": {"y": conditional.likelihood_lower_bound(y_likelihoods),
+        return _bits({"likelihoods": {"y": self._likelihoods(y, *self.distribution(y, z)),
                                       "z": bottleneck.likelihood_lower_bound(z_likelihoods)}})
 
     @property
@@ -249,14 +297,26 @@ class Codec(ScaleHyperprior):  # type: ignore[misc]  # CompressAI has no types
         return AnalysisTransform.from_state_dict(self.state_dict())
 
     @cached_property
-    def _exact_h_s(self) -> torch.nn.Module:
+    def _exact_h_s(self) -> Any:
         return copy.deepcopy(self.h_s).double()
+
+    @cached_property
+    def _exact_context(self) -> Any:
+        assert self.context is not None  # else nobody asks
+        return copy.deepcopy(self.context).double()
 
     @cached_property
     def _tables(self) -> tuple[list[list[int]], list[int], list[int]]:
         """The latent's coding tables as the coder takes them; CompressAI makes these lists anew for each string."""
         model = self.gaussian_conditional
         return model.quantized_cdf.tolist(), model.cdf_length.flatten().tolist(), model.offset.flatten().tolist()
+
+    def _passes(self, z_hat: Tensor, size: Sequence[int], code: Code) -> Tensor:
+        """What a context model's passes code, in fp64 as :meth:`_indexes`."""
+        h = self._exact_h_s[:-2](z_hat.double())[..., : size[0], : size[1]]
+        scales = self._exact_h_s[-2:](h).clamp_min(LEAST)
+        found: Tensor = self._exact_context.passes(h, scales, code)
+        return found
 
     def _indexes(self, z_hat: Tensor, size: Sequence[int]) -> Tensor:
         """Which table codes each symbol of y. Scales are computed in fp64: whoever decodes must find the same ones,
@@ -344,13 +404,19 @@ def _checksum(latent: Tensor) -> int:
 
 
 def _padded(string: bytes, symbols: int) -> bytes:
-    """The coder reads 32-bit words without looking for the end, at most two a symbol once its input is zeros: with
-    room behind it a forged string cannot make it read foreign memory."""
-    return string + bytes(8 * symbols + 64)
+    """The coder reads 32-bit words without looking for the end, at most two a symbol once its input is zeros, and up to
+    fifteen digits of half a byte for each such digit before: with room behind it a forged string cannot make it read foreign memory."""
+    return string + bytes(16 * len(string) + 8 * symbols + 64)
 
 
 def _bits(output: dict[str, Any]) -> Tensor:
     return sum(-likelihood.float().log2().sum() for likelihood in output["likelihoods"].values())
+
+
+def image_bits(output: dict[str, Any]) -> Tensor:
+    """Bits of each image of a training-mode forward pass, ``(N,)``."""
+    found: Tensor = sum(-likelihood.float().log2().flatten(1).sum(1) for likelihood in output["likelihoods"].values())
+    return found
 
 
 def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float | Tensor,
@@ -370,8 +436,7 @@ def rate_distortion(output: dict[str, Any], image: Tensor, lmbda: float | Tensor
     bpp = _bits(output) / pixels
     mse = F.mse_loss(output["x_hat"].float(), image)
     if isinstance(lmbda, Tensor):
-        rates = sum(-likelihood.float().log2().flatten(1).sum(1) for likelihood in output["likelihoods"].values())
         errors = (output["x_hat"].float() - image).square().flatten(1).mean(1)
-        losses = rates * len(image) / pixels + lmbda * 255**2 * errors
+        losses = image_bits(output) * len(image) / pixels + lmbda * 255**2 * errors
         return {"loss": (losses if weights is None else losses * weights).mean(), "bpp": bpp, "mse": mse}
     return {"loss": bpp + lmbda * 255**2 * mse, "bpp": bpp, "mse": mse}

@@ -276,7 +276,7 @@ class _Run:
 
     @torch.no_grad()
     def _offset_of(self, y: Tensor) -> Tensor:
-        return self.codec.h_a(y.round().abs()) - self.codec.medians
+        return self.codec.h_a(y.abs()) - self.codec.medians
 
     def advance(self) -> None:
         """A step of Adam on one draw of both latents."""

@@ -10,6 +10,7 @@ on codecs (files, distances, refinement, indexes) works at each quality.
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cached_property, lru_cache
 from typing import Any, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, WeightsError
 from .container import QUALITIES
+from .context import ContextModel
 from .model import Codec, is_table
 
 GAINS = ("gain", "inverse_gain", "hyper_gain")
@@ -72,6 +74,7 @@ class VariableCodec(Codec):
         try:
             levels, M = state["log_gain"].shape
             codec = cls(state["g_a.0.weight"].shape[0], M, levels)
+            codec.context = ContextModel.for_state(state, codec.N, M)
             learned = {key: value.float() for key, value in state.items() if not is_table(key)}
             missing, unexpected = nn.Module.load_state_dict(codec, learned, strict=False)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -87,6 +90,7 @@ class VariableCodec(Codec):
         if codec.lmbda is None:
             raise ModelError(f"the lambda of {codec.name} is not known: start from a codec that the trainer wrote")
         made = cls(codec.N, codec.M, len(lambdas))
+        made.context = copy.deepcopy(codec.context)
         nn.Module.load_state_dict(made, {k: v for k, v in codec.state_dict().items() if not is_table(k)}, strict=False)
         with torch.no_grad():
             logs = 0.5 * torch.tensor([math.log(value / codec.lmbda) for value in lambdas])[:, None]
@@ -105,6 +109,7 @@ class VariableCodec(Codec):
         if len(self.lambdas) != self.levels or self.levels < 2:
             raise ModelError(f"the lambdas of the {self.levels} levels of {self.name} are not known: start from a codec that the trainer wrote")
         made = VariableCodec(self.N, self.M, len(lambdas))
+        made.context = copy.deepcopy(self.context)
         state = {key: value for key, value in self.state_dict().items() if not is_table(key)}
         known = torch.tensor(self.lambdas, dtype=torch.float64).log()
         wanted = torch.tensor(lambdas, dtype=torch.float64).log()
@@ -135,7 +140,7 @@ class VariableCodec(Codec):
         gain, inverse, hyper = (_between(getattr(self, f"log_{name}").to(position), position).exp() for name in GAINS)
         return gain, inverse, hyper
 
-    def forward(self, x: Tensor, position: Tensor | None = None) -> dict[str, Any]:
+    def forward(self, x: Tensor, position: Tensor | None = None, decode: bool = True) -> dict[str, Any]:
         """A training pass at a level between 0 and L-1 for each image.
 
         The decoder gets the rounded latent, with the gradient of one that is not; the likelihoods are those of a latent with
@@ -144,6 +149,8 @@ class VariableCodec(Codec):
         Args:
             x: ``(B,3,H,W)``, sides multiples of 64.
             position: ``(B,)``; default: the middle level.
+            decode: whether the image is wanted; else ``x_hat`` is missing, and the likelihoods are those of the rounded latent
+                itself, to which they have no gradient.
         """
         if position is None:
             position = x.new_full((len(x),), (self.levels - 1) / 2)
@@ -152,12 +159,15 @@ class VariableCodec(Codec):
         with torch.autocast(x.device.type, enabled=False):
             gain, inverse, hyper = (values[:, :, None, None] for values in self.gains(position))
             z_hat, z_likelihoods = self._noisy_hyper(z.float(), hyper)
-        scales = self.h_s(z_hat)
-        with torch.autocast(x.device.type, enabled=False):
             gained = y.float() * gain
-            _, y_likelihoods = self.gaussian_conditional(gained, scales.float() * gain, training=True)
-            y_hat = (gained + (gained.round() - gained).detach()) * inverse
-        return {"x_hat": self.g_s(y_hat), "y_hat": y_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+            rounded = gained + (gained.round() - gained).detach()
+        means, scales = self.distribution(rounded, z_hat, gain)
+        with torch.autocast(x.device.type, enabled=False):
+            coded = self.gaussian_conditional.quantize(gained, "noise") if decode else rounded
+            y_likelihoods = self._likelihoods(coded, means, scales)
+            y_hat = rounded * inverse
+        image = {"x_hat": self.g_s(y_hat)} if decode else {}
+        return {**image, "y_hat": y_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
 
     def _noisy_hyper(self, z: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor]:
         """CompressAI's bottleneck in training, with a quantizer of step ``1 / hyper`` in place of 1."""

@@ -84,6 +84,8 @@ class TrainConfig:
     N: int = 128
     M: int = 192
     init: str = ""  # a codec to start from, relative to the config file
+    context: bool = False  # a context model beside the hyperprior (cpips.codec.context)
+    entropy_only: bool = False  # the transforms and their gains stay as ``init`` has them, and the entropy model alone learns
     widen: str = ""  # likewise weights of a narrower encoder of the same architecture, to start tied channels from
     init_head: str = ""  # likewise a run's head, or a model's weights, whose head to start from
     scale_jitter: float = 1.0  # crops are of photographs at a scale drawn between it and 1
@@ -186,6 +188,8 @@ class TrainConfig:
             raise ValueError("kadid, photographs, or groups with opinions in a stage, change nothing without opinion_weight")
         if self.judge_weight and self.form == "contrast":
             raise ValueError("form = 'contrast' is trained with opinions, not with judge_weight")
+        if self.context and not self.lambdas or self.entropy_only and not (self.lambdas and self.init):
+            raise ValueError("context and entropy_only are for variable-rate codecs, which lambdas make, and entropy_only needs init")
         if self.widen and (self.init or not self.tied):
             raise ValueError("widen needs tied, and changes nothing beside init")
         if self.tied and self.arch != "aligned":

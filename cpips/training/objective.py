@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..codec.classifier import Classifier, LinearClassifier, BackboneClassifier, classify
-from ..codec.model import Codec, rate_distortion
+from ..codec.model import Codec, image_bits, rate_distortion
 from ..codec.variable import VariableCodec
 from .calibration.ranking import TrainableHead, group_losses
 from .config import TrainConfig
@@ -47,6 +47,11 @@ class Objective(nn.Module):
             taps, channels = codec.architecture.taps, codec.analysis_channels
             chosen = {tap: channels[tap] for tap in channels if tap in config.taps}
             self.head = TrainableContrastHead(chosen, taps, config.scales, config.tied, config.detail_taps, config.detail_scales)
+        if config.entropy_only:
+            assert isinstance(codec, VariableCodec)  # the config sees to it
+            for frozen in (codec.g_a, codec.g_s, codec.log_gain, codec.log_inverse_gain):
+                frozen.requires_grad_(False)
+            return
         # DDP waits for the gradient of every parameter that wants one
         codec.g_s.requires_grad_(config.distortion != "none" or task is not None)
 
@@ -75,7 +80,11 @@ class Objective(nn.Module):
         if isinstance(self.codec, VariableCodec):
             position = torch.rand(len(images), device=images.device) * (self.codec.levels - 1)
             lambdas = self.codec.lambda_at(position)
-            terms = rate_distortion(self.codec(images, position), images, lambdas, (config.lmbda / lambdas).sqrt())
+            weights = (config.lmbda / lambdas).sqrt()
+            if config.entropy_only:
+                rates = image_bits(self.codec(images, position, decode=False)) / images[0, 0].numel()
+                return {"loss": (rates * weights).mean(), "bpp": rates.mean(), "aux_loss": self.codec.aux_loss()}
+            terms = rate_distortion(self.codec(images, position), images, lambdas, weights)
             return terms | {"aux_loss": self.codec.aux_loss()}
         loss, terms = self._coded(images)
         if thumbnails is not None:

@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from .._utils import config as toml
 from .._utils.io import atomic, naming, read_text, replace
 from ..codec.classifier import BackboneClassifier
+from ..codec.context import ContextModel
 from ..codec.evaluate import load_codec
 from ..codec.model import HYPER_STRIDE, Codec, create_codec
 from ..codec.variable import VariableCodec
@@ -42,6 +43,7 @@ from .calibration.judged import JudgedSet
 from .calibration.ranking import TrainableHead
 from .classifier_start import start_classifier
 from .config import TrainConfig
+from .context_start import start_context
 from .data import Crops, Labelled
 from .objective import Objective
 from .opinion_loss import TrainableContrastHead
@@ -52,6 +54,7 @@ from .tied import start_from_narrower, start_tied, tie, untie
 
 log = logging.getLogger(__name__)
 
+START_CROPS = 256  # on which the energy of a latent's channels is measured
 LOG_FIELDS = ["step", "seconds", "lr", "loss", "bpp", "psnr", "images_per_second", "ms_ssim", "cross_entropy",
               "accuracy", "judgement", "order", "shift", "correlation", "pairs", "opinion_mse", "task", "decision", "thumbnail_bpp"]  # new ones last: logs of before go on
 
@@ -110,6 +113,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         objective = Objective(config, codec, self.labelled.classes if self.labelled else 0, task)
         if objective.head is not None and config.init_head:
             _start_head(objective, codec, config)
+        if config.context and codec.context is None:
+            start_context(codec, self.data.batch(START_CROPS, config.stages[0].crop, config.seed).float() / 255)
         objective.to(self.fabric.device)
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
         if config.tied:
@@ -129,7 +134,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
             with self.fabric.autocast():
                 task.fit(self.thumbnails)
         objective.train()
-        named = list(objective.named_parameters())
+        named = [(name, parameter) for name, parameter in objective.named_parameters()
+                 if parameter.requires_grad or not config.entropy_only]  # checkpoints of other runs count frozen weights, too
         aux = [p for name, p in named if name.endswith(".quantiles")]
         optimizer, aux_optimizer = _optimizer(config, named), torch.optim.Adam(aux, lr=config.aux_lr)
         self.module, self.optimizer, self.aux_optimizer = self.fabric.setup(objective, optimizer, aux_optimizer)
@@ -207,8 +213,8 @@ class Trainer(Run["list[tuple[int, dict[str, Any]]]"]):
         for stage in map(config.stage_at, steps):
             images += (stage.batch + stage.labelled + stage.thumbnails + stage.judged * (1 + config.judged_copies)
                        + stage.opinions * (1 + config.opinion_copies))
-        psnr = -10 * math.log10(means.pop("mse"))
-        return {"lr": config.lr_at(self.step - 1), "psnr": psnr, "images_per_second": images / elapsed, **means}
+        psnr = {"psnr": -10 * math.log10(means.pop("mse"))} if "mse" in means else {}
+        return {"lr": config.lr_at(self.step - 1), **psnr, "images_per_second": images / elapsed, **means}
 
     def run(self, until: int | None = None, progress: Callable[[dict[str, Any]], None] = lambda row: None) -> Path | None:
         path = super().run(until, progress)
@@ -406,7 +412,9 @@ def export(checkpoint: Path, out: Path) -> None:
     model = VariableCodec(config["N"], config["M"], len(lambdas)) if lambdas else create_codec(config["arch"], config["N"], config["M"])
     if config.get("tied"):
         tie(model.g_a)
-    model.load_state_dict({k.removeprefix("codec."): v for k, v in averaged.items() if k.startswith("codec.")})
+    state_of_codec = {k.removeprefix("codec."): v for k, v in averaged.items() if k.startswith("codec.")}
+    model.context = ContextModel.for_state(state_of_codec, config["N"], config["M"])
+    model.load_state_dict(state_of_codec)
     untie(model.g_a)
     optimizer = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-2)
     for _ in range(500):  # the quantiles bound the coder's tables: settle them on the averaged densities
