@@ -7,7 +7,6 @@ The numbers come from ``results/*.json`` and from the model cards. Each block st
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import sys
 import textwrap
@@ -86,7 +85,7 @@ def summary() -> str:
              for c in comparisons if c["dataset"]["missing"]]
     what = ("SRCC is Spearman's correlation with human ratings, in brackets its 95 % bootstrap confidence interval"
             + f" ({'. '.join(parts)})" * bool(parts) + ". No metric of the table was trained on these data sets.")
-    rated = [name for name in names if name in cpips.list_models() and "kadid" in json.dumps(cpips.model_card(name)).lower()]
+    rated = [name for name in names if name in cpips.list_models() and "opinions" in cpips.model_card(name)]
     if rated:
         what += (f" {listed([title(name) for name in rated])} {'was' if len(rated) == 1 else 'were'} trained with ratings of KADID-10k, "
                  "which has some kinds of distortion in common with TID2013.")
@@ -214,6 +213,7 @@ def _card(card: dict) -> str:
             ["data", ", ".join(f"`{source}`" for source in training["data"])],
             ["config", f"`{training['config']}`, lambda {card['lambda']:g}, seed {training['seed']}"],
             ["training", f"{trained(training)}; {training['optimizer']}; {training['hardware']}; torch {training['torch']}"],
+            *([["notes", training["notes"]]] if training.get("notes") else []),
             ["commit", f"`{training['commit'][:12]}`"],
             ["Kodak", f"{kodak['bpp']:.3f} bits per pixel, {kodak['psnr']:.2f} dB, over {kodak['images']} images"]]
     if top1(card.get("classification")):

@@ -105,9 +105,7 @@ def bits_of_cells(codec: Codec, stream: Bitstream) -> Tensor:
     y = codec.decode_latent(stream)
     size = [-(-side // 4) for side in y.shape[2:]]
     z = codec.entropy_bottleneck.decompress([stream.z + bytes(4 * codec.N * size[0] * size[1])], size)
-    scales = codec.h_s(z)[..., : y.shape[2], : y.shape[3]]
-    _, likelihoods = codec.gaussian_conditional(y, scales, training=False)
-    return -likelihoods.log2().sum(1)[0]
+    return -codec._likelihoods(y, *codec.distribution(y, z)).log2().sum(1)[0]
 
 
 def refined_crop(name: str, codec: Codec, side: int, steps: int, folder: Path) -> list[dict]:

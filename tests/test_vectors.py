@@ -2,7 +2,7 @@
 
 ``tests/vectors/NAME.cpz`` was written by the codec NAME, and NAME.png is the image that it decodes to; ``index.json`` has the facts that
 `cpips identify` prints, and the checksum of each latent. ``tiny-vbr``, whose weights lie beside, is a variable-rate codec of
-version 2 of the format; the others are of version 1. ``python tests/test_vectors.py`` writes those that are missing, never one that
+version 2 of the format, as is ``hyperprior-vbr``, which has a context model; the others are of version 1. ``python tests/test_vectors.py`` writes those that are missing, never one that
 is there.
 """
 
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 FOLDER = Path(__file__).parent / "vectors"
-CODECS = {"hyperprior-q1": None, "hyperprior-q5": None, "cpips-lite": None, "cpips-lite@0.1": None, "tiny-vbr": 42.5}
+CODECS = {"hyperprior-q1": None, "hyperprior-q5": None, "cpips-lite": None, "cpips-lite@0.1": None, "tiny-vbr": 42.5, "hyperprior-vbr": 60.0}
 
 pytestmark = pytest.mark.slow
 if importlib.util.find_spec("compressai") is None:

@@ -201,5 +201,6 @@ class Reader:
 
     def code(self, part: slice, cells: Tensor, means: Tensor, scales: Tensor) -> Tensor:
         whole, indexes = _placed(means, scales)
-        symbols = self._decoder.decode_stream(indexes.flatten().tolist(), *_tables())
+        used, places = indexes.unique(return_inverse=True)  # the coder copies all tables that it is given
+        symbols = self._decoder.decode_stream(places.flatten().tolist(), *([column[i] for i in used.tolist()] for column in _tables()))
         return (torch.from_numpy(np.array(symbols, np.int64)).to(whole).view(means.shape) + whole).to(means)

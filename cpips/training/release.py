@@ -45,7 +45,7 @@ FP16_LIMIT = 1e-3  # relative change of a distance that storing the weights in h
 DECIMALS = {"bpp": 3, "psnr": 2}
 
 DATA_NAMES = {"cid22_512": "CID22, pristine photographs of the training set", "bsds500_train": "BSDS500, training images", "imagenet_sample_256": "ImageNet (ILSVRC 2012), a sample at 256 px",
-              "tiny_imagenet_train": "Tiny ImageNet, training images"}
+              "tiny_imagenet_train": "Tiny ImageNet, training images", "ref": "KADID-10k, the references"}
 
 
 def store(run: Path, config: TrainConfig, weights: Path, images: Sequence[Path], features: Path | None = None) -> dict[str, Any]:
@@ -161,7 +161,8 @@ def describe(config: TrainConfig) -> str:
                                    ("agreement with teachers", config.judge_weight), ("people's scores", config.opinion_weight),
                                    ("the features of a task network", config.task_weight)) if on]
     goal = f"{', '.join(terms[:-1])} and {terms[-1]}" if len(terms) > 1 else terms[0]
-    kind = "scale hyperprior (Ballé et al. 2018)" + ", one model for all rates (gains for each channel)," * bool(config.lambdas)
+    kind = "scale hyperprior (Ballé et al. 2018)" + " with a context model" * config.context
+    kind += ", one model for all rates (gains for each channel)," * bool(config.lambdas)
     return (f"{kind} {'tuned' if config.init and config.class_weight else 'trained'} for "
             f"{goal}{' only' if len(terms) == 2 else ''}; the metric is its analysis transform")
 
