@@ -223,6 +223,12 @@ def merged(before: dict, new: dict, models: set[str], order: list[str]) -> dict:
     return before | {"models": {name: rows[name] for name in order if name in rows}, "differences": differences}
 
 
+def rate(card: dict) -> dict:
+    """Rate and PSNR of a codec, as its card has them."""
+    kodak = card.get("kodak", {})
+    return {"bpp": kodak.get("bpp"), "psnr": kodak.get("psnr")}
+
+
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 
@@ -239,9 +245,7 @@ def main() -> None:
                     "resamples": RESAMPLES, "sets": {}, "models": {}, "differences": []}
     for name in names:
         card = cpips.model_card(name) if name != "random" else {}
-        kodak = card.get("kodak", {})
-        result["models"][name] = {"signature": cpips.CPIPS(name).signature, "lambda": card.get("lambda"),
-                                  "bpp": kodak.get("bpp"), "psnr": kodak.get("psnr"), "srcc": {},
+        result["models"][name] = {"signature": cpips.CPIPS(name).signature, "lambda": card.get("lambda"), **rate(card), "srcc": {},
                                   "classifier": card.get("classification", {}).get("accuracy")}
     plain = [name for name in names if is_plain(name)]
     pairs = [(name, BASE) for name in names if name not in (BASE, "random") and BASE in names]
@@ -280,6 +284,8 @@ def main() -> None:
                               for a, b in pairs]
     if args.models:
         result = merged(kept("family"), result, set(args.models), every)
+        for name in set(result["models"]) & set(cpips.list_models()):
+            result["models"][name] |= rate(cpips.model_card(name))
     print(report(result))
     plot(result, args.plot)
     if args.limit is None:
