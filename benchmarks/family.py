@@ -122,7 +122,7 @@ def answers(result: dict) -> list[str]:
 
     of = [f"{name} {form}" for form in FORMS for name in SETS]
     if tuned and BASE in models:
-        lines = [f"{'Does classification' if models[name]['classifier'] else 'Does training with teacher labels'} change the "
+        lines = [f"{_cause(name, models[name])} change the "
                  f"distance? `{name}` minus `{BASE}`, |SRCC|: {say(name, BASE, *of)}." for name in tuned]
         lines.append("(The training of these models also differs in steps, crops and images: see the cards.)")
     else:
@@ -213,6 +213,15 @@ def plot(result: dict, path: Path) -> None:
     bars.grid(alpha=0.3, axis="x")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _cause(name: str, model: dict) -> str:
+    """What distinguishes the training of a model, as the beginning of a question."""
+    if "opinions" in cpips.model_card(name):
+        return "Do classification and people's scores"
+    if "lambdas" in cpips.model_card(name):
+        return "Does training for all rates"
+    return "Does classification" if model["classifier"] else "Does training with teacher labels"
 
 
 def merged(before: dict, new: dict, models: set[str], order: list[str]) -> dict:
