@@ -16,7 +16,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from cpips._utils.io import read_text, replace
+from cpips._utils.io import read_text, write_json
 from cpips.errors import CpipsError
 
 from .dataset import Dataset
@@ -104,8 +104,7 @@ def write(found: Mapping[str, Any], out: Path) -> Path:
     """Write a result atomically under :func:`result_path`, in place of an older one of the same metric and set."""
     path = result_path(out, found)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_json(path, found, indent=1, ensure_ascii=False)
     return path
 
 

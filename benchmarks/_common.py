@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import cpips
-from cpips._utils.io import replace
+from cpips._utils.io import replace, write_json
 from cpips.pretrained import read_weights, weights_dir
 
 RESULTS = Path(__file__).parent / "results"
@@ -82,9 +82,8 @@ def write(result: dict, name: str, folder: Path) -> Path:
         file = f"{name}-{last}.csv"
         tables[file] = place
         replace(folder / file, lambda partial: pandas.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n"))
-    text = json.dumps(result | ({"tables": tables} if tables else {}), indent=1) + "\n"
     path = folder / f"{name}.json"
-    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_json(path, result | ({"tables": tables} if tables else {}), indent=1)
     return path
 
 

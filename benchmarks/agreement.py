@@ -18,7 +18,7 @@ from bapps_eval import compare
 from bapps_eval.layouts import open_datasets
 from bapps_eval.report.tables import overview
 from bapps_eval.run import run
-from cpips._utils.io import replace
+from cpips._utils.io import write_json
 from cpips.pretrained import DEFAULT_MODEL
 from cpips.registry import create_metric
 
@@ -62,8 +62,7 @@ def write_card(path: Path, model: str, comparisons: list[dict]) -> None:
     card["agreement"] = {f"{name} SRCC": round(score["srcc"], 4) for name, score in found.items()}
     card["agreement_intervals"] = {f"{name} SRCC": [round(v, 4) for v in score["interval"]]
                                    for name, score in found.items()}
-    text = json.dumps(card, indent=2) + "\n"
-    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_json(path, card, indent=2)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from _common import DATA, center_square, once, save, table, trunk_and_heads
 from cpips._utils.io import replace
 from cpips.codec.evaluate import load_codec, psnr_8bit
 from cpips.codec.files import open_codec, save_picture
-from cpips.codec.model import Codec
+from cpips.codec.model import Codec, image_bits
 from cpips.losses import ContentLoss, FeatureExtractor
 from cpips.training.checkerboard import checkerboard_energy, checkerboard_index
 from cpips.training.data import Labelled
@@ -212,8 +212,8 @@ class Machine:
         found: list[float] = []
         for y in self.latents(codec):
             z_hat, of_z = codec.entropy_bottleneck(codec.h_a(y.abs()), training=False)
-            _, of_y = codec.gaussian_conditional(y.round(), codec.h_s(z_hat), training=False)
-            found += sum(-likelihoods.log2().flatten(1).sum(1) for likelihoods in (of_z, of_y)).tolist()
+            of_y = codec._likelihoods(y.round(), *codec.distribution(y.round(), z_hat))
+            found += image_bits({"likelihoods": {"y": of_y, "z": of_z}}).tolist()
         streams = [codec.encode(image.float() / 255) for image in self.images[:CODED]]
         return found, sum(8 * (len(s.y) + len(s.z)) for s in streams) / sum(found[:CODED])
 

@@ -29,7 +29,7 @@ from PIL import __version__ as pillow
 
 import cpips
 from _common import DATA, at_rate, center_square, codec_file, is_plain, kept, once, save, shipped, table
-from cpips._utils.io import replace
+from cpips._utils.io import write_json
 from cpips.codec.container import Bitstream, pack
 from cpips.codec.evaluate import evaluate_codec, psnr_8bit
 from cpips.codec.files import open_codec, save_picture
@@ -38,7 +38,7 @@ from cpips.codec.refine import refine
 from cpips.encoding import list_formats, open_encoder
 from cpips.images import from_pil
 from cpips.training import official
-from cpips.training.release import gap
+from cpips.training.release import on_kodak
 
 LADDER = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
 CLASSICAL = {  # name: format of the codec table, qualities
@@ -196,11 +196,7 @@ def write_cards(codecs: dict, weights: Path) -> None:
     for name, found in codecs.items():
         path = weights / f"{name}.json"
         card = json.loads(path.read_text(encoding="utf-8"))
-        estimated = sum(row["estimated_bpp"] for row in found["images"]) / len(found["images"])
-        card["kodak"] |= {"bpp": found["bpp"], "psnr": found["psnr"], "images": len(found["images"]), "estimated_bpp": round(estimated, 4)}
-        card["kodak"] |= gap(card["kodak"], card["lambda"])
-        text = json.dumps(card, indent=2) + "\n"
-        replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_json(path, card | {"kodak": on_kodak(found, card["lambda"])}, indent=2)
 
 
 def plain_curve(result: dict) -> list[dict]:

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._utils.io import replace
+from ._utils.io import replace, write_json
 from .contrast import WHOLE
 from .embedding import Embedding
 from .encoders import Convolution
@@ -141,8 +141,7 @@ def export_folder(metric: CPIPS, folder: str | os.PathLike[str], graphs: Sequenc
     for graph in graphs:
         file = folder / f"{graph}.onnx"
         digests[file.name] = hashlib.sha256(export(metric, file, graph).read_bytes()).hexdigest()
-    text = json.dumps({"model": metric.name, "sha256": digests, **facts(metric)}, indent=1) + "\n"
-    replace(folder / MANIFEST, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_json(folder / MANIFEST, {"model": metric.name, "sha256": digests, **facts(metric)}, indent=1)
     return folder
 
 

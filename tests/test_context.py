@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.slow
@@ -28,7 +27,7 @@ from cpips.training.config import Stage, TrainConfig  # noqa: E402
 from cpips.training.context_start import start_context  # noqa: E402
 from cpips.training.release import release  # noqa: E402
 from cpips.training.trainer import Trainer  # noqa: E402
-from tiny_codec import CONFIG, curve, make_codec, make_context, make_variable, toml  # noqa: E402
+from tiny_codec import CONFIG, curve, make_codec, make_context, make_variable, picture, toml  # noqa: E402
 
 LAMBDAS = [0.0025, 0.01, 0.04]
 JOINT = dataclasses.replace(CONFIG, lambdas=LAMBDAS, data=["large"], name="tiny-context", context=True, stages=[Stage(5, 64, 2)], lr=1e-2)
@@ -50,15 +49,6 @@ def written(codec: Codec, path: Path) -> Path:
     metadata = {"lmbda": "0.01"} | ({"lambdas": " ".join(map(str, LAMBDAS))} if isinstance(codec, VariableCodec) else {})
     save_file({key: value.detach().contiguous() for key, value in codec.state_dict().items()}, path, metadata=metadata)
     return path
-
-
-def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Smooth and noisy parts, ``(3,H,W)``."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
-    noisy = np.clip(smooth + rng.integers(-20, 21, (height, width, 3)), 0, 255)
-    return torch.from_numpy(noisy).permute(2, 0, 1).float() / 255
 
 
 # ---- what it looks at -------------------------------------------------------------------------------------------------

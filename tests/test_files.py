@@ -24,18 +24,9 @@ from cpips import BitstreamError, CPIPS, ImageError, ModelError, WeightsError, p
 from cpips.codec import container, files  # noqa: E402
 from cpips.codec.container import Bitstream, pack, unpack  # noqa: E402
 from cpips.codec.model import Codec, _padded, create_codec  # noqa: E402
-from tiny_codec import make_codec  # noqa: E402
+from tiny_codec import make_codec, picture  # noqa: E402
 
 SIZES = [(1, 1), (1, 40), (15, 17), (16, 16), (64, 64), (70, 45), (65, 129)]
-
-
-def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Smooth and noisy parts, ``(3,H,W)`` of 8-bit levels."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
-    noisy = np.clip(smooth + rng.integers(-20, 21, (height, width, 3)), 0, 255)
-    return torch.from_numpy(noisy).permute(2, 0, 1).float() / 255
 
 
 def save(image: torch.Tensor, path: Path) -> Path:

@@ -7,7 +7,9 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from cpips.codec.context import ContextModel
 from cpips.codec.model import Codec, is_table
@@ -57,6 +59,15 @@ def make_context(seed: int = 0) -> VariableCodec:
             layer.bias.normal_(0, 0.25)
     codec.name = "tiny-context"
     return codec
+
+
+def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Smooth and noisy parts, ``(3,H,W)`` of 8-bit levels."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
+    noisy = np.clip(smooth + rng.integers(-20, 21, (height, width, 3)), 0, 255)
+    return torch.from_numpy(noisy).permute(2, 0, 1).float() / 255
 
 
 def toml(config: TrainConfig) -> str:

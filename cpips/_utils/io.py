@@ -414,6 +414,12 @@ def read_csv(stream: BinaryIO, name: PathLike, error: type[CpipsError],
     return header, rows
 
 
+def write_json(path: PathLike, value: Any, **form: Any) -> None:
+    """Write ``value`` as a JSON file at once, over an older one; ``form`` is what :func:`json.dumps` takes."""
+    text = json.dumps(value, **form) + "\n"
+    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def json_line(row: dict[str, Any]) -> str:
     text = json.dumps(finite(row), ensure_ascii=False, default=str, allow_nan=False) + "\n"
     return text.encode("utf-8", "backslashreplace").decode()  # of a file's name that is no UTF-8: \\udcff, as JSON has it

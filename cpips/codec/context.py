@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ HIDDEN = 128
 SHARES = (1, 1, 2, 4, 8)  # of the channels that the slices have, about: the first channels carry most
 FRACTIONS = 16  # of a mean, in the coder's tables
 LEAST, MOST, STEPS = 0.11, 128.0, 56  # scales in them
-FURTHEST = 2.0**24 * FRACTIONS  # of a mean, in sixteenths: on a number too far from its mean the coder would never end
+LARGEST = 2.0**24  # of a latent: integers that float32 holds
+FURTHEST = LARGEST * FRACTIONS  # of a mean, in sixteenths: on a number too far from its mean the coder would never end
 _TAIL = 6.1  # standard deviations that a table covers; numbers beyond are escaped
 _RANGE = 5.0  # of the logarithm of a scale's change
 

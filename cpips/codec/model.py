@@ -24,7 +24,7 @@ from ..encoders import ALIGNED, HYPERPRIOR, LITE, STRIDE, AnalysisTransform, Arc
 from ..errors import BitstreamError, ModelError, WeightsError
 from ..images import halved
 from .container import Bitstream
-from .context import LEAST, Code, ContextModel, Reader, Writer
+from .context import LARGEST, LEAST, Code, ContextModel, Reader, Writer
 
 ScaleHyperprior: Any = import_compressai("compressai.models").ScaleHyperprior
 layers = import_compressai("compressai.models.utils")
@@ -32,7 +32,6 @@ GDN = import_compressai("compressai.layers").GDN
 ans = import_compressai("compressai.ans")
 
 _REACH = 4  # cells of the latent above and below a pixel that decide on it: with kernels of 5 that double the size, less than 3
-LARGEST = 2.0**24  # of a latent: integers that float32 holds
 HYPER_STRIDE = 4 * STRIDE  # px that a cell of the hyper-latent covers: crops to train on are multiples of it
 
 
@@ -404,8 +403,11 @@ def _checksum(latent: Tensor) -> int:
 
 
 def _padded(string: bytes, symbols: int) -> bytes:
-    """The coder reads 32-bit words without looking for the end, at most two a symbol once its input is zeros, and up to
-    fifteen digits of half a byte for each such digit before: with room behind it a forged string cannot make it read foreign memory."""
+    """``string`` with zeros behind it, so that a forged one cannot make the coder read beyond its buffer.
+
+    The coder reads 32-bit words without looking for the end: at most two a symbol once its input is zeros, and before that up to
+    fifteen groups of four bits for each group of the string, where an escaped number claims so many.
+    """
     return string + bytes(16 * len(string) + 8 * symbols + 64)
 
 

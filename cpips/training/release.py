@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import pretrained
-from .._utils.io import replace
+from .._utils.io import replace, write_json
 from ..codec.classifier import LatentClassifier
 from ..codec.evaluate import codec_metadata, evaluate_codec, load_codec
 from ..codec.model import Codec, is_table
@@ -131,13 +131,11 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
             "commit": commit, "seed": config.seed, "notes": config.notes,
             "curve": [{k: row[k] for k in ("step", "loss", "bpp", "psnr", "accuracy", "judgement", "task") if k in row} for row in curve[::every]],
         },
-        "kodak": {"bpp": round(measured["bpp"], 4), "psnr": round(measured["psnr"], 3), "images": len(measured["images"]),
-                  "estimated_bpp": round(sum(r["estimated_bpp"] for r in measured["images"]) / len(measured["images"]), 4)},
+        "kodak": on_kodak(measured, config.lmbda),
     }
     if qualities:
         card |= {"lambdas": config.lambdas, "quality": codec.quality, "qualities": [
             {"quality": quality, **{key: round(found[key], n) for key, n in (("bpp", 4), ("psnr", 3))}} for quality, found in qualities.items()]}
-    card["kodak"] |= gap(card["kodak"], config.lmbda)
     if features is not None and features_config is not None and kadid is not None:
         card["description"] = ("encoder trained with people's scores (KADID-10k) to measure, then with the rest of a scale "
                                "hyperprior (Ballé et al. 2018) to compress; the metric compares its features")
@@ -150,8 +148,7 @@ def release(run: Path, config_path: Path, kodak: Path, weights: Path, commit: st
         card["classification"] = classification(codec, weights / files["classifier_file"], labelled)
         if config.classifier == "backbone":
             card["classification"]["starts_from"] = "AlexNet of torchvision (BSD), which was trained with the labels of ImageNet"
-    text = json.dumps(card, indent=2) + "\n"
-    replace(weights / f"{config.name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(weights / f"{config.name}.json", card, indent=2)
     return card
 
 
@@ -243,6 +240,14 @@ def _ancestor(config: TrainConfig, weights: Path) -> dict[str, Any] | None:
             return {"model": card["name"], "codec_sha256": sha256,
                     **{key: before[key] for key in ("steps", "hours", "commit")}, "init": before.get("init")}
     return {"file": Path(config.init).name, "codec_sha256": sha256}
+
+
+def on_kodak(measured: Mapping[str, Any], lmbda: float) -> dict[str, Any]:
+    """What a card says of a codec's files of the Kodak images, as :func:`~cpips.codec.evaluate.evaluate_codec` measured them."""
+    rows = measured["images"]
+    found = {"bpp": round(measured["bpp"], 4), "psnr": round(measured["psnr"], 3), "images": len(rows),
+             "estimated_bpp": round(sum(row["estimated_bpp"] for row in rows) / len(rows), 4)}
+    return found | gap(found, lmbda)
 
 
 def gap(kodak: dict[str, Any], lmbda: float) -> dict[str, Any]:
